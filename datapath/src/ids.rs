@@ -1,0 +1,50 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Small integers that name things on the frame path.
+#![forbid(unsafe_code)]
+
+/// Most ports a switch can hold; a [`PortId`] is below it.
+pub const MAX_PORTS: usize = 4096;
+/// Most workers of a switch; a [`WorkerId`] is below it.
+pub const MAX_WORKERS: usize = 64;
+/// Most policy rules with a counter of their own; a [`RuleId`] is below it.
+pub const MAX_RULES: usize = 65_536;
+
+macro_rules! id {
+    ($(#[$doc:meta])* $name:ident($int:ty)) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+        pub struct $name(pub $int);
+
+        impl $name {
+            /// As an index into a dense array.
+            #[inline]
+            pub fn index(self) -> usize {
+                self.0 as usize
+            }
+        }
+
+        impl std::fmt::Display for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                self.0.fmt(f)
+            }
+        }
+    };
+}
+
+id!(
+    /// A port of the switch, dense from 0, stable while the port lives; an id may be reused after its port is gone.
+    PortId(u16)
+);
+id!(
+    /// A forwarding table's name: routed ports of different VRFs (or frames of different L2 segments) never meet.
+    /// 0 is the default VRF. 24 bits are significant, as in a VXLAN network identifier (RFC 7348 section 5).
+    VrfId(u32)
+);
+id!(
+    /// A worker: one thread on one core.
+    WorkerId(u8)
+);
+id!(
+    /// A policy rule's place in the counter arrays; stable while the rule lives.
+    RuleId(u32)
+);

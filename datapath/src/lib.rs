@@ -1,0 +1,9 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Frame path, tables and rings of the podswitch userspace switch.
+
+pub mod ids;
+pub mod verdict;
+pub mod wire;
+
+pub use ids::{PortId, RuleId, VrfId, WorkerId};
+pub use verdict::{Reason, Verdict};
