@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Frame path, tables and rings of the podswitch userspace switch.
 
+pub mod frame;
 pub mod ids;
+pub mod port;
 pub mod verdict;
 pub mod wire;
 
