@@ -1,0 +1,122 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The Internet checksum (RFC 1071) and its incremental update (RFC 1624).
+//!
+//! A `u16` here is the number a big-endian header field holds. "Sum" is the folded one's complement sum, not
+//! complemented; "checksum" is its complement, ready for the field.
+
+/// One's complement sum of `a` and `b`.
+#[inline]
+pub fn add(a: u16, b: u16) -> u16 {
+    let (sum, carry) = a.overflowing_add(b);
+    sum + carry as u16
+}
+
+/// Folds an accumulator of native-endian words into 16 bits and puts them in network order.
+#[inline]
+fn fold_native(acc: u64) -> u16 {
+    let mut acc = (acc >> 32) + (acc & 0xffff_ffff);
+    acc = (acc >> 32) + (acc & 0xffff_ffff);
+    let mut acc = (acc as u32 >> 16) + (acc as u32 & 0xffff);
+    acc = (acc >> 16) + (acc & 0xffff);
+    u16::from_be(acc as u16)
+}
+
+/// Sum of `data` as native-endian words, 64 bits with end-around carry; an odd last byte is padded with zero.
+#[inline]
+fn sum_native(data: &[u8]) -> u64 {
+    let mut lanes = [0u64; 4];
+    let (blocks, rest) = data.as_chunks::<16>();
+    for block in blocks {
+        for (lane, word) in lanes.iter_mut().zip(block.as_chunks::<4>().0) {
+            *lane += u32::from_ne_bytes(*word) as u64;
+        }
+    }
+    let mut acc = lanes[0] + lanes[1] + lanes[2] + lanes[3];
+    let (words, tail) = rest.as_chunks::<2>();
+    for word in words {
+        acc += u16::from_ne_bytes(*word) as u64;
+    }
+    if let [last] = tail {
+        acc += u16::from_ne_bytes([*last, 0]) as u64;
+    }
+    acc
+}
+
+/// Sum of `data` taken as big-endian 16-bit words; an odd last byte is padded with zero (RFC 1071 section 1).
+#[inline]
+pub fn sum(data: &[u8]) -> u16 {
+    fold_native(sum_native(data))
+}
+
+/// A sum over several slices that lie one behind the other, of any lengths: a slice that starts at an odd
+/// offset counts with its bytes swapped (RFC 1071 section 2 B).
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Sum {
+    acc: u16,
+    odd: bool,
+}
+
+impl Sum {
+    /// Starts from `initial`, a pseudo-header sum for example.
+    #[inline]
+    pub fn new(initial: u16) -> Self {
+        Sum {
+            acc: initial,
+            odd: false,
+        }
+    }
+
+    /// Appends `data`.
+    #[inline]
+    pub fn push(&mut self, data: &[u8]) {
+        let part = sum(data);
+        self.acc = add(self.acc, if self.odd { part.swap_bytes() } else { part });
+        self.odd ^= !data.len().is_multiple_of(2);
+    }
+
+    /// The sum so far.
+    #[inline]
+    pub fn get(self) -> u16 {
+        self.acc
+    }
+
+    /// The checksum so far: the complement of the sum.
+    #[inline]
+    pub fn checksum(self) -> u16 {
+        !self.acc
+    }
+}
+
+/// Sum of the IPv4 pseudo-header (RFC 9293 section 3.1); `length` is that of the transport header and data, bytes.
+#[inline]
+pub fn pseudo_v4(src: [u8; 4], dst: [u8; 4], protocol: u8, length: u32) -> u16 {
+    pseudo_tail(
+        u32::from_ne_bytes(src) as u64 + u32::from_ne_bytes(dst) as u64,
+        protocol,
+        length,
+    )
+}
+
+/// Sum of the IPv6 pseudo-header (RFC 8200 section 8.1); `length` is that of the upper-layer packet, bytes.
+#[inline]
+pub fn pseudo_v6(src: &[u8; 16], dst: &[u8; 16], protocol: u8, length: u32) -> u16 {
+    pseudo_tail(sum_native(src) + sum_native(dst), protocol, length)
+}
+
+#[inline]
+fn pseudo_tail(addresses: u64, protocol: u8, length: u32) -> u16 {
+    fold_native(addresses + length.to_be() as u64 + (protocol as u16).to_be() as u64)
+}
+
+/// The checksum after one 16-bit word of what it covers changed from `old` to `new` (RFC 1624 equation 3).
+#[inline]
+pub fn update(checksum: u16, old: u16, new: u16) -> u16 {
+    !add(add(!checksum, !old), new)
+}
+
+/// The checksum after a run of bytes at an even offset changed from `old` to `new` (RFC 1624 equation 3).
+/// The runs need not be equally long as long as the words behind them keep their parity.
+#[inline]
+pub fn update_bytes(checksum: u16, old: &[u8], new: &[u8]) -> u16 {
+    !add(add(!checksum, !sum(old)), sum(new))
+}
