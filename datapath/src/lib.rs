@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Frame path, tables and rings of the podswitch userspace switch.
 
+pub mod counters;
 pub mod frame;
 pub mod ids;
 pub mod port;

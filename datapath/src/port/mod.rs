@@ -8,6 +8,8 @@
 //! | `Pcap` | replays a capture file in, records one out |
 //! | `Fault` | another port behind loss, duplication, reorder and corruption |
 
+use crate::verdict::Reason;
+
 /// What a port can do; asked once when it is added.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Caps {
@@ -20,17 +22,67 @@ pub struct Caps {
     pub max_segments: u8,
 }
 
-/// Counters that a port keeps itself, since it was opened.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct PortCounters {
+macro_rules! port_counters {
+    ($($(#[$doc:meta])* $field:ident,)*) => {
+        /// Counters that a port keeps itself, since it was opened.
+        #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+        pub struct PortCounters { $($(#[$doc])* pub $field: u64,)* }
+
+        impl PortCounters {
+            /// How many counters there are.
+            pub const FIELDS: usize = [$(stringify!($field),)*].len();
+            /// Their names, in the order of [`PortCounters::to_array`].
+            pub const NAMES: [&'static str; Self::FIELDS] = [$(stringify!($field),)*];
+
+            /// The values in a fixed order.
+            pub fn to_array(&self) -> [u64; Self::FIELDS] {
+                [$(self.$field,)*]
+            }
+
+            /// The other way round.
+            pub fn from_array(values: [u64; Self::FIELDS]) -> PortCounters {
+                let [$($field,)*] = values;
+                PortCounters { $($field,)* }
+            }
+        }
+    };
+}
+
+port_counters! {
     /// Transmit system calls.
-    pub kicks: u64,
+    kicks,
     /// Kicks answered EAGAIN: budget, send buffer or completion ring full.
-    pub kicks_again: u64,
+    kicks_again,
     /// Kicks answered with an error that is not EAGAIN, EBUSY or ENOBUFS.
-    pub kicks_failed: u64,
+    kicks_failed,
     /// Frames the port took no more of because its transmit queue was full.
-    pub tx_full: u64,
+    tx_full,
     /// Times the fill ring could not be kept full for want of free chunks.
-    pub fill_starved: u64,
+    fill_starved,
+    /// Received frames freed because they had more segments or bytes than a frame holds.
+    rx_too_long,
+    /// Received frames freed because no chunk was free to hold them.
+    rx_no_memory,
+    /// Frames lost on purpose.
+    fault_injected,
+}
+
+impl PortCounters {
+    /// How many of them are drops under a [`Reason`].
+    pub const DROPS: usize = 3;
+
+    /// Those that are drops of received frames, which no stage has seen.
+    pub fn drops(&self) -> [(Reason, u64); Self::DROPS] {
+        [
+            (Reason::FrameTooLong, self.rx_too_long),
+            (Reason::NoMemory, self.rx_no_memory),
+            (Reason::FaultInjected, self.fault_injected),
+        ]
+    }
+
+    /// Field by field sum.
+    pub fn plus(&self, other: &PortCounters) -> PortCounters {
+        let (a, b) = (self.to_array(), other.to_array());
+        PortCounters::from_array(std::array::from_fn(|i| a[i].wrapping_add(b[i])))
+    }
 }
