@@ -72,7 +72,10 @@ impl Call {
     /// If the plugin does not end in time.
     #[track_caller]
     pub fn execute(&self, node: &Netns, plugin: &std::path::Path) -> Reply {
-        Reply { ended: run(&mut self.command(node, plugin), &self.stdin, HUNG), call: self.command.clone() }
+        Reply {
+            ended: run(&mut self.command(node, plugin), &self.stdin, HUNG),
+            call: self.command.clone(),
+        }
     }
 }
 
@@ -100,12 +103,21 @@ impl Reply {
     /// If it failed, or printed anything but one JSON value.
     #[track_caller]
     pub fn result(&self) -> Value {
-        let Ended { status, stdout, stderr } = &self.ended;
-        assert_eq!(*status, 0, "{} failed\nstdout: {stdout}\nstderr: {stderr}", self.call);
+        let Ended {
+            status,
+            stdout,
+            stderr,
+        } = &self.ended;
+        assert_eq!(
+            *status, 0,
+            "{} failed\nstdout: {stdout}\nstderr: {stderr}",
+            self.call
+        );
         if stdout.trim().is_empty() {
             return Value::Null;
         }
-        serde_json::from_str(stdout).unwrap_or_else(|e| panic!("{} printed no JSON: {e}: {stdout}", self.call))
+        serde_json::from_str(stdout)
+            .unwrap_or_else(|e| panic!("{} printed no JSON: {e}: {stdout}", self.call))
     }
 
     /// The error object of a call that must have failed (section 5 "Error").
@@ -114,14 +126,24 @@ impl Reply {
     /// If it succeeded, or the object lacks what the specification asks for.
     #[track_caller]
     pub fn error(&self) -> CniError {
-        let Ended { status, stdout, stderr } = &self.ended;
-        let shown = format!("{}: status {status}\nstdout: {stdout}\nstderr: {stderr}", self.call);
+        let Ended {
+            status,
+            stdout,
+            stderr,
+        } = &self.ended;
+        let shown = format!(
+            "{}: status {status}\nstdout: {stdout}\nstderr: {stderr}",
+            self.call
+        );
         assert_ne!(*status, 0, "this must fail: {shown}");
         assert!(*status < 128, "ended by a signal: {shown}");
-        let value: Value = serde_json::from_str(stdout).unwrap_or_else(|e| panic!("no error object: {e}: {shown}"));
+        let value: Value = serde_json::from_str(stdout)
+            .unwrap_or_else(|e| panic!("no error object: {e}: {shown}"));
         let text = |key: &str| value[key].as_str().unwrap_or_default().to_owned();
         let error = CniError {
-            code: value["code"].as_u64().unwrap_or_else(|| panic!("no code: {shown}")),
+            code: value["code"]
+                .as_u64()
+                .unwrap_or_else(|| panic!("no code: {shown}")),
             msg: text("msg"),
             details: text("details"),
             version: text("cniVersion"),
@@ -161,7 +183,10 @@ pub fn addresses(result: &Value) -> Vec<std::net::IpAddr> {
     let ips = result["ips"].as_array().cloned().unwrap_or_default();
     let parse = |ip: &Value| {
         let text = ip["address"].as_str().expect("an address is text");
-        text.split('/').next().and_then(|a| a.parse().ok()).unwrap_or_else(|| panic!("no address: {text}"))
+        text.split('/')
+            .next()
+            .and_then(|a| a.parse().ok())
+            .unwrap_or_else(|| panic!("no address: {text}"))
     };
     ips.iter().map(parse).collect()
 }
@@ -174,10 +199,17 @@ pub fn addresses(result: &Value) -> Vec<std::net::IpAddr> {
 pub fn sandbox_interface(result: &Value) -> Value {
     let interfaces = result["interfaces"].as_array().cloned().unwrap_or_default();
     let inside = |i: &&Value| i["sandbox"].as_str().is_some_and(|s| !s.is_empty());
-    interfaces.iter().find(inside).cloned().unwrap_or_else(|| panic!("no interface in a sandbox: {result}"))
+    interfaces
+        .iter()
+        .find(inside)
+        .cloned()
+        .unwrap_or_else(|| panic!("no interface in a sandbox: {result}"))
 }
 
 /// The attachments a runtime still knows, as GC passes them (`cni.dev/valid-attachments`).
 pub fn valid_attachments(containers: &[&str]) -> Value {
-    containers.iter().map(|id| json!({"containerID": id, "ifname": "eth0"})).collect()
+    containers
+        .iter()
+        .map(|id| json!({"containerID": id, "ifname": "eth0"}))
+        .collect()
 }

@@ -49,10 +49,17 @@ impl Containerd {
     /// If it does not become ready, with its log.
     #[track_caller]
     pub fn start(node: &Netns, conflist: &Value, plugins: &[(&str, &Path)]) -> Containerd {
-        let dir = tempfile::Builder::new().prefix("pst-ctr").tempdir().expect("a temporary folder");
+        let dir = tempfile::Builder::new()
+            .prefix("pst-ctr")
+            .tempdir()
+            .expect("a temporary folder");
         link_plugins(&dir.path().join("bin"), plugins);
-        std::fs::create_dir_all(dir.path().join("net.d")).expect("a folder for network configurations");
-        write_renamed(&dir.path().join("net.d/10-test.conflist"), conflist.to_string().as_bytes());
+        std::fs::create_dir_all(dir.path().join("net.d"))
+            .expect("a folder for network configurations");
+        write_renamed(
+            &dir.path().join("net.d/10-test.conflist"),
+            conflist.to_string().as_bytes(),
+        );
         let config = dir.path().join("config.toml");
         std::fs::write(&config, config_text(dir.path())).expect("containerd's configuration");
 
@@ -62,14 +69,23 @@ impl Containerd {
         let Some(cri) = poll(2 * HUNG, || Cri::connect(&socket).ok()) else {
             panic!("containerd does not listen:\n{}", read(&log));
         };
-        let containerd = Containerd { cri, running, cgroup: Cgroup(unique("cri")), dir };
+        let containerd = Containerd {
+            cri,
+            running,
+            cgroup: Cgroup(unique("cri")),
+            dir,
+        };
         containerd.import_image();
         let mut last = None;
         let ready = poll(2 * HUNG, || {
             last = containerd.cri.not_ready();
             last.is_none().then_some(())
         });
-        assert!(ready.is_some(), "containerd is not ready: {last:?}\n{}", containerd.log());
+        assert!(
+            ready.is_some(),
+            "containerd is not ready: {last:?}\n{}",
+            containerd.log()
+        );
         containerd
     }
 
@@ -77,10 +93,25 @@ impl Containerd {
     fn import_image(&self) {
         let image = oci::pause_image(&self.dir.path().join("image"), PAUSE_IMAGE);
         let mut ctr = Command::new("ctr");
-        ctr.arg("--address").arg(self.dir.path().join("containerd.sock"));
-        ctr.args(["--namespace", "k8s.io", "images", "import", "--snapshotter", "native"]).arg(image);
+        ctr.arg("--address")
+            .arg(self.dir.path().join("containerd.sock"));
+        ctr.args([
+            "--namespace",
+            "k8s.io",
+            "images",
+            "import",
+            "--snapshotter",
+            "native",
+        ])
+        .arg(image);
         let imported = run(&mut ctr, b"", 2 * HUNG);
-        assert_eq!(imported.status, 0, "ctr images import: {}\n{}", imported.stderr, self.log());
+        assert_eq!(
+            imported.status,
+            0,
+            "ctr images import: {}\n{}",
+            imported.stderr,
+            self.log()
+        );
     }
 
     /// What containerd has printed.
@@ -95,9 +126,16 @@ impl Containerd {
 
     /// Runs a pod of this name; a try that fails may be made again with the next `attempt`.
     pub fn try_pod(&self, name: &str, attempt: u32) -> Result<Sandbox, String> {
-        let metadata =
-            Metadata { name: name.to_owned(), uid: format!("uid-{name}"), namespace: "default".to_owned(), attempt };
-        let id = self.cri.run(metadata, &format!("/{}", self.cgroup.0)).map_err(|s| s.message().to_owned())?;
+        let metadata = Metadata {
+            name: name.to_owned(),
+            uid: format!("uid-{name}"),
+            namespace: "default".to_owned(),
+            attempt,
+        };
+        let id = self
+            .cri
+            .run(metadata, &format!("/{}", self.cgroup.0))
+            .map_err(|s| s.message().to_owned())?;
         self.cri.status(&id).map_err(|s| s.message().to_owned())
     }
 
@@ -107,7 +145,8 @@ impl Containerd {
     /// If the runtime refuses, with containerd's log.
     #[track_caller]
     pub fn pod(&self, name: &str) -> Sandbox {
-        self.try_pod(name, 0).unwrap_or_else(|e| panic!("RunPodSandbox {name}: {e}\n{}", self.log()))
+        self.try_pod(name, 0)
+            .unwrap_or_else(|e| panic!("RunPodSandbox {name}: {e}\n{}", self.log()))
     }
 
     /// The network namespace of a pod, seen from here.
@@ -117,21 +156,37 @@ impl Containerd {
     #[track_caller]
     pub fn netns(&self, pod: &Sandbox) -> Netns {
         let parent = self.running.pid();
-        let children = std::fs::read_to_string(format!("/proc/{parent}/task/{parent}/children")).expect("children");
-        let containerd = children.split_whitespace().next().expect("containerd runs").to_owned();
-        Netns::at(PathBuf::from(format!("/proc/{containerd}/root{}", pod.netns)))
+        let children = std::fs::read_to_string(format!("/proc/{parent}/task/{parent}/children"))
+            .expect("children");
+        let containerd = children
+            .split_whitespace()
+            .next()
+            .expect("containerd runs")
+            .to_owned();
+        Netns::at(PathBuf::from(format!(
+            "/proc/{containerd}/root{}",
+            pod.netns
+        )))
     }
 
     /// Network namespaces that the runtime still holds.
     pub fn netns_left(&self) -> Vec<String> {
-        let dir = self.dir.path().join("state/io.containerd.grpc.v1.cri/netns");
+        let dir = self
+            .dir
+            .path()
+            .join("state/io.containerd.grpc.v1.cri/netns");
         let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
-        entries.map(|e| e.file_name().to_string_lossy().into_owned()).collect()
+        entries
+            .map(|e| e.file_name().to_string_lossy().into_owned())
+            .collect()
     }
 
     /// Puts another network configuration list in place, as an installer does.
     pub fn replace_conflist(&self, conflist: &Value) {
-        write_renamed(&self.dir.path().join("net.d/10-test.conflist"), conflist.to_string().as_bytes());
+        write_renamed(
+            &self.dir.path().join("net.d/10-test.conflist"),
+            conflist.to_string().as_bytes(),
+        );
     }
 }
 
@@ -143,7 +198,13 @@ impl Drop for Cgroup {
     fn drop(&mut self) {
         let root = Path::new("/sys/fs/cgroup");
         let mut hierarchies = vec![root.to_path_buf()];
-        hierarchies.extend(std::fs::read_dir(root).into_iter().flatten().flatten().map(|e| e.path()));
+        hierarchies.extend(
+            std::fs::read_dir(root)
+                .into_iter()
+                .flatten()
+                .flatten()
+                .map(|e| e.path()),
+        );
         for hierarchy in hierarchies {
             remove_cgroup(&hierarchy.join(&self.0));
         }
@@ -191,7 +252,16 @@ fn spawn(node: &Netns, dir: &Path, config: &Path) -> Running {
     let mut command = Command::new("nsenter");
     command.arg(format!("--net={}", node.path().display()));
     // Mounts that others undo must go here too, or their namespaces would live on: hence slave, not private.
-    command.args(["unshare", "--mount", "--propagation", "slave", "--pid", "--fork", "--kill-child", "--mount-proc"]);
+    command.args([
+        "unshare",
+        "--mount",
+        "--propagation",
+        "slave",
+        "--pid",
+        "--fork",
+        "--kill-child",
+        "--mount-proc",
+    ]);
     command.args(["sh", "-c", START, "sh"]).arg(dir).arg(config);
     Running::start(command.stdin(Stdio::null()).stdout(out).stderr(err))
 }
@@ -201,8 +271,9 @@ fn link_plugins(bin: &Path, plugins: &[(&str, &Path)]) {
     for (name, program) in plugins {
         std::os::unix::fs::symlink(program, bin.join(name)).expect("a link to a plugin");
     }
-    let reference = std::fs::read_dir(REFERENCE_PLUGINS)
-        .unwrap_or_else(|e| panic!("{REFERENCE_PLUGINS}: {e}: install the package containernetworking-plugins"));
+    let reference = std::fs::read_dir(REFERENCE_PLUGINS).unwrap_or_else(|e| {
+        panic!("{REFERENCE_PLUGINS}: {e}: install the package containernetworking-plugins")
+    });
     for entry in reference.flatten() {
         let link = bin.join(entry.file_name());
         if !link.exists() {
@@ -227,7 +298,9 @@ pub fn conflist(plugin: &Value) -> Value {
     let mut plugin = plugin.clone();
     let version = plugin["cniVersion"].take();
     let name = plugin["name"].take();
-    let object = plugin.as_object_mut().expect("a network configuration is an object");
+    let object = plugin
+        .as_object_mut()
+        .expect("a network configuration is an object");
     object.remove("cniVersion");
     object.remove("name");
     json!({"cniVersion": version, "name": name, "plugins": [plugin]})

@@ -147,9 +147,15 @@ pub struct Cri {
 impl Cri {
     /// Connects to a unix socket.
     pub fn connect(socket: &Path) -> Result<Cri, String> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| e.to_string())?;
-        let endpoint = Endpoint::from_shared(format!("unix://{}", socket.display())).map_err(|e| e.to_string())?;
-        let channel = runtime.block_on(endpoint.timeout(2 * HUNG).connect()).map_err(|e| e.to_string())?;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(|e| e.to_string())?;
+        let endpoint = Endpoint::from_shared(format!("unix://{}", socket.display()))
+            .map_err(|e| e.to_string())?;
+        let channel = runtime
+            .block_on(endpoint.timeout(2 * HUNG).connect())
+            .map_err(|e| e.to_string())?;
         Ok(Cri { runtime, channel })
     }
 
@@ -162,8 +168,16 @@ impl Cri {
         let path = PathAndQuery::from_maybe_shared(path).expect("a method's path");
         let mut grpc = Grpc::new(self.channel.clone());
         self.runtime.block_on(async {
-            grpc.ready().await.map_err(|e| tonic::Status::unavailable(e.to_string()))?;
-            let answer = grpc.unary(tonic::Request::new(request), path, ProstCodec::<Q, A>::default()).await?;
+            grpc.ready()
+                .await
+                .map_err(|e| tonic::Status::unavailable(e.to_string()))?;
+            let answer = grpc
+                .unary(
+                    tonic::Request::new(request),
+                    path,
+                    ProstCodec::<Q, A>::default(),
+                )
+                .await?;
             Ok(answer.into_inner())
         })
     }
@@ -178,7 +192,10 @@ impl Cri {
         if conditions.is_empty() {
             return Some("no conditions reported".to_owned());
         }
-        conditions.into_iter().find(|c| !c.status).map(|c| format!("{}: {}", c.kind, c.message))
+        conditions
+            .into_iter()
+            .find(|c| !c.status)
+            .map(|c| format!("{}: {}", c.kind, c.message))
     }
 
     /// `RunPodSandbox`; the id of the sandbox.
@@ -187,32 +204,68 @@ impl Cri {
             hostname: metadata.name.clone(),
             metadata: Some(metadata),
             log_directory: String::new(),
-            linux: Some(LinuxConfig { cgroup_parent: cgroup_parent.to_owned() }),
+            linux: Some(LinuxConfig {
+                cgroup_parent: cgroup_parent.to_owned(),
+            }),
         };
-        let answer: SandboxId = self.call("RunPodSandbox", RunRequest { config: Some(config) })?;
+        let answer: SandboxId = self.call(
+            "RunPodSandbox",
+            RunRequest {
+                config: Some(config),
+            },
+        )?;
         Ok(answer.id)
     }
 
     /// `PodSandboxStatus`.
     pub fn status(&self, id: &str) -> Result<Sandbox, tonic::Status> {
-        let answer: StatusAnswer = self.call("PodSandboxStatus", StatusRequest { id: id.to_owned(), verbose: true })?;
-        let network = answer.status.unwrap_or_default().network.unwrap_or_default();
+        let answer: StatusAnswer = self.call(
+            "PodSandboxStatus",
+            StatusRequest {
+                id: id.to_owned(),
+                verbose: true,
+            },
+        )?;
+        let network = answer
+            .status
+            .unwrap_or_default()
+            .network
+            .unwrap_or_default();
         let more = network.additional_ips.iter().map(|ip| &ip.ip);
-        let ips = std::iter::once(&network.ip).chain(more).filter_map(|ip| ip.parse().ok()).collect();
-        let info: Value = answer.info.get("info").and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
-        let namespaces = info["runtimeSpec"]["linux"]["namespaces"].as_array().cloned().unwrap_or_default();
+        let ips = std::iter::once(&network.ip)
+            .chain(more)
+            .filter_map(|ip| ip.parse().ok())
+            .collect();
+        let info: Value = answer
+            .info
+            .get("info")
+            .and_then(|text| serde_json::from_str(text).ok())
+            .unwrap_or_default();
+        let namespaces = info["runtimeSpec"]["linux"]["namespaces"]
+            .as_array()
+            .cloned()
+            .unwrap_or_default();
         let network = namespaces.iter().find(|n| n["type"] == "network");
-        let netns = network.and_then(|n| n["path"].as_str()).unwrap_or_default().to_owned();
-        Ok(Sandbox { id: id.to_owned(), ips, netns })
+        let netns = network
+            .and_then(|n| n["path"].as_str())
+            .unwrap_or_default()
+            .to_owned();
+        Ok(Sandbox {
+            id: id.to_owned(),
+            ips,
+            netns,
+        })
     }
 
     /// `StopPodSandbox`.
     pub fn stop(&self, id: &str) -> Result<(), tonic::Status> {
-        self.call("StopPodSandbox", SandboxId { id: id.to_owned() }).map(|_: Empty| ())
+        self.call("StopPodSandbox", SandboxId { id: id.to_owned() })
+            .map(|_: Empty| ())
     }
 
     /// `RemovePodSandbox`.
     pub fn remove(&self, id: &str) -> Result<(), tonic::Status> {
-        self.call("RemovePodSandbox", SandboxId { id: id.to_owned() }).map(|_: Empty| ())
+        self.call("RemovePodSandbox", SandboxId { id: id.to_owned() })
+            .map(|_: Empty| ())
     }
 }

@@ -29,7 +29,11 @@ impl Ctl<'_> {
     #[track_caller]
     pub fn run_with(&self, words: &[&str], stdin: &[u8]) -> Ended {
         let mut command = self.node.command(bin_dir().join("podswitchctl"));
-        run(command.arg("--socket").arg(&self.socket).args(words), stdin, HUNG)
+        run(
+            command.arg("--socket").arg(&self.socket).args(words),
+            stdin,
+            HUNG,
+        )
     }
 
     /// Runs it with `-o json` and returns the value it prints.
@@ -38,8 +42,11 @@ impl Ctl<'_> {
     /// If it fails or prints no JSON.
     #[track_caller]
     pub fn json(&self, words: &[&str]) -> Value {
-        let text = self.run(&[words, &["-o", "json"]].concat()).success(&format!("podswitchctl {}", words.join(" ")));
-        serde_json::from_str(&text).unwrap_or_else(|e| panic!("podswitchctl {}: {e}: {text}", words.join(" ")))
+        let text = self
+            .run(&[words, &["-o", "json"]].concat())
+            .success(&format!("podswitchctl {}", words.join(" ")));
+        serde_json::from_str(&text)
+            .unwrap_or_else(|e| panic!("podswitchctl {}: {e}: {text}", words.join(" ")))
     }
 }
 
@@ -56,10 +63,15 @@ impl Wire {
     /// If nobody listens.
     #[track_caller]
     pub fn connect(socket: &Path) -> Wire {
-        let stream = UnixStream::connect(socket).unwrap_or_else(|e| panic!("{}: {e}", socket.display()));
+        let stream =
+            UnixStream::connect(socket).unwrap_or_else(|e| panic!("{}: {e}", socket.display()));
         stream.set_read_timeout(Some(HUNG)).expect("a read timeout");
-        stream.set_write_timeout(Some(HUNG)).expect("a write timeout");
-        Wire { reader: BufReader::new(stream) }
+        stream
+            .set_write_timeout(Some(HUNG))
+            .expect("a write timeout");
+        Wire {
+            reader: BufReader::new(stream),
+        }
     }
 
     /// Sends bytes as they are; an error when the server has closed the connection.
@@ -88,7 +100,8 @@ impl Wire {
     /// If there is none.
     #[track_caller]
     pub fn ask(&mut self, request: &Value) -> Value {
-        self.send(format!("{request}\n").as_bytes()).expect("send a request");
+        self.send(format!("{request}\n").as_bytes())
+            .expect("send a request");
         self.line().expect("an answer")
     }
 }

@@ -34,19 +34,34 @@ impl Daemon {
             }
             UnixStream::connect(socket).ok()
         });
-        assert!(listens.is_some(), "podswitchd does not listen on {}:\n{}", socket.display(), daemon.log());
+        assert!(
+            listens.is_some(),
+            "podswitchd does not listen on {}:\n{}",
+            socket.display(),
+            daemon.log()
+        );
         daemon
     }
 
     /// Starts it and waits for nothing.
     #[track_caller]
     pub fn spawn(node: &Netns, config: &Path, log: &Path) -> Daemon {
-        let out = File::options().create(true).append(true).open(log).expect("the daemon's log");
+        let out = File::options()
+            .create(true)
+            .append(true)
+            .open(log)
+            .expect("the daemon's log");
         let err = out.try_clone().expect("the daemon's log");
         let mut command = node.command(bin_dir().join("podswitchd"));
-        command.arg("--config").arg(config).env("RUST_BACKTRACE", "1");
+        command
+            .arg("--config")
+            .arg(config)
+            .env("RUST_BACKTRACE", "1");
         command.stdin(Stdio::null()).stdout(out).stderr(err);
-        Daemon { running: Running::start(&mut command), log: log.to_path_buf() }
+        Daemon {
+            running: Running::start(&mut command),
+            log: log.to_path_buf(),
+        }
     }
 
     /// Process id.
@@ -74,7 +89,12 @@ impl Daemon {
     pub fn terminate(mut self) {
         self.running.signal(Signal::SIGTERM);
         let status = self.running.wait(HUNG);
-        assert_eq!(status, 0, "podswitchd's exit status after SIGTERM:\n{}", self.log());
+        assert_eq!(
+            status,
+            0,
+            "podswitchd's exit status after SIGTERM:\n{}",
+            self.log()
+        );
     }
 
     /// Sends any signal.

@@ -16,7 +16,8 @@ use crate::wait::HUNG;
 pub fn counter(netns: &Netns, group: &str, name: &str) -> u64 {
     let found = netns.run(|| {
         ["snmp", "netstat"].iter().find_map(|file| {
-            let text = std::fs::read_to_string(Path::new("/proc/thread-self/net").join(file)).ok()?;
+            let text =
+                std::fs::read_to_string(Path::new("/proc/thread-self/net").join(file)).ok()?;
             lookup(&text, group, name)
         })
     });
@@ -39,9 +40,14 @@ fn lookup(text: &str, group: &str, name: &str) -> Option<u64> {
 #[track_caller]
 pub fn counter6(netns: &Netns, name: &str) -> u64 {
     let text = netns.run(|| std::fs::read_to_string("/proc/thread-self/net/snmp6").expect("snmp6"));
-    let line = text.lines().find(|l| l.split_whitespace().next() == Some(name));
+    let line = text
+        .lines()
+        .find(|l| l.split_whitespace().next() == Some(name));
     let value = line.and_then(|l| l.split_whitespace().nth(1));
-    value.unwrap_or_else(|| panic!("no counter {name}")).parse().expect("a number")
+    value
+        .unwrap_or_else(|| panic!("no counter {name}"))
+        .parse()
+        .expect("a number")
 }
 
 /// Offloads of a device as `ethtool -k` prints them: feature -> on.
@@ -72,7 +78,8 @@ pub fn sysctl(netns: &Netns, name: &str) -> Option<String> {
 #[track_caller]
 pub fn set_sysctl(netns: &Netns, name: &str, value: &str) {
     let path = Path::new("/proc/sys").join(name);
-    netns.run(|| std::fs::write(&path, value).unwrap_or_else(|e| panic!("{}: {e}", path.display())));
+    netns
+        .run(|| std::fs::write(&path, value).unwrap_or_else(|e| panic!("{}: {e}", path.display())));
 }
 
 #[cfg(test)]

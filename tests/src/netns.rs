@@ -15,7 +15,11 @@ static NEXT: AtomicU32 = AtomicU32::new(0);
 
 /// A name no other test, in this process or another, has: `pst-PID-N-ROLE`.
 pub fn unique(role: &str) -> String {
-    format!("pst-{}-{}-{role}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
+    format!(
+        "pst-{}-{}-{role}",
+        std::process::id(),
+        NEXT.fetch_add(1, Ordering::Relaxed)
+    )
 }
 
 /// A network namespace of our own, or one that somebody else made and owns.
@@ -36,14 +40,20 @@ impl Netns {
         let name = unique(role);
         let made = run(Command::new("ip").args(["netns", "add", &name]), b"", HUNG);
         made.success("ip netns add (network namespaces need root)");
-        let netns = Netns { path: Path::new("/run/netns").join(&name), name: Some(name) };
+        let netns = Netns {
+            path: Path::new("/run/netns").join(&name),
+            name: Some(name),
+        };
         netns.ip("link set lo up");
         netns
     }
 
     /// A namespace that somebody else owns, by a path such as `/proc/PID/ns/net`; dropping leaves it alone.
     pub fn at(path: impl Into<PathBuf>) -> Netns {
-        Netns { path: path.into(), name: None }
+        Netns {
+            path: path.into(),
+            name: None,
+        }
     }
 
     /// The file that holds it, as `CNI_NETNS` wants it.
@@ -56,7 +66,9 @@ impl Netns {
     /// # Panics
     /// For a namespace made by [`Netns::at`].
     pub fn name(&self) -> &str {
-        self.name.as_deref().expect("a namespace of our own has a name")
+        self.name
+            .as_deref()
+            .expect("a namespace of our own has a name")
     }
 
     /// Runs a closure on a thread inside the namespace. Sockets it makes stay in the namespace wherever they are used.
@@ -65,7 +77,8 @@ impl Netns {
     /// If the namespace is gone, or the closure panics.
     #[track_caller]
     pub fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
-        let file = File::open(&self.path).unwrap_or_else(|e| panic!("{}: {e}", self.path.display()));
+        let file =
+            File::open(&self.path).unwrap_or_else(|e| panic!("{}: {e}", self.path.display()));
         let inside = move || {
             setns(file, CloneFlags::CLONE_NEWNET).expect("setns needs root");
             work()
@@ -86,7 +99,9 @@ impl Netns {
             }
             None => {
                 command = Command::new("nsenter");
-                command.arg(format!("--net={}", self.path.display())).arg("--");
+                command
+                    .arg(format!("--net={}", self.path.display()))
+                    .arg("--");
             }
         }
         command.arg(program);
@@ -133,7 +148,11 @@ impl Netns {
     /// Deletes its name now; the namespace lives on while something else holds it.
     pub fn delete(&mut self) {
         if let Some(name) = self.name.take() {
-            let gone = run(Command::new("ip").args(["netns", "delete", &name]), b"", HUNG);
+            let gone = run(
+                Command::new("ip").args(["netns", "delete", &name]),
+                b"",
+                HUNG,
+            );
             if gone.status != 0 && self.path.exists() {
                 eprintln!("ip netns delete {name}: {}", gone.stderr);
             }

@@ -68,8 +68,17 @@ impl Node {
     /// A node whose daemon has not been started yet.
     #[track_caller]
     pub fn without_daemon(config: NodeConfig) -> Node {
-        let dir = tempfile::Builder::new().prefix("pst").tempdir().expect("a temporary folder");
-        let node = Node { daemon: None, netns: Netns::new("node"), dir, config, next: AtomicU32::new(0) };
+        let dir = tempfile::Builder::new()
+            .prefix("pst")
+            .tempdir()
+            .expect("a temporary folder");
+        let node = Node {
+            daemon: None,
+            netns: Netns::new("node"),
+            dir,
+            config,
+            next: AtomicU32::new(0),
+        };
         node.write_config("");
         node
     }
@@ -134,7 +143,12 @@ impl Node {
     #[track_caller]
     pub fn start(&mut self) {
         assert!(self.daemon.is_none(), "the daemon runs already");
-        self.daemon = Some(Daemon::start(&self.netns, &self.config_file(), &self.socket(), &self.log_file()));
+        self.daemon = Some(Daemon::start(
+            &self.netns,
+            &self.config_file(),
+            &self.socket(),
+            &self.log_file(),
+        ));
     }
 
     /// SIGTERM, and waits for the orderly end.
@@ -151,7 +165,10 @@ impl Node {
 
     /// podswitchctl of this node.
     pub fn ctl(&self) -> Ctl<'_> {
-        Ctl { node: &self.netns, socket: self.socket() }
+        Ctl {
+            node: &self.netns,
+            socket: self.socket(),
+        }
     }
 
     /// The network configuration of this node's pods.
@@ -159,7 +176,7 @@ impl Node {
         json!({
             "cniVersion": self.config.cni_version,
             "name": "podnet",
-            "type": "podswitch-cni",
+            "type": "podswitch",
             "socket": self.socket(),
             "mtu": self.config.mtu,
             "ipam": self.config.ipam,
@@ -179,7 +196,11 @@ impl Node {
 
     /// A container id that no other test has.
     pub fn container_id(&self) -> String {
-        format!("{}-{:04}", self.netns.name(), self.next.fetch_add(1, Ordering::Relaxed))
+        format!(
+            "{}-{:04}",
+            self.netns.name(),
+            self.next.fetch_add(1, Ordering::Relaxed)
+        )
     }
 
     /// A pod, attached by ADD.
@@ -201,7 +222,12 @@ impl Node {
         let mut call = self.call("ADD", &container, &netns.path().to_string_lossy());
         call.stdin = conf.to_string().into_bytes();
         let result = self.execute(&call).result();
-        Pod { netns, container, conf, result }
+        Pod {
+            netns,
+            container,
+            conf,
+            result,
+        }
     }
 
     /// Executes a command for a pod as a runtime does after ADD: with its result as `prevResult`.
@@ -227,7 +253,11 @@ impl Node {
 impl Drop for Node {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            eprintln!("---- log of podswitchd in {}\n{}----", self.netns.name(), self.log());
+            eprintln!(
+                "---- log of podswitchd in {}\n{}----",
+                self.netns.name(),
+                self.log()
+            );
         }
     }
 }
@@ -253,7 +283,9 @@ impl Pod {
     #[track_caller]
     pub fn v4(&self) -> IpAddr {
         let all = cni::addresses(&self.result);
-        all.into_iter().find(IpAddr::is_ipv4).expect("an IPv4 address")
+        all.into_iter()
+            .find(IpAddr::is_ipv4)
+            .expect("an IPv4 address")
     }
 
     /// Its first IPv6 address.
@@ -263,7 +295,9 @@ impl Pod {
     #[track_caller]
     pub fn v6(&self) -> IpAddr {
         let all = cni::addresses(&self.result);
-        all.into_iter().find(IpAddr::is_ipv6).expect("an IPv6 address")
+        all.into_iter()
+            .find(IpAddr::is_ipv6)
+            .expect("an IPv6 address")
     }
 
     /// MAC address of its `eth0`.

@@ -31,7 +31,8 @@ pub fn pause_image(dir: &Path, reference: &str) -> PathBuf {
         "history": [{"created_by": "podswitch tests"}],
     });
     std::fs::write(dir.join("config.json"), config.to_string()).expect("the image's configuration");
-    let manifest = json!([{"Config": "config.json", "RepoTags": [reference], "Layers": ["layer.tar"]}]);
+    let manifest =
+        json!([{"Config": "config.json", "RepoTags": [reference], "Layers": ["layer.tar"]}]);
     std::fs::write(dir.join("manifest.json"), manifest.to_string()).expect("the image's manifest");
 
     let image = dir.join("image.tar");
@@ -45,14 +46,30 @@ fn compile(dir: &Path, program: &Path) {
     std::fs::write(&source, PAUSE).expect("the program's source");
     let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
     let mut command = Command::new(rustc);
-    command.args(["--edition", "2024", "-C", "target-feature=+crt-static", "-C", "panic=abort"]);
-    command.args(["-C", "opt-level=s", "-C", "strip=symbols", "-o"]).arg(program).arg(&source);
+    command.args([
+        "--edition",
+        "2024",
+        "-C",
+        "target-feature=+crt-static",
+        "-C",
+        "panic=abort",
+    ]);
+    command
+        .args(["-C", "opt-level=s", "-C", "strip=symbols", "-o"])
+        .arg(program)
+        .arg(&source);
     run(&mut command, b"", 4 * HUNG).success("rustc");
 }
 
 fn tar(archive: &Path, dir: &Path, members: &[&str]) {
     let mut command = Command::new("tar");
-    command.arg("-cf").arg(archive).arg("-C").arg(dir).args(["--owner=0", "--group=0"]).args(members);
+    command
+        .arg("-cf")
+        .arg(archive)
+        .arg("-C")
+        .arg(dir)
+        .args(["--owner=0", "--group=0"])
+        .args(members);
     run(&mut command, b"", HUNG).success("tar");
 }
 

@@ -11,7 +11,10 @@ use crate::wait::poll;
 /// The folder of the repository.
 pub fn repository() -> PathBuf {
     let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
-    manifest.parent().expect("the crate lies in the repository").to_path_buf()
+    manifest
+        .parent()
+        .expect("the crate lies in the repository")
+        .to_path_buf()
 }
 
 /// The folder of the programs under test: `PODSWITCH_BIN_DIR`, or `target/release` of the repository.
@@ -23,12 +26,18 @@ pub fn bin_dir() -> PathBuf {
         Some(dir) => PathBuf::from(dir),
         None => {
             let target = std::env::var_os("CARGO_TARGET_DIR").map(PathBuf::from);
-            target.unwrap_or_else(|| repository().join("target")).join("release")
+            target
+                .unwrap_or_else(|| repository().join("target"))
+                .join("release")
         }
     };
     for program in ["podswitchd", "podswitchctl", "podswitch-cni"] {
         let path = dir.join(program);
-        assert!(path.is_file(), "{} is missing: run 'cargo build --release', then the tests again", path.display());
+        assert!(
+            path.is_file(),
+            "{} is missing: run 'cargo build --release', then the tests again",
+            path.display()
+        );
     }
     dir
 }
@@ -47,7 +56,10 @@ pub struct Ended {
 impl Ended {
     fn of(output: Output) -> Ended {
         use std::os::unix::process::ExitStatusExt;
-        let status = output.status.code().unwrap_or_else(|| 128 + output.status.signal().unwrap_or(0));
+        let status = output
+            .status
+            .code()
+            .unwrap_or_else(|| 128 + output.status.signal().unwrap_or(0));
         Ended {
             status,
             stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
@@ -61,7 +73,11 @@ impl Ended {
     /// If its status is not 0, with all it printed.
     #[track_caller]
     pub fn success(self, what: &str) -> String {
-        assert_eq!(self.status, 0, "{what} failed\nstdout: {}\nstderr: {}", self.stdout, self.stderr);
+        assert_eq!(
+            self.status, 0,
+            "{what} failed\nstdout: {}\nstderr: {}",
+            self.stdout, self.stderr
+        );
         self.stdout
     }
 }
@@ -73,7 +89,10 @@ impl Ended {
 #[track_caller]
 pub fn run(command: &mut Command, stdin: &[u8], deadline: Duration) -> Ended {
     let shown = format!("{command:?}");
-    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
     let mut child = command.spawn().unwrap_or_else(|e| panic!("{shown}: {e}"));
     let feed = feed(&mut child, stdin.to_vec());
     let out = drain(child.stdout.take());
@@ -86,7 +105,11 @@ pub fn run(command: &mut Command, stdin: &[u8], deadline: Duration) -> Ended {
     feed.join().expect("standard input's thread");
     let stdout = out.join().expect("standard output's thread");
     let stderr = err.join().expect("standard error's thread");
-    Ended::of(Output { status, stdout, stderr })
+    Ended::of(Output {
+        status,
+        stdout,
+        stderr,
+    })
 }
 
 /// A program that does not read all its input is no error here.
@@ -135,7 +158,11 @@ impl Running {
     pub fn ended(&mut self) -> Option<i32> {
         use std::os::unix::process::ExitStatusExt;
         let status = self.0.try_wait().expect("wait for a child")?;
-        Some(status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0)))
+        Some(
+            status
+                .code()
+                .unwrap_or_else(|| 128 + status.signal().unwrap_or(0)),
+        )
     }
 
     /// Waits for its end.
@@ -144,7 +171,8 @@ impl Running {
     /// After `deadline`.
     #[track_caller]
     pub fn wait(&mut self, deadline: Duration) -> i32 {
-        poll(deadline, || self.ended()).unwrap_or_else(|| panic!("process {} did not end within {deadline:?}", self.pid()))
+        poll(deadline, || self.ended())
+            .unwrap_or_else(|| panic!("process {} did not end within {deadline:?}", self.pid()))
     }
 }
 

@@ -5,7 +5,9 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::Duration;
 
 use nix::errno::Errno;
-use nix::sys::socket::{AddressFamily, LinkAddr, MsgFlags, SockFlag, SockProtocol, SockType, bind, recv, send, socket};
+use nix::sys::socket::{
+    AddressFamily, LinkAddr, MsgFlags, SockFlag, SockProtocol, SockType, bind, recv, send, socket,
+};
 
 use crate::netns::Netns;
 use crate::wait::poll;
@@ -27,9 +29,15 @@ impl RawSocket {
     #[track_caller]
     pub fn open(netns: &Netns, device: &str) -> RawSocket {
         netns.run(|| {
-            let fd = socket(AddressFamily::Packet, SockType::Raw, SockFlag::SOCK_NONBLOCK, SockProtocol::EthAll);
+            let fd = socket(
+                AddressFamily::Packet,
+                SockType::Raw,
+                SockFlag::SOCK_NONBLOCK,
+                SockProtocol::EthAll,
+            );
             let fd = fd.expect("a raw socket needs root");
-            let address = link_address(device).unwrap_or_else(|| panic!("no device {device} in the namespace"));
+            let address = link_address(device)
+                .unwrap_or_else(|| panic!("no device {device} in the namespace"));
             bind(fd.as_raw_fd(), &address).expect("bind a raw socket");
             RawSocket { fd }
         })

@@ -40,7 +40,10 @@ impl Record {
 /// If there is no such file or a line is no record.
 #[track_caller]
 pub fn load(scenario: &str) -> Vec<Record> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("data/cni").join(scenario).with_extension("jsonl");
+    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("data/cni")
+        .join(scenario)
+        .with_extension("jsonl");
     let text = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
     let mut records: Vec<Record> = Vec::new();
     for (number, line) in text.lines().enumerate() {

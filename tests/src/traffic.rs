@@ -20,7 +20,9 @@ const LOOK: Duration = Duration::from_millis(50);
 /// One echo request of `size` payload bytes; true if it was answered within `wait` seconds.
 pub fn ping_once(from: &Netns, to: IpAddr, size: usize, wait: u32) -> bool {
     let mut ping = from.command("ping");
-    ping.args(["-n", "-q", "-c", "1"]).args(["-W", &wait.to_string()]).args(["-s", &size.to_string()]);
+    ping.args(["-n", "-q", "-c", "1"])
+        .args(["-W", &wait.to_string()])
+        .args(["-s", &size.to_string()]);
     run(ping.arg(to.to_string()), b"", HUNG).status == 0
 }
 
@@ -31,7 +33,11 @@ pub fn ping_once(from: &Netns, to: IpAddr, size: usize, wait: u32) -> bool {
 #[track_caller]
 pub fn ping(from: &Netns, to: IpAddr) {
     let answered = poll(HUNG, || ping_once(from, to, 56, 1).then_some(()));
-    assert!(answered.is_some(), "{to} does not answer pings from {}", from.path().display());
+    assert!(
+        answered.is_some(),
+        "{to} does not answer pings from {}",
+        from.path().display()
+    );
 }
 
 /// True if none of a few pings is answered.
@@ -70,7 +76,12 @@ impl Echo {
             std::thread::spawn(move || serve_tcp(&tcp, &stop_tcp)),
             std::thread::spawn(move || serve_udp(&udp, &stop_udp, &count)),
         ];
-        Echo { port, stop, datagrams, threads }
+        Echo {
+            port,
+            stop,
+            datagrams,
+            threads,
+        }
     }
 
     /// The port it listens on.
@@ -105,7 +116,9 @@ fn serve_tcp(listener: &TcpListener, stop: &Arc<AtomicBool>) {
 }
 
 fn echo_stream(mut stream: TcpStream, stop: &AtomicBool) {
-    let ready = stream.set_nonblocking(false).and_then(|()| stream.set_read_timeout(Some(LOOK)));
+    let ready = stream
+        .set_nonblocking(false)
+        .and_then(|()| stream.set_read_timeout(Some(LOOK)));
     let mut buffer = vec![0; 65_536];
     while ready.is_ok() && !stop.load(Ordering::Relaxed) {
         match stream.read(&mut buffer) {
@@ -128,7 +141,12 @@ fn serve_udp(socket: &UdpSocket, stop: &AtomicBool, count: &AtomicU64) {
 }
 
 /// Connects over TCP from a namespace, within `wait`.
-pub fn tcp_connect(from: &Netns, to: IpAddr, port: u16, wait: Duration) -> std::io::Result<TcpStream> {
+pub fn tcp_connect(
+    from: &Netns,
+    to: IpAddr,
+    port: u16,
+    wait: Duration,
+) -> std::io::Result<TcpStream> {
     from.run(|| TcpStream::connect_timeout(&SocketAddr::new(to, port), wait))
 }
 
@@ -146,7 +164,11 @@ pub fn tcp_echo(stream: &mut TcpStream, bytes: &[u8]) {
         stream.read_exact(&mut back).map(|()| back)
     });
     let back = back.unwrap_or_else(|e| panic!("the echo of {} bytes: {e}", bytes.len()));
-    assert!(back == bytes, "the echo of {} bytes differs from what was sent", bytes.len());
+    assert!(
+        back == bytes,
+        "the echo of {} bytes differs from what was sent",
+        bytes.len()
+    );
 }
 
 /// A connected UDP socket of a namespace.
@@ -155,7 +177,11 @@ pub fn tcp_echo(stream: &mut TcpStream, bytes: &[u8]) {
 /// If there is no way to `to`.
 #[track_caller]
 pub fn udp_socket(from: &Netns, to: IpAddr, port: u16) -> UdpSocket {
-    let any = if to.is_ipv4() { IpAddr::from([0u8; 4]) } else { IpAddr::from([0u16; 8]) };
+    let any = if to.is_ipv4() {
+        IpAddr::from([0u8; 4])
+    } else {
+        IpAddr::from([0u16; 8])
+    };
     from.run(|| {
         let socket = UdpSocket::bind((any, 0)).expect("a UDP socket");
         socket.connect((to, port)).expect("a route to the peer");
@@ -186,11 +212,23 @@ impl IperfServer {
     pub fn start(netns: &Netns, port: u16) -> IperfServer {
         let mut command = netns.command("iperf3");
         command.args(["-s", "-p", &port.to_string()]);
-        command.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null());
+        command
+            .stdout(std::process::Stdio::null())
+            .stderr(std::process::Stdio::null());
         let running = Running::start(&mut command);
-        let listens = || netns.run(|| TcpStream::connect((IpAddr::from([127, 0, 0, 1]), port)).is_ok()).then_some(());
-        assert!(poll(HUNG, listens).is_some(), "iperf3 does not listen on port {port}");
-        IperfServer { _running: running, port }
+        let listens = || {
+            netns
+                .run(|| TcpStream::connect((IpAddr::from([127, 0, 0, 1]), port)).is_ok())
+                .then_some(())
+        };
+        assert!(
+            poll(HUNG, listens).is_some(),
+            "iperf3 does not listen on port {port}"
+        );
+        IperfServer {
+            _running: running,
+            port,
+        }
     }
 }
 
@@ -201,7 +239,20 @@ impl IperfServer {
 #[track_caller]
 pub fn iperf(from: &Netns, to: IpAddr, server: &IperfServer, seconds: u32, more: &[&str]) -> Value {
     let mut command = from.command("iperf3");
-    command.args(["-J", "-c", &to.to_string(), "-p", &server.port.to_string(), "-t", &seconds.to_string()]);
-    let text = run(command.args(more), b"", HUNG + Duration::from_secs(seconds.into())).success("iperf3");
+    command.args([
+        "-J",
+        "-c",
+        &to.to_string(),
+        "-p",
+        &server.port.to_string(),
+        "-t",
+        &seconds.to_string(),
+    ]);
+    let text = run(
+        command.args(more),
+        b"",
+        HUNG + Duration::from_secs(seconds.into()),
+    )
+    .success("iperf3");
     serde_json::from_str(&text).expect("iperf3 prints JSON")
 }

@@ -2,7 +2,7 @@
 //! A real container runtime, Debian's containerd, loads our network configuration and makes pods over CRI.
 
 use podswitch_tests::containerd::{Containerd, conflist};
-use podswitch_tests::{Netns, eventually, HUNG, traffic};
+use podswitch_tests::{HUNG, Netns, eventually, traffic};
 use serde_json::json;
 
 #[test]
@@ -16,8 +16,15 @@ fn bridge_proof() {
     let b = ctr.pod("b");
     eprintln!("{a:?} {b:?}");
     let na = ctr.netns(&a);
-    for ip in &b.ips { traffic::ping(&na, *ip); }
-    for p in [&a,&b] { ctr.cri().stop(&p.id).unwrap(); ctr.cri().remove(&p.id).unwrap(); }
-    eventually("no namespace is left", HUNG, || ctr.netns_left().is_empty().then_some(()));
+    for ip in &b.ips {
+        traffic::ping(&na, *ip);
+    }
+    for p in [&a, &b] {
+        ctr.cri().stop(&p.id).unwrap();
+        ctr.cri().remove(&p.id).unwrap();
+    }
+    eventually("no namespace is left", HUNG, || {
+        ctr.netns_left().is_empty().then_some(())
+    });
     assert_eq!(node.links(), ["cni0"]);
 }
