@@ -1,0 +1,75 @@
+// SPDX-License-Identifier: Apache-2.0
+//! How much of everything there may be.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// Longest name of a port, segment or rule, in bytes.
+pub const MAX_NAME_LENGTH: usize = 128;
+/// Longest interface name (Linux `IFNAMSIZ` less its terminating zero).
+pub const MAX_INTERFACE_LENGTH: usize = 15;
+/// Longest path or pod field, in bytes.
+pub const MAX_TEXT_LENGTH: usize = 4096;
+/// Largest VRF or segment id: 24 bits, as in a VXLAN network identifier (RFC 7348 section 5).
+pub const MAX_VRF: u32 = (1 << 24) - 1;
+/// Largest VLAN id that names a VLAN (IEEE 802.1Q table 9-2).
+pub const MAX_VLAN: u16 = 4094;
+/// Smallest MTU of a port: what IPv4 demands of every link (RFC 791); IPv6 needs 1280 (RFC 8200 section 5).
+pub const MIN_MTU: u32 = 68;
+/// Largest MTU of a port: a veth takes no more.
+pub const MAX_MTU: u32 = 65_535;
+/// Smallest MTU of a port with an IPv6 address (RFC 8200 section 5).
+pub const MIN_MTU_IPV6: u32 = 1280;
+/// Most workers.
+pub const MAX_WORKERS: usize = 64;
+/// Most objects that one `get` returns, and its default.
+pub const MAX_PAGE: u32 = 1000;
+/// Longest request line the daemon reads unless configured otherwise, in bytes.
+pub const DEFAULT_REQUEST_BYTES: usize = 16 << 20;
+/// Longest reply line the client reads, in bytes.
+pub const MAX_REPLY_BYTES: usize = 64 << 20;
+
+/// How many objects a desired state may hold. The defaults are also the most that can be configured.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Limits {
+    /// Ports.
+    pub ports: u32,
+    /// Addresses of one port.
+    pub addresses_per_port: u32,
+    /// VLANs of one trunk port.
+    pub vlans_per_port: u32,
+    /// Routes, all VRFs together.
+    pub routes: u32,
+    /// Neighbors, all VRFs together.
+    pub neighbors: u32,
+    /// L2 segments.
+    pub segments: u32,
+    /// Static FDB entries, all segments together.
+    pub fdb_entries: u32,
+    /// FDB entries of one segment, learned ones included.
+    pub fdb_entries_per_segment: u32,
+    /// Policy rules, all ports together.
+    pub rules: u32,
+}
+
+impl Limits {
+    /// The most that can be configured.
+    pub const MAX: Limits = Limits {
+        ports: 4096,
+        addresses_per_port: 64,
+        vlans_per_port: 4094,
+        routes: 1 << 20,
+        neighbors: 65_536,
+        segments: 1024,
+        fdb_entries: 65_536,
+        fdb_entries_per_segment: 65_536,
+        rules: 65_536,
+    };
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self::MAX
+    }
+}

@@ -1,0 +1,199 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `get`.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::mac::MacAddr;
+use crate::object::{Kind, Object};
+use crate::schema::Prefix;
+
+/// Parameters of `get`.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct GetParams {
+    /// Which kind.
+    pub kind: Kind,
+    /// Which of them; all when absent.
+    #[serde(default, skip_serializing_if = "Filter::is_empty")]
+    pub filter: Filter,
+    /// Most objects to return, 1 to 1000 (the default).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit: Option<u32>,
+    /// `continue` of the page before, as it was.
+    #[serde(default, rename = "continue", skip_serializing_if = "Option::is_none")]
+    pub resume: Option<String>,
+}
+
+impl GetParams {
+    /// The first page of all objects of a kind.
+    pub fn all(kind: Kind) -> GetParams {
+        GetParams {
+            kind,
+            filter: Filter::default(),
+            limit: None,
+            resume: None,
+        }
+    }
+}
+
+/// Conditions that an object meets all of. One that no object of the kind could meet is refused as `invalid_params`.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Filter {
+    /// Name of a port, segment or rule.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// Name of the port that a route, neighbor, FDB entry or rule refers to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub port: Option<String>,
+    /// VRF of a routed port, route or neighbor.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vrf: Option<u32>,
+    /// Segment of an L2 port or FDB entry.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub segment: Option<String>,
+    /// Prefix of a route, exactly.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<Prefix>")]
+    pub prefix: Option<IpNet>,
+    /// Address of a port or neighbor.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<IpAddr>,
+    /// MAC address of a port, neighbor or FDB entry.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mac: Option<MacAddr>,
+    /// Sandbox id of a port's pod.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub container_id: Option<String>,
+    /// CNI network of a port's pod.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network: Option<String>,
+}
+
+impl Filter {
+    /// Whether it has no condition.
+    pub fn is_empty(&self) -> bool {
+        *self == Filter::default()
+    }
+}
+
+/// Result of `get`.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct GetResult {
+    /// Generation of the desired state that was read.
+    pub generation: u64,
+    /// The objects, in the order of their keys.
+    pub objects: Vec<Entry>,
+    /// Where the next page begins; absent on the last one. Objects that change between pages are seen as they are then.
+    #[serde(default, rename = "continue", skip_serializing_if = "Option::is_none")]
+    pub resume: Option<String>,
+}
+
+/// An object and what became of it.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Entry {
+    /// The object as desired; a learned FDB entry in the same form.
+    pub object: Object,
+    /// What the switch knows of it; absent where there is nothing to say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub status: Option<Status>,
+}
+
+/// What the switch knows of an object.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Status {
+    /// Of a port.
+    Port(PortStatus),
+    /// Of a segment.
+    Segment(SegmentStatus),
+    /// Of an FDB entry.
+    Fdb(FdbStatus),
+    /// Of a rule.
+    Rule(RuleStatus),
+}
+
+/// State of a port.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum PortState {
+    /// Frames pass.
+    Up,
+    /// The device is there, its link is down.
+    Down,
+    /// Its device could not be opened, or failed; `message` says why, and nothing passes.
+    Faulted,
+}
+
+impl PortState {
+    /// Name on the wire.
+    pub fn name(self) -> &'static str {
+        match self {
+            PortState::Up => "up",
+            PortState::Down => "down",
+            PortState::Faulted => "faulted",
+        }
+    }
+}
+
+/// What the switch knows of a port.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PortStatus {
+    /// Its state.
+    pub state: PortState,
+    /// Number of the port in this run of the daemon.
+    pub id: u16,
+    /// Worker that owns it, an index into the configured list.
+    pub worker: u8,
+    /// MTU in force, in bytes.
+    pub mtu: u32,
+    /// How the steering program is attached: `native` or `generic`; absent where there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mode: Option<String>,
+    /// Interface index, of a device that has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ifindex: Option<u32>,
+    /// Why it is not up, and what to do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+}
+
+/// What the switch knows of a segment.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SegmentStatus {
+    /// Its ports.
+    pub ports: u32,
+    /// FDB entries in force, learned and static.
+    pub entries: u32,
+    /// Learned ones among them.
+    pub learned: u32,
+}
+
+/// What the switch knows of an FDB entry.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct FdbStatus {
+    /// Learned, not configured: neither stored nor deleted by `apply`.
+    pub dynamic: bool,
+    /// Milliseconds since a learned address was last heard.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub age_ms: Option<u64>,
+}
+
+/// What the switch knows of a rule.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RuleStatus {
+    /// Frames it decided.
+    pub packets: u64,
+    /// Bytes of these frames.
+    pub bytes: u64,
+}

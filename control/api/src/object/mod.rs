@@ -1,0 +1,95 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What can be configured. Every object has a key that is unique and never changes; setting an object replaces it whole.
+
+mod key;
+mod port;
+mod route;
+mod rule;
+mod segment;
+
+pub use key::{FdbKey, Key, Kind, NeighborKey, RouteKey};
+pub use port::{Device, PodRef, Port, SegmentMembership, Vlan, XdpMode};
+pub use route::{Neighbor, Route, RouteKind};
+pub use rule::{Action, Direction, PortRange, Protocol, Rule};
+pub use segment::{FdbEntry, Segment, UnknownUnicast};
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// One object of the desired state.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Object {
+    /// A port of the switch.
+    Port(Box<Port>),
+    /// A route of a VRF.
+    Route(Route),
+    /// The MAC address of a next hop.
+    Neighbor(Neighbor),
+    /// An L2 segment.
+    Segment(Segment),
+    /// A MAC address of an L2 segment, fixed to a port.
+    Fdb(FdbEntry),
+    /// A policy rule of a port.
+    Rule(Rule),
+}
+
+impl Object {
+    /// The key, unique among all objects.
+    pub fn key(&self) -> Key {
+        match self {
+            Object::Port(o) => Key::Port {
+                name: o.name.clone(),
+            },
+            Object::Route(o) => Key::Route(o.key()),
+            Object::Neighbor(o) => Key::Neighbor(o.key()),
+            Object::Segment(o) => Key::Segment {
+                name: o.name.clone(),
+            },
+            Object::Fdb(o) => Key::Fdb(o.key()),
+            Object::Rule(o) => Key::Rule {
+                name: o.name.clone(),
+            },
+        }
+    }
+
+    /// The kind.
+    pub fn kind(&self) -> Kind {
+        match self {
+            Object::Port(_) => Kind::Port,
+            Object::Route(_) => Kind::Route,
+            Object::Neighbor(_) => Kind::Neighbor,
+            Object::Segment(_) => Kind::Segment,
+            Object::Fdb(_) => Kind::Fdb,
+            Object::Rule(_) => Kind::Rule,
+        }
+    }
+}
+
+macro_rules! into_object {
+    ($($variant:ident($ty:ty)),*) => {$(
+        impl From<$ty> for Object {
+            fn from(o: $ty) -> Object {
+                Object::$variant(o)
+            }
+        }
+    )*};
+}
+into_object!(
+    Route(Route),
+    Neighbor(Neighbor),
+    Segment(Segment),
+    Fdb(FdbEntry),
+    Rule(Rule)
+);
+
+impl From<Port> for Object {
+    fn from(o: Port) -> Object {
+        Object::Port(Box::new(o))
+    }
+}
+
+/// For `skip_serializing_if`: the value is its type's default.
+pub(crate) fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}

@@ -1,0 +1,166 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Ports.
+
+use std::net::IpAddr;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::is_default;
+use super::rule::Action;
+use crate::mac::MacAddr;
+
+/// A port of the switch: a device with one station behind it. With a `segment` it is an L2 port, without one it is routed and
+/// reached by its `addresses`, each an implied /32 or /128 route of its VRF.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Port {
+    /// Unique name: 1 to 128 characters of `A-Z a-z 0-9 . _ : / -`.
+    pub name: String,
+    /// What moves its frames.
+    pub device: Device,
+    /// MAC address of the station behind it. Needed on a routed port. An L2 port with one is fixed to it and does not learn;
+    /// without one it learns.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mac: Option<MacAddr>,
+    /// The station's addresses. No two ports of a VRF share one. An L2 port has none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub addresses: Vec<IpAddr>,
+    /// VRF of a routed port, 24 bits, 0 by default.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub vrf: u32,
+    /// MTU of the device in bytes, 68 to 65535; none takes the configured default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mtu: Option<u32>,
+    /// The worker that owns it, an index into the configured list; none lets the daemon choose.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub worker: Option<u8>,
+    /// What becomes of a frame from the port that no egress rule matches.
+    #[serde(default)]
+    pub egress_default: Action,
+    /// What becomes of a frame to the port that no ingress rule matches.
+    #[serde(default)]
+    pub ingress_default: Action,
+    /// Membership of an L2 segment.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub segment: Option<SegmentMembership>,
+    /// The pod behind it, when there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pod: Option<PodRef>,
+}
+
+/// What moves a port's frames.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Device {
+    /// AF_XDP on the host end of a veth pair.
+    Veth {
+        /// Name of the host end, in the daemon's network namespace.
+        interface: String,
+        /// How the steering program is attached.
+        #[serde(default)]
+        mode: XdpMode,
+    },
+    /// Capture files instead of a device.
+    Pcap {
+        /// File whose frames arrive on the port, once, as fast as they are taken.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        replay: Option<String>,
+        /// File that records the frames that leave by the port; written anew.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        record: Option<String>,
+    },
+    /// Memory of the same process; for tests and benches, refused by a daemon.
+    Memory {},
+}
+
+impl Device {
+    /// Name as in `kind` on the wire.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Device::Veth { .. } => "veth",
+            Device::Pcap { .. } => "pcap",
+            Device::Memory {} => "memory",
+        }
+    }
+}
+
+/// How an XDP program is attached.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum XdpMode {
+    /// The configured default.
+    #[default]
+    Auto,
+    /// In the driver: keeps every frame as the pod sent it.
+    Native,
+    /// In the stack, after an skb was made: keeps the pod's segmentation offload, loses the sizes of segments.
+    Generic,
+}
+
+impl XdpMode {
+    /// Name on the wire.
+    pub fn name(self) -> &'static str {
+        match self {
+            XdpMode::Auto => "auto",
+            XdpMode::Native => "native",
+            XdpMode::Generic => "generic",
+        }
+    }
+}
+
+/// Membership of an L2 segment.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SegmentMembership {
+    /// Name of the segment.
+    pub name: String,
+    /// VLANs; none: untagged frames alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vlan: Option<Vlan>,
+}
+
+/// VLANs of an L2 port (IEEE 802.1Q).
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Vlan {
+    /// Untagged frames belong to this VLAN; tagged ones are dropped.
+    Access(u16),
+    /// Frames tagged with one of these VLANs pass, tag and all; others and untagged ones are dropped.
+    Trunk(Vec<u16>),
+}
+
+impl Vlan {
+    /// Whether frames of `vlan` belong to the port.
+    pub fn contains(&self, vlan: u16) -> bool {
+        match self {
+            Vlan::Access(id) => *id == vlan,
+            Vlan::Trunk(ids) => ids.contains(&vlan),
+        }
+    }
+}
+
+/// The pod behind a port, as the container runtime named it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PodRef {
+    /// Kubernetes namespace (`K8S_POD_NAMESPACE`), empty outside Kubernetes.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub namespace: String,
+    /// Kubernetes name (`K8S_POD_NAME`), empty outside Kubernetes.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub name: String,
+    /// Kubernetes UID (`K8S_POD_UID`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uid: Option<String>,
+    /// The runtime's id of the sandbox (`CNI_CONTAINERID`).
+    pub container_id: String,
+    /// Interface in the pod (`CNI_IFNAME`).
+    pub ifname: String,
+    /// Path of the sandbox's network namespace (`CNI_NETNS`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub netns: Option<String>,
+    /// Name of the CNI network the attachment belongs to, so that two networks never collect each other's attachments.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network: Option<String>,
+}
