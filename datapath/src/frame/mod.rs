@@ -1,14 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Memory of frames: an [`Arena`] of chunks, a worker's [`Pool`] over its arenas, and the [`Frame`] that
-//! owns chunks.
+//! Memory of frames: an [`Arena`] of chunks, a worker's [`Pool`] over its arenas, the [`Frame`] that owns
+//! chunks, and the [`Batch`] of packets a worker carries through the stages.
 //!
 //! A `Frame` exists if and only if userspace owns its chunks. Only the pool and the ring modules mint or consume one.
 
 mod arena;
+mod batch;
 mod pool;
 
 pub(crate) use arena::Link;
 pub use arena::{Arena, CHUNK_SIZE, HEADROOM, MAX_CHUNKS, Owner};
+pub use batch::{BATCH_SIZE, Batch, Meta, Packet};
 pub use pool::{Audit, Chunk, Pool};
 
 use std::fmt;
