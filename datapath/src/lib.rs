@@ -2,6 +2,7 @@
 //! Frame path, tables and rings of the podswitch userspace switch.
 
 pub mod counters;
+pub mod flow;
 pub mod frame;
 pub mod ids;
 pub mod port;

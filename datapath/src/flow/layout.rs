@@ -1,0 +1,153 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Bytes of a flow table's memfd. No pointers: a later process of the same machine maps it and goes on.
+//!
+//! | lines (64 B) | what |
+//! |---|---|
+//! | 0 | header: magic, version, layout hash, seed, number of buckets |
+//! | 1 to 63 | zero |
+//! | 64 .. 64 + B | buckets: 8 tags (16 bits each, 0 is empty), 8 times last seen (32 bits each), 16 bytes spare |
+//! | 64 + B .. 64 + 9 B | entries, 8 for each bucket: [`FlowKey`] (40 B), [`FlowAction`] (24 B) |
+
+use super::FlowAction;
+use super::memory::LINE;
+use crate::ids::PortId;
+use crate::wire::FlowKey;
+
+/// First word of the memfd.
+pub(super) const MAGIC: u64 = u64::from_be_bytes(*b"PODSWFLW");
+/// Raised with every change of meaning of any bit.
+pub(super) const VERSION: u64 = 1;
+/// Slots of a bucket.
+pub(super) const SLOTS: usize = 8;
+/// Lines in front of the buckets, one page.
+pub(super) const HEADER_LINES: usize = 4096 / LINE;
+/// Fewest and most buckets.
+pub(super) const MIN_BUCKETS: usize = 8;
+pub(super) const MAX_BUCKETS: usize = 1 << 23;
+
+/// Words of the header line.
+pub(super) mod header {
+    pub(in super::super) const MAGIC: usize = 0;
+    pub(in super::super) const VERSION: usize = 1;
+    pub(in super::super) const LAYOUT: usize = 2;
+    pub(in super::super) const SEED: usize = 3;
+    pub(in super::super) const BUCKETS: usize = 4;
+}
+
+/// Words of a bucket line.
+pub(super) mod bucket {
+    /// Two words of four tags each.
+    pub(in super::super) const TAGS: usize = 0;
+    /// Four words of two times each.
+    pub(in super::super) const SEEN: usize = 2;
+}
+
+/// Words of an entry line.
+pub(super) mod entry {
+    pub(in super::super) const KEY: usize = 0;
+    pub(in super::super) const ACTION: usize = 5;
+}
+
+/// FNV-1a over sizes and offsets, so that a change of a struct that nobody thought of still refuses old memory.
+pub(super) const LAYOUT: u64 = {
+    let facts = [
+        LINE,
+        SLOTS,
+        HEADER_LINES,
+        bucket::TAGS,
+        bucket::SEEN,
+        entry::KEY,
+        entry::ACTION,
+        size_of::<FlowKey>(),
+        std::mem::offset_of!(FlowKey, src),
+        std::mem::offset_of!(FlowKey, dst),
+        std::mem::offset_of!(FlowKey, sport),
+        std::mem::offset_of!(FlowKey, dport),
+    ];
+    let mut hash = 0xcbf2_9ce4_8422_2325_u64;
+    let mut i = 0;
+    while i < facts.len() {
+        hash = (hash ^ facts[i] as u64).wrapping_mul(0x100_0000_01b3);
+        i += 1;
+    }
+    hash
+};
+
+const _: () = assert!(size_of::<FlowKey>() == entry::ACTION * 8);
+
+/// Lines of a table with so many buckets.
+pub(super) const fn lines(buckets: usize) -> usize {
+    HEADER_LINES + buckets * (1 + SLOTS)
+}
+
+/// Where `tag` stands among the four tags of a word: bit 15 of each lane that equals it.
+#[inline(always)]
+pub(super) fn matching(word: u64, tag: u16) -> u64 {
+    const LOW: u64 = 0x7fff_7fff_7fff_7fff;
+    let x = word ^ (u64::from(tag) * 0x0001_0001_0001_0001);
+    // No lane carries into the next: each term is below 0x8000.
+    !(((x & LOW) + LOW) | x | LOW)
+}
+
+/// A tag of a hash: its upper 16 bits, never 0.
+#[inline(always)]
+pub(super) fn tag(hash: u64) -> u16 {
+    ((hash >> 48) as u16).max(1)
+}
+
+impl FlowAction {
+    #[inline(always)]
+    pub(super) fn to_words(self) -> [u64; 3] {
+        [
+            u64::from(self.adjacency) | u64::from(self.egress_rule) << 32,
+            u64::from(self.ingress_rule) | u64::from(self.generation) << 32,
+            u64::from(self.in_port.0)
+                | u64::from(self.egress) << 16
+                | u64::from(self.ingress) << 24,
+        ]
+    }
+
+    #[inline(always)]
+    pub(super) fn from_words(words: [u64; 3]) -> FlowAction {
+        FlowAction {
+            adjacency: words[0] as u32,
+            egress_rule: (words[0] >> 32) as u32,
+            ingress_rule: words[1] as u32,
+            generation: (words[1] >> 32) as u32,
+            in_port: PortId(words[2] as u16),
+            egress: (words[2] >> 16) as u8,
+            ingress: (words[2] >> 24) as u8,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn matching_finds_exactly_the_equal_lanes() {
+        let word = u64::from(0x8000_u16) | 0x0001 << 16 | 0x7fff << 32 | 0xffff << 48;
+        assert_eq!(matching(word, 0x8000), 1 << 15);
+        assert_eq!(matching(word, 0x0001), 1 << 31);
+        assert_eq!(matching(word, 0x7fff), 1 << 47);
+        assert_eq!(matching(word, 0xffff), 1 << 63);
+        assert_eq!(matching(word, 0x8001), 0);
+        assert_eq!(matching(word, 0), 0);
+        assert_eq!(matching(0, 0), 0x8000_8000_8000_8000);
+    }
+
+    #[test]
+    fn action_survives_its_words() {
+        let action = FlowAction {
+            adjacency: 0x0102_0304,
+            egress_rule: u32::MAX,
+            ingress_rule: 0xa0b0_c0d0,
+            generation: 0x8000_0001,
+            in_port: PortId(4095),
+            egress: 7,
+            ingress: 0xfe,
+        };
+        assert_eq!(FlowAction::from_words(action.to_words()), action);
+    }
+}

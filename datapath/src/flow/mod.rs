@@ -1,0 +1,495 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Memory of flows, one table a worker: what was decided about a flow's packets, so that the next one is not judged
+//! again.
+//!
+//! A [`FlowTable`] lives in a sealed memfd without pointers, so that a restarted switch can [adopt](FlowTable::adopt)
+//! it. Buckets of eight slots: a lookup reads one line of tags and, on a match, one line of entry; both can be asked
+//! for ahead of time ([`FlowTable::prefetch`], [`FlowTable::prefetch_entry`]). Nothing is ever moved. Here it is a
+//! cache: a full bucket gives up the entry that was not seen for longest, and an entry counts only under the
+//! generation of tables it was judged under.
+//!
+//! All words are read and written as relaxed atomics: whatever stands in adopted memory, and whoever else still has it
+//! mapped, the worst result is a wrong entry, never a wrong address.
+#![deny(unsafe_code)]
+
+mod layout;
+#[allow(unsafe_code, reason = "maps the memfd; docs/unsafe.md F1 to F3")]
+mod memory;
+
+use std::io;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+pub use memory::random_seed;
+
+use crate::ids::{PortId, RuleId};
+use crate::verdict::Reason;
+use crate::wire::FlowKey;
+use layout::{HEADER_LINES, SLOTS, bucket, entry, header};
+use memory::{Line, Memory};
+
+/// No rule took part in a decision.
+const NO_RULE: u32 = u32::MAX;
+
+/// What was decided about a flow: 24 bytes in memory.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct FlowAction {
+    /// Index of the way out among the adjacencies of the tables of this generation.
+    pub adjacency: u32,
+    egress_rule: u32,
+    ingress_rule: u32,
+    /// Generation of the tables it was judged under; 0 never counts.
+    pub generation: u32,
+    /// The port the flow's packets come from.
+    pub in_port: PortId,
+    egress: u8,
+    ingress: u8,
+}
+
+/// One half of a decision: `None` lets the packet on; and the rule that decided, if one did.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Half {
+    /// Why the packets are dropped.
+    pub drop: Option<Reason>,
+    /// The policy rule that matched.
+    pub rule: Option<RuleId>,
+}
+
+impl Half {
+    #[inline(always)]
+    fn encode(self) -> (u8, u32) {
+        let code = match self.drop {
+            None => 0,
+            Some(reason) => reason.index() as u8 + 1,
+        };
+        (code, self.rule.map_or(NO_RULE, |r| r.0))
+    }
+
+    /// `None` when the code is no reason: memory of somebody else.
+    #[inline(always)]
+    fn decode(code: u8, rule: u32) -> Option<Half> {
+        let drop = match code {
+            0 => None,
+            _ => Some(*Reason::ALL.get(usize::from(code) - 1)?),
+        };
+        Some(Half {
+            drop,
+            rule: (rule != NO_RULE).then_some(RuleId(rule)),
+        })
+    }
+}
+
+const _: () = assert!(Reason::COUNT < 255, "a reason fits a byte of a flow entry");
+
+impl FlowAction {
+    /// A decision made now. `egress` is the sender's half (policy, route), `ingress` the receiver's.
+    #[inline]
+    pub fn new(
+        in_port: PortId,
+        generation: u32,
+        adjacency: u32,
+        egress: Half,
+        ingress: Half,
+    ) -> Self {
+        let (egress, egress_rule) = egress.encode();
+        let (ingress, ingress_rule) = ingress.encode();
+        FlowAction {
+            adjacency,
+            egress_rule,
+            ingress_rule,
+            generation,
+            in_port,
+            egress,
+            ingress,
+        }
+    }
+
+    /// The sender's half.
+    #[inline(always)]
+    pub fn egress(&self) -> Option<Half> {
+        Half::decode(self.egress, self.egress_rule)
+    }
+
+    /// The receiver's half.
+    #[inline(always)]
+    pub fn ingress(&self) -> Option<Half> {
+        Half::decode(self.ingress, self.ingress_rule)
+    }
+}
+
+/// What became of an insertion.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Inserted {
+    /// A free slot was there.
+    New,
+    /// The flow had an entry, which was overwritten.
+    Updated,
+    /// The bucket was full; the entry not seen for longest made way.
+    Evicted,
+}
+
+/// Why a table cannot be made or adopted.
+#[derive(Debug, thiserror::Error)]
+pub enum FlowTableError {
+    /// A system call failed, or the file is of the wrong kind.
+    #[error("flow table memory: {0}")]
+    Memory(#[from] io::Error),
+    /// More entries than a table can have.
+    #[error("a flow table has at most {max} entries, not {entries}", max = FlowTable::MAX_ENTRIES)]
+    TooLarge {
+        /// Entries asked for.
+        entries: usize,
+    },
+    /// The first eight bytes are not a flow table's.
+    #[error("not a flow table: it begins with {found:#018x}")]
+    NotAFlowTable {
+        /// The first eight bytes.
+        found: u64,
+    },
+    /// Made by a version of the switch that laid it out differently; start without it.
+    #[error(
+        "flow table of layout version {version} ({layout:#018x}); this switch reads version {} ({:#018x})",
+        layout::VERSION,
+        layout::LAYOUT
+    )]
+    OtherLayout {
+        /// Its version.
+        version: u64,
+        /// Hash of its sizes and offsets.
+        layout: u64,
+    },
+    /// The file's size is not what its header says.
+    #[error("flow table of {buckets} buckets in a file of {lines} lines")]
+    WrongSize {
+        /// Buckets by the header.
+        buckets: u64,
+        /// 64-byte lines of the file.
+        lines: usize,
+    },
+}
+
+/// A worker's flows. Written by that worker alone.
+#[derive(Debug)]
+pub struct FlowTable {
+    memory: Memory,
+    mask: usize,
+    seed: u64,
+    live: usize,
+    cursor: usize,
+}
+
+#[inline(always)]
+fn get(word: &AtomicU64) -> u64 {
+    word.load(Ordering::Relaxed)
+}
+
+#[inline(always)]
+fn set(word: &AtomicU64, value: u64) {
+    word.store(value, Ordering::Relaxed);
+}
+
+/// Replaces 16 or 32 bits of a word.
+#[inline(always)]
+fn set_bits(word: &AtomicU64, shift: usize, mask: u64, value: u64) {
+    set(word, get(word) & !(mask << shift) | value << shift);
+}
+
+#[inline(always)]
+fn seen_of(bucket: &Line, slot: usize) -> u32 {
+    (get(&bucket.0[bucket::SEEN + slot / 2]) >> (slot % 2 * 32)) as u32
+}
+
+#[inline(always)]
+fn set_seen(bucket: &Line, slot: usize, now: u32) {
+    set_bits(
+        &bucket.0[bucket::SEEN + slot / 2],
+        slot % 2 * 32,
+        0xffff_ffff,
+        now.into(),
+    );
+}
+
+#[inline(always)]
+fn set_tag(bucket: &Line, slot: usize, tag: u16) {
+    set_bits(
+        &bucket.0[bucket::TAGS + slot / 4],
+        slot % 4 * 16,
+        0xffff,
+        tag.into(),
+    );
+}
+
+/// Slots of a bucket with this tag, lowest first.
+#[inline(always)]
+fn slots_with(bucket: &Line, tag: u16) -> impl Iterator<Item = usize> {
+    let mut words = [
+        layout::matching(get(&bucket.0[bucket::TAGS]), tag),
+        layout::matching(get(&bucket.0[bucket::TAGS + 1]), tag),
+    ];
+    std::iter::from_fn(move || {
+        let half = usize::from(words[0] == 0);
+        let bits = words[half];
+        if bits == 0 {
+            return None;
+        }
+        words[half] = bits & (bits - 1);
+        Some(half * 4 + bits.trailing_zeros() as usize / 16)
+    })
+}
+
+impl FlowTable {
+    /// Most entries of a table.
+    pub const MAX_ENTRIES: usize = layout::MAX_BUCKETS * SLOTS;
+
+    /// A new, empty table with room for at least `entries` flows (rounded up to a power of two, at least 64): 72 bytes
+    /// of memory for each, taken when used. Flows collide only by chance if at most about a third of them are live.
+    ///
+    /// # Errors
+    /// [`FlowTableError::TooLarge`], or [`FlowTableError::Memory`] when the kernel has none.
+    pub fn create(entries: usize, seed: u64) -> Result<FlowTable, FlowTableError> {
+        if entries > Self::MAX_ENTRIES {
+            return Err(FlowTableError::TooLarge { entries });
+        }
+        let buckets = entries
+            .div_ceil(SLOTS)
+            .next_power_of_two()
+            .max(layout::MIN_BUCKETS);
+        let memory = Memory::create(layout::lines(buckets))?;
+        let head = &memory.lines()[0].0;
+        set(&head[header::VERSION], layout::VERSION);
+        set(&head[header::LAYOUT], layout::LAYOUT);
+        set(&head[header::SEED], seed);
+        set(&head[header::BUCKETS], buckets as u64);
+        set(&head[header::MAGIC], layout::MAGIC);
+        Ok(FlowTable {
+            memory,
+            mask: buckets - 1,
+            seed,
+            live: 0,
+            cursor: 0,
+        })
+    }
+
+    /// Goes on with the table in `memfd`, which another process made. Its entries stay, but none counts until judged
+    /// again: the generations they name are of that process's tables.
+    ///
+    /// # Errors
+    /// Anything that is not a flow table of this layout is refused by name, unchanged.
+    pub fn adopt(memfd: OwnedFd) -> Result<FlowTable, FlowTableError> {
+        let memory = Memory::adopt(memfd)?;
+        let lines = memory.lines().len();
+        let head = &memory.lines()[0].0;
+        let found = get(&head[header::MAGIC]);
+        if found != layout::MAGIC {
+            return Err(FlowTableError::NotAFlowTable { found });
+        }
+        let (version, hash) = (get(&head[header::VERSION]), get(&head[header::LAYOUT]));
+        if (version, hash) != (layout::VERSION, layout::LAYOUT) {
+            return Err(FlowTableError::OtherLayout {
+                version,
+                layout: hash,
+            });
+        }
+        let buckets = get(&head[header::BUCKETS]);
+        let sound = buckets.is_power_of_two()
+            && (layout::MIN_BUCKETS as u64..=layout::MAX_BUCKETS as u64).contains(&buckets)
+            && layout::lines(buckets as usize) == lines;
+        if !sound {
+            return Err(FlowTableError::WrongSize { buckets, lines });
+        }
+        let mut table = FlowTable {
+            mask: buckets as usize - 1,
+            seed: get(&head[header::SEED]),
+            live: 0,
+            cursor: 0,
+            memory,
+        };
+        table.distrust();
+        Ok(table)
+    }
+
+    /// Takes every entry's generation away, and counts the entries.
+    fn distrust(&mut self) {
+        let mut live = 0;
+        for index in 0..=self.mask {
+            let empty = slots_with(self.bucket(index), 0).count();
+            live += SLOTS - empty;
+            if empty == SLOTS {
+                continue;
+            }
+            for slot in 0..SLOTS {
+                let words = &self.entry(index, slot).0;
+                let action = FlowAction {
+                    generation: 0,
+                    ..read_action(words)
+                };
+                write_action(words, action);
+            }
+        }
+        self.live = live;
+    }
+
+    /// The memfd, for a successor.
+    pub fn memfd(&self) -> BorrowedFd<'_> {
+        self.memory.fd()
+    }
+
+    /// Secret of the hash; stays with the memory.
+    #[inline(always)]
+    pub fn seed(&self) -> u64 {
+        self.seed
+    }
+
+    /// How many entries fit.
+    pub fn capacity(&self) -> usize {
+        (self.mask + 1) * SLOTS
+    }
+
+    /// How many entries there are, of any generation.
+    pub fn len(&self) -> usize {
+        self.live
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.live == 0
+    }
+
+    /// Bytes of the memfd.
+    pub fn bytes(&self) -> usize {
+        self.memory.lines().len() * memory::LINE
+    }
+
+    #[inline(always)]
+    fn index(&self, hash: u64) -> usize {
+        hash as usize & self.mask
+    }
+
+    #[inline(always)]
+    fn bucket(&self, index: usize) -> &Line {
+        &self.memory.lines()[HEADER_LINES + index]
+    }
+
+    #[inline(always)]
+    fn entry(&self, index: usize, slot: usize) -> &Line {
+        &self.memory.lines()[HEADER_LINES + self.mask + 1 + index * SLOTS + slot]
+    }
+
+    /// First of two steps ahead of a lookup: the bucket is on its way.
+    #[inline(always)]
+    pub fn prefetch(&self, hash: u64) {
+        memory::prefetch(self.bucket(self.index(hash)));
+    }
+
+    /// Second step, some time after the first: the likely entry is on its way.
+    #[inline(always)]
+    pub fn prefetch_entry(&self, hash: u64) {
+        let index = self.index(hash);
+        if let Some(slot) = slots_with(self.bucket(index), layout::tag(hash)).next() {
+            memory::prefetch(self.entry(index, slot));
+        }
+    }
+
+    #[inline(always)]
+    fn find(&self, key: &FlowKey, in_port: PortId, hash: u64) -> Option<(usize, FlowAction)> {
+        let index = self.index(hash);
+        let wanted: [u64; 5] = zerocopy::transmute!(*key);
+        for slot in slots_with(self.bucket(index), layout::tag(hash)) {
+            let words = &self.entry(index, slot).0;
+            let differs = (0..5).fold(0, |d, i| d | (get(&words[entry::KEY + i]) ^ wanted[i]));
+            if differs == 0 {
+                let action = read_action(words);
+                if action.in_port == in_port {
+                    return Some((slot, action));
+                }
+            }
+        }
+        None
+    }
+
+    /// What was decided for packets of this key from this port under `generation`, and notes that the flow lives.
+    /// `hash` is [`FlowKey::hash`] under [`FlowTable::seed`]; `now` is in any unit that [`FlowTable::age`] gets too.
+    #[inline(always)]
+    pub fn lookup(
+        &mut self,
+        key: &FlowKey,
+        in_port: PortId,
+        hash: u64,
+        generation: u32,
+        now: u32,
+    ) -> Option<FlowAction> {
+        let (slot, action) = self.find(key, in_port, hash)?;
+        if action.generation != generation || generation == 0 {
+            return None;
+        }
+        let bucket = self.bucket(self.index(hash));
+        if seen_of(bucket, slot) != now {
+            set_seen(bucket, slot, now);
+        }
+        Some(action)
+    }
+
+    /// Remembers a decision.
+    pub fn insert(&mut self, key: &FlowKey, hash: u64, action: FlowAction, now: u32) -> Inserted {
+        let index = self.index(hash);
+        let (slot, outcome) = match self.find(key, action.in_port, hash) {
+            Some((slot, _)) => (slot, Inserted::Updated),
+            None => match slots_with(self.bucket(index), 0).next() {
+                Some(slot) => (slot, Inserted::New),
+                None => (self.oldest(index, now), Inserted::Evicted),
+            },
+        };
+        let words = &self.entry(index, slot).0;
+        let key: [u64; 5] = zerocopy::transmute!(*key);
+        for (i, word) in key.into_iter().enumerate() {
+            set(&words[entry::KEY + i], word);
+        }
+        write_action(words, action);
+        let bucket = self.bucket(index);
+        set_tag(bucket, slot, layout::tag(hash));
+        set_seen(bucket, slot, now);
+        self.live += usize::from(outcome == Inserted::New);
+        outcome
+    }
+
+    fn oldest(&self, index: usize, now: u32) -> usize {
+        let bucket = self.bucket(index);
+        (0..SLOTS)
+            .max_by_key(|&slot| now.wrapping_sub(seen_of(bucket, slot)))
+            .unwrap_or(0)
+    }
+
+    /// Looks at the next `buckets` buckets and frees entries not seen for more than `idle`. Called a little at a time,
+    /// it comes around. Returns how many were freed.
+    pub fn age(&mut self, now: u32, idle: u32, buckets: usize) -> usize {
+        let mut freed = 0;
+        for _ in 0..buckets.min(self.mask + 1) {
+            let bucket = self.bucket(self.cursor);
+            for slot in 0..SLOTS {
+                let tag = get(&bucket.0[bucket::TAGS + slot / 4]) >> (slot % 4 * 16) & 0xffff;
+                if tag != 0 && now.wrapping_sub(seen_of(bucket, slot)) > idle {
+                    set_tag(bucket, slot, 0);
+                    freed += 1;
+                }
+            }
+            self.cursor = (self.cursor + 1) & self.mask;
+        }
+        self.live = self.live.saturating_sub(freed);
+        freed
+    }
+}
+
+#[inline(always)]
+fn read_action(words: &[AtomicU64; 8]) -> FlowAction {
+    FlowAction::from_words(std::array::from_fn(|i| get(&words[entry::ACTION + i])))
+}
+
+#[inline(always)]
+fn write_action(words: &[AtomicU64; 8], action: FlowAction) {
+    for (i, word) in action.to_words().into_iter().enumerate() {
+        set(&words[entry::ACTION + i], word);
+    }
+}
+
+#[cfg(test)]
+mod tests;
