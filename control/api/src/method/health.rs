@@ -1,8 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `version` and `health`.
 
+use std::net::{Ipv4Addr, Ipv6Addr};
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+
+use crate::mac::MacAddr;
 
 /// Result of `version`.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
@@ -18,6 +22,22 @@ pub struct VersionResult {
     pub uptime_seconds: u64,
     /// Release of the kernel it runs on, as `uname -r` prints it.
     pub kernel: String,
+    /// The gateway of every routed port.
+    pub gateway: Gateway,
+    /// MTU of a port that names none, in bytes.
+    pub mtu: u32,
+}
+
+/// The gateway every routed port has, the same on all of them.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Gateway {
+    /// IPv4 address, on no subnet of a pod.
+    pub ipv4: Ipv4Addr,
+    /// IPv6 address, link-local.
+    pub ipv6: Ipv6Addr,
+    /// MAC address of both.
+    pub mac: MacAddr,
 }
 
 /// Whether everything works.
