@@ -4,8 +4,10 @@
 pub mod counters;
 pub mod flow;
 pub mod frame;
+pub mod handoff;
 pub mod ids;
 pub mod port;
+mod sync;
 pub mod verdict;
 pub mod wire;
 

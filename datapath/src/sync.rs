@@ -1,0 +1,33 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Atomics and cells of the code that is model-checked: the standard library's, or loom's under `--cfg loom`.
+#![forbid(unsafe_code)]
+
+#[cfg(loom)]
+pub(crate) use loom::{
+    cell::UnsafeCell,
+    sync::Arc,
+    sync::atomic::{AtomicUsize, Ordering},
+};
+
+#[cfg(not(loom))]
+pub(crate) use std::{
+    sync::Arc,
+    sync::atomic::{AtomicUsize, Ordering},
+};
+
+/// `std::cell::UnsafeCell` with the access methods of loom's.
+#[cfg(not(loom))]
+#[derive(Debug)]
+pub(crate) struct UnsafeCell<T>(std::cell::UnsafeCell<T>);
+
+#[cfg(not(loom))]
+impl<T> UnsafeCell<T> {
+    pub(crate) fn new(value: T) -> UnsafeCell<T> {
+        UnsafeCell(std::cell::UnsafeCell::new(value))
+    }
+
+    #[inline]
+    pub(crate) fn with_mut<R>(&self, f: impl FnOnce(*mut T) -> R) -> R {
+        f(self.0.get())
+    }
+}
