@@ -1,0 +1,113 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Looking up interfaces.
+
+use super::{Flags, IfInfo, Link, LinkId, Peer, Stats};
+use crate::error::Result;
+use crate::netlink::Socket;
+use crate::netlink::message::{Request, attr, attrs, i32_at, mac, string, u32_at, u64_at};
+use crate::xdp;
+
+/// The interface of this name or index.
+///
+/// # Errors
+/// [`Error::is_gone`](crate::Error::is_gone) when there is none; the error names it.
+pub fn get<'a>(socket: &mut Socket, link: impl Into<LinkId<'a>>) -> Result<Link> {
+    let link = link.into();
+    let request = link.request(libc::RTM_GETLINK, 0, IfInfo::default())?;
+    socket.get(format_args!("looking up {link}"), request, parse)
+}
+
+/// Like [`get`], with `None` when there is no such interface.
+///
+/// # Errors
+/// Whatever else the kernel answers.
+pub fn find<'a>(socket: &mut Socket, link: impl Into<LinkId<'a>>) -> Result<Option<Link>> {
+    match get(socket, link) {
+        Ok(link) => Ok(Some(link)),
+        Err(e) if e.is_gone() => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
+/// The index of an interface; asks the kernel only when it is known by name.
+///
+/// # Errors
+/// As [`get`].
+pub fn index<'a>(socket: &mut Socket, link: impl Into<LinkId<'a>>) -> Result<u32> {
+    match link.into() {
+        LinkId::Index(index) => Ok(index),
+        name @ LinkId::Name(_) => get(socket, name).map(|l| l.index),
+    }
+}
+
+/// All interfaces of the socket's namespace.
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn list(socket: &mut Socket) -> Result<Vec<Link>> {
+    let request = Request::new(libc::RTM_GETLINK, 0, &IfInfo::default().bytes());
+    socket.dump("listing interfaces", request, parse)
+}
+
+/// Reads the payload of an `RTM_NEWLINK` or `RTM_DELLINK`.
+pub(crate) fn parse(payload: &[u8]) -> Option<Link> {
+    let mut link = Link {
+        index: u32_at(payload, 4)?,
+        name: String::new(),
+        mac: None,
+        mtu: 0,
+        flags: Flags(u32_at(payload, 8)?),
+        kind: None,
+        alias: None,
+        master: None,
+        peer: None,
+        rx_queues: 0,
+        tx_queues: 0,
+        xdp: xdp::Attached::default(),
+        stats: Stats::default(),
+    };
+    let mut peer_index = None;
+    let mut peer_nsid = None;
+    for (kind, value) in attrs(payload.get(16..)?) {
+        match kind {
+            libc::IFLA_IFNAME => link.name = string(value),
+            libc::IFLA_ADDRESS => link.mac = mac(value),
+            libc::IFLA_MTU => link.mtu = u32_at(value, 0)?,
+            libc::IFLA_LINK => peer_index = u32_at(value, 0),
+            libc::IFLA_LINK_NETNSID => peer_nsid = i32_at(value, 0),
+            libc::IFLA_MASTER => link.master = u32_at(value, 0),
+            libc::IFLA_IFALIAS => link.alias = Some(string(value)),
+            libc::IFLA_NUM_RX_QUEUES => link.rx_queues = u32_at(value, 0)?,
+            libc::IFLA_NUM_TX_QUEUES => link.tx_queues = u32_at(value, 0)?,
+            libc::IFLA_LINKINFO => link.kind = attr(value, libc::IFLA_INFO_KIND).map(string),
+            libc::IFLA_XDP => link.xdp = xdp::parse(value),
+            libc::IFLA_STATS64 => link.stats = stats(value),
+            _ => {}
+        }
+    }
+    // The kernel gives a device without another one its own index, or 0.
+    link.peer = peer_index
+        .filter(|&i| i != 0 && (i != link.index || peer_nsid.is_some()))
+        .map(|index| Peer {
+            index,
+            nsid: peer_nsid,
+        });
+    Some(link)
+}
+
+/// Reads `struct rtnl_link_stats64`; a field an older kernel lacks is 0.
+fn stats(value: &[u8]) -> Stats {
+    let field = |n: usize| u64_at(value, n * 8).unwrap_or(0);
+    Stats {
+        rx_packets: field(0),
+        tx_packets: field(1),
+        rx_bytes: field(2),
+        tx_bytes: field(3),
+        rx_errors: field(4),
+        tx_errors: field(5),
+        rx_dropped: field(6),
+        tx_dropped: field(7),
+        rx_missed: field(15),
+        rx_nohandler: field(23),
+    }
+}

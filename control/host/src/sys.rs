@@ -1,0 +1,265 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The system calls this crate makes itself. Every `unsafe` block of the crate is here; the numbered invariants are in
+//! `docs/unsafe.md` under "control/host".
+
+use std::ffi::{CStr, CString};
+use std::fs::File;
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::ptr;
+
+fn check(result: libc::c_int) -> io::Result<libc::c_int> {
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(result)
+    }
+}
+
+fn c_path(path: &Path) -> io::Result<CString> {
+    CString::new(path.as_os_str().as_bytes())
+        .map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))
+}
+
+/// Puts the calling thread into a network namespace.
+pub(crate) fn setns_net(netns: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: H1: plain integers; the descriptor is borrowed and so open.
+    check(unsafe { libc::setns(netns.as_raw_fd(), libc::CLONE_NEWNET) }).map(drop)
+}
+
+/// Puts the calling thread into a new network namespace.
+pub(crate) fn unshare_net() -> io::Result<()> {
+    // SAFETY: H1: a plain integer; a new network namespace shares no memory and no descriptor.
+    check(unsafe { libc::unshare(libc::CLONE_NEWNET) }).map(drop)
+}
+
+/// `mount(2)` without a file system type or data.
+pub(crate) fn mount(source: &Path, target: &Path, flags: libc::c_ulong) -> io::Result<()> {
+    let (source, target) = (c_path(source)?, c_path(target)?);
+    // SAFETY: H2: both strings end in NUL and outlive the call; type and data may be null for these flags.
+    check(unsafe {
+        libc::mount(
+            source.as_ptr(),
+            target.as_ptr(),
+            ptr::null(),
+            flags,
+            ptr::null(),
+        )
+    })
+    .map(drop)
+}
+
+/// `umount2(2)`, detaching a mount that is in use.
+pub(crate) fn umount_detach(target: &Path) -> io::Result<()> {
+    let target = c_path(target)?;
+    // SAFETY: H2: the string ends in NUL and outlives the call.
+    check(unsafe { libc::umount2(target.as_ptr(), libc::MNT_DETACH) }).map(drop)
+}
+
+/// The magic number of the file system a file is on.
+pub(crate) fn filesystem_magic(file: &File) -> io::Result<i64> {
+    let mut stat = MaybeUninit::<libc::statfs>::uninit();
+    // SAFETY: H3: the kernel writes a whole `statfs` there when it succeeds.
+    check(unsafe { libc::fstatfs(file.as_raw_fd(), stat.as_mut_ptr()) })?;
+    // SAFETY: H3: it succeeded.
+    Ok(unsafe { stat.assume_init() }.f_type)
+}
+
+/// The `CLONE_NEW*` number of the kind of namespace a namespace file is (`man 2 ioctl_ns`).
+pub(crate) fn namespace_kind(file: &File) -> io::Result<libc::c_int> {
+    // SAFETY: H1: the request takes no argument.
+    check(unsafe { libc::ioctl(file.as_raw_fd(), libc::NS_GET_NSTYPE) })
+}
+
+/// The CPUs the calling thread may run on, ascending.
+pub(crate) fn affinity() -> io::Result<Vec<usize>> {
+    let mut set = MaybeUninit::<libc::cpu_set_t>::zeroed();
+    let size = size_of::<libc::cpu_set_t>();
+    // SAFETY: H3: the kernel writes at most `size` bytes there; all zero is a valid set.
+    check(unsafe { libc::sched_getaffinity(0, size, set.as_mut_ptr()) })?;
+    // SAFETY: H3: zeroed before the call.
+    let set = unsafe { set.assume_init() };
+    // SAFETY: H3: CPU_ISSET reads one bit of a whole set, and the number is below the set's size.
+    Ok((0..libc::CPU_SETSIZE as usize)
+        .filter(|&cpu| unsafe { libc::CPU_ISSET(cpu, &set) })
+        .collect())
+}
+
+/// Soft and hard limit of a resource; `u64::MAX` is "no limit".
+pub(crate) fn resource_limit(resource: libc::__rlimit_resource_t) -> io::Result<(u64, u64)> {
+    let mut limit = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
+    // SAFETY: H3: the kernel writes a whole `rlimit` there.
+    check(unsafe { libc::getrlimit(resource, &mut limit) })?;
+    Ok((limit.rlim_cur, limit.rlim_max))
+}
+
+/// `bpf(2)` with an attribute block of `words` (its first bytes; the kernel takes the rest as zero). The kernel may
+/// write its answer into the block.
+///
+/// # Safety
+/// H4: every user-space address in the block must be valid for what the command reads or writes there.
+unsafe fn bpf(command: u32, block: &mut [u64]) -> io::Result<libc::c_int> {
+    // SAFETY: H4: the block is exclusively borrowed and its size is passed; addresses in it: the caller's promise.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            command,
+            block.as_mut_ptr(),
+            size_of_val(block),
+        )
+    };
+    check(result as libc::c_int)
+}
+
+const BPF_PROG_LOAD: u32 = 5;
+const BPF_PROG_GET_FD_BY_ID: u32 = 13;
+const BPF_OBJ_GET_INFO_BY_FD: u32 = 15;
+
+/// Puts two 32-bit fields of a C structure into one 8-byte word.
+fn pair(first: u32, second: u32) -> u64 {
+    let mut bytes = [0; 8];
+    bytes[..4].copy_from_slice(&first.to_ne_bytes());
+    bytes[4..].copy_from_slice(&second.to_ne_bytes());
+    u64::from_ne_bytes(bytes)
+}
+
+/// Loads a program of these instructions; `log` gets the verifier's words when it is not empty.
+pub(crate) fn bpf_prog_load(
+    kind: u32,
+    instructions: &[u64],
+    license: &CStr,
+    name: &[u8; 16],
+    log: &mut [u8],
+) -> io::Result<OwnedFd> {
+    let count =
+        u32::try_from(instructions.len()).map_err(|_| io::Error::from_raw_os_error(libc::E2BIG))?;
+    let log_size =
+        u32::try_from(log.len()).map_err(|_| io::Error::from_raw_os_error(libc::E2BIG))?;
+    let (name_low, name_high) = name.split_at(8);
+    let word = |bytes: &[u8]| u64::from_ne_bytes(bytes.try_into().unwrap_or_default());
+    // The fields of `union bpf_attr` for BPF_PROG_LOAD, up to prog_name (include/uapi/linux/bpf.h).
+    let mut block = [
+        pair(kind, count),
+        instructions.as_ptr().expose_provenance() as u64,
+        license.as_ptr().expose_provenance() as u64,
+        pair(u32::from(log_size > 0), log_size),
+        if log.is_empty() {
+            0
+        } else {
+            log.as_mut_ptr().expose_provenance() as u64
+        },
+        pair(0, 0),
+        word(name_low),
+        word(name_high),
+    ];
+    // SAFETY: H4: instructions and licence are borrowed for the call and read only; the log is exclusively borrowed
+    // and its size is passed.
+    let fd = unsafe { bpf(BPF_PROG_LOAD, &mut block) }?;
+    // SAFETY: H5: the kernel made this descriptor for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Opens a loaded program by its id.
+pub(crate) fn bpf_prog_by_id(id: u32) -> io::Result<OwnedFd> {
+    let mut block = [pair(id, 0), 0];
+    // SAFETY: H4: the block holds no address.
+    let fd = unsafe { bpf(BPF_PROG_GET_FD_BY_ID, &mut block) }?;
+    // SAFETY: H5: the kernel made this descriptor for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// The first bytes of a program's `struct bpf_prog_info`, as 8-byte words.
+pub(crate) fn bpf_prog_info(program: BorrowedFd<'_>, info: &mut [u64]) -> io::Result<()> {
+    info.fill(0);
+    let mut block = [
+        pair(
+            program.as_raw_fd().cast_unsigned(),
+            size_of_val(info) as u32,
+        ),
+        info.as_mut_ptr().expose_provenance() as u64,
+    ];
+    // SAFETY: H4: `info` is exclusively borrowed and its size is passed; it is all zero, so that it asks the kernel to
+    // write to no other address.
+    unsafe { bpf(BPF_OBJ_GET_INFO_BY_FD, &mut block) }.map(drop)
+}
+
+/// Private memory whose end lies right before an inaccessible page: the kernel cannot write past it, whatever size it
+/// thinks the buffer has (it answers EFAULT).
+pub(crate) struct Fenced {
+    map: *mut libc::c_void,
+    mapped: usize,
+    start: *mut u8,
+    length: usize,
+}
+
+impl Fenced {
+    /// `words` 8-byte words, all zero.
+    pub(crate) fn new(words: usize) -> io::Result<Self> {
+        // SAFETY: H1: a plain integer.
+        let page = usize::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) })
+            .map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))?;
+        let length = words
+            .max(1)
+            .checked_mul(8)
+            .ok_or(io::ErrorKind::OutOfMemory)?;
+        let usable = length
+            .checked_next_multiple_of(page)
+            .ok_or(io::ErrorKind::OutOfMemory)?;
+        let mapped = usable.checked_add(page).ok_or(io::ErrorKind::OutOfMemory)?;
+        let access = libc::PROT_READ | libc::PROT_WRITE;
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+        // SAFETY: H6: a new anonymous mapping, where the kernel likes.
+        let map = unsafe { libc::mmap(ptr::null_mut(), mapped, access, flags, -1, 0) };
+        if map == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: H6: `length <= usable < mapped`, so this is inside the mapping.
+        let start = unsafe { map.byte_add(usable - length) }.cast();
+        let fenced = Fenced {
+            map,
+            mapped,
+            start,
+            length,
+        };
+        // SAFETY: H6: the last page of our own mapping.
+        check(unsafe { libc::mprotect(map.byte_add(usable), page, libc::PROT_NONE) })?;
+        Ok(fenced)
+    }
+
+    pub(crate) fn bytes(&mut self) -> &mut [u8] {
+        // SAFETY: H6: `length` readable and writable bytes of our own mapping, borrowed with the struct.
+        unsafe { std::slice::from_raw_parts_mut(self.start, self.length) }
+    }
+}
+
+impl Drop for Fenced {
+    fn drop(&mut self) {
+        // SAFETY: H6: our own mapping, and no reference into it outlives the struct.
+        unsafe { libc::munmap(self.map, self.mapped) };
+    }
+}
+
+/// `SIOCETHTOOL` on an interface of the namespace `socket` was opened in. `data` starts with the command number.
+pub(crate) fn ethtool(socket: BorrowedFd<'_>, name: &str, data: &mut Fenced) -> io::Result<()> {
+    let mut request = MaybeUninit::<libc::ifreq>::zeroed();
+    let bytes = name.as_bytes();
+    if bytes.len() >= libc::IFNAMSIZ {
+        return Err(io::Error::from_raw_os_error(libc::ENAMETOOLONG));
+    }
+    // SAFETY: H7: all zero is a valid `ifreq`.
+    let request = unsafe { request.assume_init_mut() };
+    for (to, from) in request.ifr_name.iter_mut().zip(bytes) {
+        *to = *from as libc::c_char;
+    }
+    request.ifr_ifru.ifru_data = data.start.cast();
+    // SAFETY: H7: the structure is whole, the name ends in NUL, and the data lies in front of an inaccessible page.
+    check(unsafe { libc::ioctl(socket.as_raw_fd(), SIOCETHTOOL, request) }).map(drop)
+}
+
+const SIOCETHTOOL: libc::Ioctl = 0x8946;

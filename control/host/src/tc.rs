@@ -1,0 +1,308 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Traffic control: BPF filters on the clsact hooks (`man 8 tc-bpf`). A filter stays when the process that attached it
+//! is gone, which makes the last word on an interface: [`deny`] drops every frame the host's stack would see.
+
+use std::fmt;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+
+use crate::bpf::{self, Instruction, ProgramType};
+use crate::error::Result;
+use crate::link::{self, LinkId};
+use crate::netlink::Socket;
+use crate::netlink::message::{Request, attr, attrs, string, u32_at};
+
+// include/uapi/linux/pkt_sched.h and pkt_cls.h
+const TC_H_CLSACT: u32 = 0xffff_fff1;
+const CLSACT_HANDLE: u32 = 0xffff_0000;
+const TC_H_MIN_INGRESS: u32 = 0xffff_fff2;
+const TC_H_MIN_EGRESS: u32 = 0xffff_fff3;
+const TCA_BPF_FD: u16 = 6;
+const TCA_BPF_NAME: u16 = 7;
+const TCA_BPF_FLAGS: u16 = 8;
+const TCA_BPF_ID: u16 = 11;
+const TCA_BPF_FLAG_ACT_DIRECT: u32 = 1;
+const TC_ACT_SHOT: u32 = 2;
+
+/// Name of the filter and of the program of [`deny`].
+pub const DENY_NAME: &str = "podswitch_deny";
+/// Priority of the filter of [`deny`]: before any other.
+pub const DENY_PRIORITY: u16 = 1;
+
+/// Which way frames go through a hook, seen from the host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Direction {
+    /// Received by the interface, on their way into the stack; behind XDP.
+    Ingress,
+    /// Sent by the stack. Frames of AF_XDP and of other direct senders do not pass here.
+    Egress,
+}
+
+impl Direction {
+    /// Both.
+    pub const BOTH: [Direction; 2] = [Direction::Ingress, Direction::Egress];
+
+    fn parent(self) -> u32 {
+        match self {
+            Direction::Ingress => TC_H_MIN_INGRESS,
+            Direction::Egress => TC_H_MIN_EGRESS,
+        }
+    }
+}
+
+impl fmt::Display for Direction {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Direction::Ingress => "ingress",
+            Direction::Egress => "egress",
+        })
+    }
+}
+
+/// A BPF filter on a clsact hook.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Filter {
+    /// The hook.
+    pub direction: Direction,
+    /// Order among the filters of a hook, lowest first, never 0.
+    pub priority: u16,
+    /// Number within its priority, never 0.
+    pub handle: u32,
+    /// Name given when it was attached.
+    pub name: String,
+    /// Id of its program, for [`bpf::info`].
+    pub program: Option<u32>,
+}
+
+/// Makes sure that the interface has the clsact hooks, and says whether they had to be added.
+///
+/// # Errors
+/// EEXIST when an `ingress` qdisc of somebody else's is in the place; the kernel's refusal otherwise.
+pub fn ensure_clsact<'a>(socket: &mut Socket, link: impl Into<LinkId<'a>>) -> Result<bool> {
+    let link = link.into();
+    let index = link::index(socket, link)?;
+    let flags = libc::NLM_F_CREATE | libc::NLM_F_EXCL;
+    let mut request = Request::new(
+        libc::RTM_NEWQDISC,
+        flags,
+        &tcmsg(index, CLSACT_HANDLE, TC_H_CLSACT, 0),
+    );
+    request.str(libc::TCA_KIND, "clsact");
+    match socket.change(format_args!("adding a clsact qdisc to {link}"), request) {
+        Ok(()) => Ok(true),
+        Err(e) if e.exists() && qdisc_kind(socket, link, index)?.as_deref() == Some("clsact") => {
+            Ok(false)
+        }
+        Err(e) => Err(e),
+    }
+}
+
+/// Removes the clsact hooks with every filter on them, and says whether they were there.
+///
+/// # Errors
+/// The kernel's refusal.
+pub fn remove_clsact<'a>(socket: &mut Socket, link: impl Into<LinkId<'a>>) -> Result<bool> {
+    let link = link.into();
+    let index = link::index(socket, link)?;
+    if qdisc_kind(socket, link, index)?.as_deref() != Some("clsact") {
+        return Ok(false);
+    }
+    let mut request = Request::new(
+        libc::RTM_DELQDISC,
+        0,
+        &tcmsg(index, CLSACT_HANDLE, TC_H_CLSACT, 0),
+    );
+    request.str(libc::TCA_KIND, "clsact");
+    socket.change(format_args!("removing the clsact qdisc of {link}"), request)?;
+    Ok(true)
+}
+
+/// Attaches a direct-action program (`SCHED_CLS`) under this name and priority, in a place nobody has.
+///
+/// # Errors
+/// [`Error::exists`](crate::Error::exists) when a filter of that priority is there; [`Error::is_gone`](crate::Error::is_gone) without interface;
+/// EINVAL with the kernel's explanation without clsact ([`ensure_clsact`]).
+pub fn attach<'a>(
+    socket: &mut Socket,
+    link: impl Into<LinkId<'a>>,
+    direction: Direction,
+    priority: u16,
+    name: &str,
+    program: BorrowedFd<'_>,
+) -> Result<()> {
+    let link = link.into();
+    let index = link::index(socket, link)?;
+    let flags = libc::NLM_F_CREATE | libc::NLM_F_EXCL;
+    let header = tcmsg(index, 1, direction.parent(), filter_info(priority));
+    let mut request = Request::new(libc::RTM_NEWTFILTER, flags, &header);
+    request
+        .str(libc::TCA_KIND, "bpf")
+        .nest(libc::TCA_OPTIONS, |options| {
+            options
+                .i32(TCA_BPF_FD, program.as_raw_fd())
+                .str(TCA_BPF_NAME, name)
+                .u32(TCA_BPF_FLAGS, TCA_BPF_FLAG_ACT_DIRECT);
+        });
+    socket.change(
+        format_args!("attaching the {direction} filter {name} to {link}"),
+        request,
+    )
+}
+
+/// The BPF filters on one hook.
+///
+/// # Errors
+/// [`Error::is_gone`](crate::Error::is_gone) when there is no such interface.
+pub fn list<'a>(
+    socket: &mut Socket,
+    link: impl Into<LinkId<'a>>,
+    direction: Direction,
+) -> Result<Vec<Filter>> {
+    let link = link.into();
+    let index = link::index(socket, link)?;
+    if qdisc_kind(socket, link, index)?.as_deref() != Some("clsact") {
+        return Ok(Vec::new());
+    }
+    let request = Request::new(
+        libc::RTM_GETTFILTER,
+        0,
+        &tcmsg(index, 0, direction.parent(), 0),
+    );
+    socket.dump(
+        format_args!("listing the {direction} filters of {link}"),
+        request,
+        |p| parse(p, direction),
+    )
+}
+
+/// Removes every filter of this name from one hook, and says how many there were.
+///
+/// # Errors
+/// [`Error::is_gone`](crate::Error::is_gone) when there is no such interface.
+pub fn remove<'a>(
+    socket: &mut Socket,
+    link: impl Into<LinkId<'a>>,
+    direction: Direction,
+    name: &str,
+) -> Result<usize> {
+    let link = link.into();
+    let index = link::index(socket, link)?;
+    let mut filters = list(socket, index, direction)?;
+    filters.retain(|f| f.name == name);
+    for filter in &filters {
+        let header = tcmsg(
+            index,
+            filter.handle,
+            direction.parent(),
+            filter_info(filter.priority),
+        );
+        let mut request = Request::new(libc::RTM_DELTFILTER, 0, &header);
+        request.str(libc::TCA_KIND, "bpf");
+        socket.change(
+            format_args!("removing the {direction} filter {name} from {link}"),
+            request,
+        )?;
+    }
+    Ok(filters.len())
+}
+
+/// Makes sure that a filter of ours drops every frame the interface hands to the host's stack, and every frame the
+/// stack sends through it, whether or not any process of podswitch lives. AF_XDP receives before, and sends past it.
+/// Says whether anything had to be added.
+///
+/// # Errors
+/// As [`ensure_clsact`] and [`attach`].
+pub fn deny<'a>(socket: &mut Socket, link: impl Into<LinkId<'a>>) -> Result<bool> {
+    let link = link.into();
+    let index = link::index(socket, link)?;
+    let mut changed = ensure_clsact(socket, index)?;
+    for direction in Direction::BOTH {
+        if list(socket, index, direction)?.iter().any(is_deny) {
+            continue;
+        }
+        let program = bpf::load(
+            ProgramType::SchedCls,
+            DENY_NAME,
+            &[Instruction::return_value(TC_ACT_SHOT), Instruction::exit()],
+        )?;
+        attach(
+            socket,
+            index,
+            direction,
+            DENY_PRIORITY,
+            DENY_NAME,
+            program.as_fd(),
+        )?;
+        changed = true;
+    }
+    Ok(changed)
+}
+
+/// True when both filters of [`deny`] are in place.
+///
+/// # Errors
+/// [`Error::is_gone`](crate::Error::is_gone) when there is no such interface.
+pub fn denied<'a>(socket: &mut Socket, link: impl Into<LinkId<'a>>) -> Result<bool> {
+    let index = link::index(socket, link)?;
+    for direction in Direction::BOTH {
+        if !list(socket, index, direction)?.iter().any(is_deny) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+fn is_deny(filter: &Filter) -> bool {
+    filter.name == DENY_NAME && filter.priority == DENY_PRIORITY
+}
+
+/// The kind of the qdisc at the clsact or ingress place, if there is one.
+fn qdisc_kind(socket: &mut Socket, link: LinkId<'_>, index: u32) -> Result<Option<String>> {
+    let request = Request::new(libc::RTM_GETQDISC, 0, &tcmsg(index, 0, 0, 0));
+    let kinds = socket.dump(
+        format_args!("listing the qdiscs of {link}"),
+        request,
+        |payload| {
+            let ours = u32_at(payload, 4)? == index && u32_at(payload, 12)? == TC_H_CLSACT;
+            ours.then(|| attr(payload.get(20..)?, libc::TCA_KIND).map(string))
+                .flatten()
+        },
+    )?;
+    Ok(kinds.into_iter().next())
+}
+
+fn parse(payload: &[u8], direction: Direction) -> Option<Filter> {
+    let mut filter = Filter {
+        direction,
+        priority: (u32_at(payload, 16)? >> 16) as u16,
+        handle: u32_at(payload, 8)?,
+        name: String::new(),
+        program: None,
+    };
+    let attributes = payload.get(20..)?;
+    // The first message of a chain describes the classifier as a whole, with handle 0.
+    if filter.handle == 0 || string(attr(attributes, libc::TCA_KIND)?) != "bpf" {
+        return None;
+    }
+    for (kind, value) in attrs(attr(attributes, libc::TCA_OPTIONS)?) {
+        match kind {
+            TCA_BPF_NAME => filter.name = string(value),
+            TCA_BPF_ID => filter.program = u32_at(value, 0),
+            _ => {}
+        }
+    }
+    Some(filter)
+}
+
+/// `tcm_info` of a filter: priority, and all protocols in network byte order.
+fn filter_info(priority: u16) -> u32 {
+    u32::from(priority) << 16 | u32::from((libc::ETH_P_ALL as u16).to_be())
+}
+
+/// `struct tcmsg`.
+fn tcmsg(link: u32, handle: u32, parent: u32, info: u32) -> [u8; 20] {
+    let mut bytes = [0; 20];
+    for (at, value) in [(4, link), (8, handle), (12, parent), (16, info)] {
+        bytes[at..at + 4].copy_from_slice(&value.to_ne_bytes());
+    }
+    bytes
+}
