@@ -1,0 +1,25 @@
+// SPDX-License-Identifier: Apache-2.0
+//! DEL: port, interface, addresses, in this order, so that an address is free only after nothing forwards to it.
+//! Idempotent; works without a namespace, without `prevResult`, for a container never seen, and without the daemon
+//! (which drops ports whose interface has gone when it is back).
+
+use crate::attach::{self, Link};
+use crate::conf::NetConf;
+use crate::invocation::Invocation;
+use crate::spec::{CniError, Code};
+use crate::switch::Switch;
+
+pub(super) fn run(conf: &NetConf, call: &Invocation) -> Result<(), CniError> {
+    let link = Link::of(conf, call);
+    let port = match Switch::connect(conf).and_then(|mut s| s.delete_port(&link.host)) {
+        Err(e) if e.code == Code::TryAgain as u32 => Ok(()),
+        other => other,
+    };
+    let interface = attach::delete(&link);
+    // A port that stays keeps its addresses: two pods must never share one. The runtime calls again.
+    port?;
+    interface?;
+    conf.ipam
+        .as_ref()
+        .map_or(Ok(()), |ipam| ipam.del(conf, call))
+}

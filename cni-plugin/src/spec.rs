@@ -1,0 +1,206 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Words of the CNI specification: versions and errors (CNI spec 1.1.0, sections "Version" and "Error").
+
+use serde::Serialize;
+use std::fmt;
+
+/// A version of the CNI specification that the plugin speaks. Ordered: older is smaller.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Version {
+    /// 0.3.0
+    V0_3_0,
+    /// 0.3.1
+    V0_3_1,
+    /// 0.4.0: CHECK
+    V0_4_0,
+    /// 1.0.0
+    V1_0_0,
+    /// 1.1.0: STATUS and GC
+    V1_1_0,
+}
+
+impl Version {
+    /// Every version, oldest first.
+    pub const ALL: [Version; 5] = [
+        Version::V0_3_0,
+        Version::V0_3_1,
+        Version::V0_4_0,
+        Version::V1_0_0,
+        Version::V1_1_0,
+    ];
+    /// The newest.
+    pub const LATEST: Version = Version::V1_1_0;
+
+    /// As it is written in `cniVersion`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Version::V0_3_0 => "0.3.0",
+            Version::V0_3_1 => "0.3.1",
+            Version::V0_4_0 => "0.4.0",
+            Version::V1_0_0 => "1.0.0",
+            Version::V1_1_0 => "1.1.0",
+        }
+    }
+
+    /// The version written so.
+    ///
+    /// # Errors
+    /// Code 1 when the plugin does not speak it.
+    pub fn parse(text: &str) -> Result<Version, CniError> {
+        Version::ALL
+            .into_iter()
+            .find(|v| v.as_str() == text)
+            .ok_or_else(|| {
+                CniError::new(
+                    Code::IncompatibleVersion,
+                    format!("cniVersion \"{text}\" is not supported"),
+                )
+                .details(format!(
+                    "supported: {}",
+                    Version::ALL.map(Version::as_str).join(", ")
+                ))
+            })
+    }
+}
+
+impl fmt::Display for Version {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Error codes of the specification; 100 and above are a plugin's own.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u32)]
+pub enum Code {
+    /// Incompatible CNI version.
+    IncompatibleVersion = 1,
+    /// Unsupported field in the network configuration.
+    UnsupportedField = 2,
+    /// Container unknown or does not exist.
+    UnknownContainer = 3,
+    /// Invalid necessary environment variables.
+    InvalidEnvironment = 4,
+    /// I/O failure.
+    Io = 5,
+    /// Failed to decode content.
+    Decode = 6,
+    /// Invalid network config.
+    InvalidConfig = 7,
+    /// Try again later.
+    TryAgain = 11,
+    /// The plugin is not available.
+    NotAvailable = 50,
+    /// The daemon refused the change.
+    Refused = 100,
+    /// The range of addresses is exhausted.
+    Exhausted = 101,
+    /// CHECK found the attachment other than it should be.
+    Differs = 102,
+    /// Several clean-ups failed.
+    Cleanup = 103,
+    /// Setting up the pod's network failed.
+    Network = 104,
+}
+
+/// An error as it is printed on standard output (section "Error").
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct CniError {
+    /// What kind.
+    pub code: u32,
+    /// One sentence that names the key and the value.
+    pub msg: String,
+    /// More, or what to do next.
+    pub details: String,
+}
+
+impl CniError {
+    /// An error without details.
+    pub fn new(code: Code, msg: impl Into<String>) -> CniError {
+        CniError {
+            code: code as u32,
+            msg: msg.into(),
+            details: String::new(),
+        }
+    }
+
+    /// Adds details.
+    pub fn details(mut self, details: impl Into<String>) -> CniError {
+        self.details = details.into();
+        self
+    }
+
+    /// An I/O failure on a named thing.
+    pub fn io(what: impl fmt::Display, error: &std::io::Error) -> CniError {
+        CniError::new(Code::Io, format!("{what}: {error}"))
+    }
+
+    /// Prefixes the message with what was being done.
+    pub fn context(mut self, doing: impl fmt::Display) -> CniError {
+        self.msg = format!("{doing}: {}", self.msg);
+        self
+    }
+
+    /// The JSON object of the specification in this version.
+    pub fn to_json(&self, version: Version) -> String {
+        #[derive(Serialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Wire<'a> {
+            cni_version: &'a str,
+            code: u32,
+            msg: &'a str,
+            #[serde(skip_serializing_if = "str::is_empty")]
+            details: &'a str,
+        }
+        let wire = Wire {
+            cni_version: version.as_str(),
+            code: self.code,
+            msg: &self.msg,
+            details: &self.details,
+        };
+        serde_json::to_string(&wire).unwrap_or_else(|_| format!("{{\"code\":{}}}", self.code))
+    }
+}
+
+impl fmt::Display for CniError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} (code {})", self.msg, self.code)?;
+        if self.details.is_empty() {
+            Ok(())
+        } else {
+            write!(f, "; {}", self.details)
+        }
+    }
+}
+
+impl std::error::Error for CniError {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_ordered_and_round_trip() {
+        for pair in Version::ALL.windows(2) {
+            assert!(pair[0] < pair[1]);
+        }
+        for v in Version::ALL {
+            assert_eq!(Version::parse(v.as_str()), Ok(v));
+        }
+        for bad in ["", "0.2.0", "1.2.0", "1.1", "v1.1.0"] {
+            let e = Version::parse(bad).unwrap_err();
+            assert_eq!(e.code, 1);
+            assert!(e.msg.contains(bad));
+        }
+    }
+
+    #[test]
+    fn errors_print_as_the_specification_says() {
+        let e = CniError::new(Code::TryAgain, "no \"daemon\"").details("start it");
+        let json: serde_json::Value = serde_json::from_str(&e.to_json(Version::V0_4_0)).unwrap();
+        assert_eq!(
+            json,
+            serde_json::json!({"cniVersion": "0.4.0", "code": 11, "msg": "no \"daemon\"", "details": "start it"})
+        );
+    }
+}

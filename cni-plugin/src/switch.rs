@@ -1,0 +1,121 @@
+// SPDX-License-Identifier: Apache-2.0
+//! podswitchd, as far as an attachment needs it.
+
+use std::time::Duration;
+
+use podswitch_api::method::{self, Change, Filter};
+use podswitch_api::object::Port;
+use podswitch_api::{Client, ClientError, ErrorCode, Key, Kind, Object};
+
+use crate::conf::NetConf;
+use crate::spec::{CniError, Code};
+
+/// How long one request may take. A kubelet gives up after minutes; a daemon that needs this long is hung.
+const TIMEOUT: Duration = Duration::from_secs(20);
+
+/// A connection to the daemon.
+pub struct Switch(Client);
+
+impl Switch {
+    /// Connects.
+    ///
+    /// # Errors
+    /// Code 11 when the daemon is not there: the runtime tries again.
+    pub fn connect(conf: &NetConf) -> Result<Switch, CniError> {
+        Client::connect_timeout(&conf.socket, TIMEOUT)
+            .map(Switch)
+            .map_err(|e| error(&e))
+    }
+
+    /// What the daemon is and which gateway its pods have.
+    ///
+    /// # Errors
+    /// Code 11 when it does not answer.
+    pub fn version(&mut self) -> Result<method::VersionResult, CniError> {
+        self.0
+            .call::<method::Version>(&method::NoParams {})
+            .map_err(|e| error(&e))
+    }
+
+    /// Workers, ports and problems.
+    ///
+    /// # Errors
+    /// Code 11 when it does not answer.
+    pub fn health(&mut self) -> Result<method::HealthResult, CniError> {
+        self.0
+            .call::<method::Health>(&method::NoParams {})
+            .map_err(|e| error(&e))
+    }
+
+    /// Adds or replaces a port.
+    ///
+    /// # Errors
+    /// Code 100 with the daemon's own message when it refuses, 11 when it does not answer.
+    pub fn set_port(&mut self, port: Port) -> Result<(), CniError> {
+        self.0
+            .apply(vec![Change::set(port)])
+            .map(drop)
+            .map_err(|e| error(&e))
+    }
+
+    /// Removes a port; one that is not there is fine.
+    ///
+    /// # Errors
+    /// Code 100 when the daemon refuses, 11 when it does not answer.
+    pub fn delete_port(&mut self, name: &str) -> Result<(), CniError> {
+        self.0
+            .apply(vec![Change::delete(Key::Port {
+                name: name.to_owned(),
+            })])
+            .map(drop)
+            .map_err(|e| error(&e))
+    }
+
+    /// The port with this name.
+    ///
+    /// # Errors
+    /// Code 11 when the daemon does not answer.
+    pub fn port(&mut self, name: &str) -> Result<Option<(Port, Option<method::Status>)>, CniError> {
+        let filter = Filter {
+            name: Some(name.to_owned()),
+            ..Filter::default()
+        };
+        Ok(self.ports(filter)?.into_iter().next())
+    }
+
+    /// Ports of a CNI network.
+    ///
+    /// # Errors
+    /// Code 11 when the daemon does not answer.
+    pub fn ports_of(&mut self, network: &str) -> Result<Vec<Port>, CniError> {
+        let all = self.ports(Filter::default())?.into_iter().map(|(p, _)| p);
+        Ok(all
+            .filter(|p| {
+                p.pod
+                    .as_ref()
+                    .is_some_and(|pod| pod.network.as_deref() == Some(network))
+            })
+            .collect())
+    }
+
+    fn ports(&mut self, filter: Filter) -> Result<Vec<(Port, Option<method::Status>)>, CniError> {
+        let entries = self.0.get_all(Kind::Port, filter).map_err(|e| error(&e))?;
+        Ok(entries
+            .into_iter()
+            .filter_map(|e| match e.object {
+                Object::Port(p) => Some((*p, e.status)),
+                _ => None,
+            })
+            .collect())
+    }
+}
+
+fn error(e: &ClientError) -> CniError {
+    let again = e.is_unreachable()
+        || e.rpc()
+            .is_some_and(|r| matches!(r.code(), Some(ErrorCode::Busy | ErrorCode::Unavailable)));
+    CniError::new(
+        if again { Code::TryAgain } else { Code::Refused },
+        format!("podswitchd: {e}"),
+    )
+}
