@@ -141,6 +141,31 @@ impl Frame {
         }
     }
 
+    /// Every segment's bytes in order, to be changed.
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut [u8]> {
+        let this = &*self;
+        this.chunks().map(move |c| {
+            let at = this.arena().at(c.index, c.offset.into());
+            // SAFETY: (U1, U4) as in `iter`; `&mut self` is exclusive for as long as the slices live, and no chunk
+            // comes twice in a chain.
+            unsafe { std::slice::from_raw_parts_mut(at.as_ptr(), c.len.into()) }
+        })
+    }
+
+    /// Asks the processor to bring the headers near: another core wrote them.
+    #[inline]
+    pub fn prefetch(&self) {
+        let at = self.arena().at(self.head, self.offset.into());
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: (F3) a hint about an address inside the mapping.
+        unsafe {
+            use core::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+            _mm_prefetch::<_MM_HINT_T0>(at.as_ptr().cast());
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = at;
+    }
+
     /// The chunks of the chain in order, as ring descriptors name them.
     #[inline]
     pub(crate) fn chunks(&self) -> impl Iterator<Item = Chunk> {

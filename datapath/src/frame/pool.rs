@@ -149,6 +149,19 @@ impl Pool {
         Some(copy)
     }
 
+    /// A frame in the same arena as `frame`, of `parts`, which have `total` bytes together; `None` as for
+    /// [`Pool::alloc_bytes`], or when the arena is another worker's.
+    pub fn gather_beside<'a>(
+        &mut self,
+        frame: &Frame,
+        total: usize,
+        parts: impl Iterator<Item = &'a [u8]>,
+    ) -> Option<Frame> {
+        let slot = self.slots.iter().find(|s| frame.is_of(&s.arena))?;
+        let arena = slot.arena.clone();
+        self.gather(&arena, total, parts)
+    }
+
     fn gather<'a>(
         &mut self,
         arena: &Arc<Arena>,
@@ -324,6 +337,26 @@ mod tests {
 
     fn bytes(frame: &Frame) -> Vec<u8> {
         frame.iter().flatten().copied().collect()
+    }
+
+    #[test]
+    fn segments_can_be_changed_and_gathered_anew() {
+        let (mut pool, arena) = pool(16);
+        let content: Vec<u8> = (0..9000u32).map(|n| n as u8).collect();
+        let mut frame = pool.alloc_bytes(&arena, &content).unwrap();
+        frame.prefetch();
+        for segment in frame.iter_mut() {
+            segment.iter_mut().for_each(|b| *b ^= 0xff);
+        }
+        let changed: Vec<u8> = content.iter().map(|b| b ^ 0xff).collect();
+        assert_eq!(bytes(&frame), changed);
+        let parts = std::iter::once(&b"head"[..]).chain(frame.iter());
+        let other = pool.gather_beside(&frame, 9004, parts).unwrap();
+        assert!(other.is_of(&arena));
+        assert_eq!(bytes(&other), [b"head", &changed[..]].concat());
+        pool.free(frame);
+        pool.free(other);
+        assert_eq!(pool.free_chunks(&arena), 16);
     }
 
     #[test]
