@@ -16,6 +16,7 @@
 //! | [`sysctl`], [`deaf`] | `/proc/sys/net`, and making an interface deaf to the host |
 //! | [`ethtool`] | driver, channels, rings, features and the driver's own counters |
 //! | [`procfs`] | the backlog's drops per CPU |
+//! | [`peer`] | who is at the other end of a unix socket |
 //! | [`probe`] | what this kernel and this process can do |
 //! | [`watch`] | notice links and addresses changing or going away |
 //!
@@ -33,6 +34,7 @@ pub mod link;
 pub mod neigh;
 pub mod netlink;
 pub mod netns;
+pub mod peer;
 pub mod probe;
 pub mod procfs;
 pub mod route;

@@ -30,6 +30,36 @@ pub(crate) fn setns_net(netns: BorrowedFd<'_>) -> io::Result<()> {
     check(unsafe { libc::setns(netns.as_raw_fd(), libc::CLONE_NEWNET) }).map(drop)
 }
 
+/// `getsockopt(SO_PEERGROUPS)`, retried with the length the kernel asks for.
+pub(crate) fn peer_groups(socket: BorrowedFd<'_>) -> io::Result<Vec<libc::gid_t>> {
+    let size = size_of::<libc::gid_t>();
+    let mut groups: Vec<libc::gid_t> = vec![0; 64];
+    loop {
+        let mut bytes = (groups.len() * size) as libc::socklen_t;
+        // SAFETY: H3: the kernel writes at most `bytes` bytes, the length of the vector in bytes.
+        let result = unsafe {
+            libc::getsockopt(
+                socket.as_raw_fd(),
+                libc::SOL_SOCKET,
+                libc::SO_PEERGROUPS,
+                groups.as_mut_ptr().cast(),
+                &raw mut bytes,
+            )
+        };
+        let needed = bytes as usize / size;
+        match check(result) {
+            Ok(_) => {
+                groups.truncate(needed);
+                return Ok(groups);
+            }
+            Err(e) if e.raw_os_error() == Some(libc::ERANGE) && needed > groups.len() => {
+                groups.resize(needed, 0);
+            }
+            Err(e) => return Err(e),
+        }
+    }
+}
+
 /// Puts the calling thread into a new network namespace.
 pub(crate) fn unshare_net() -> io::Result<()> {
     // SAFETY: H1: a plain integer; a new network namespace shares no memory and no descriptor.

@@ -16,7 +16,9 @@ pub use get::{
     Entry, FdbStatus, Filter, GetParams, GetResult, PortState, PortStatus, RuleStatus,
     SegmentStatus, Status,
 };
-pub use health::{Gateway, HealthResult, HealthStatus, Problem, Severity, VersionResult, WorkerHealth};
+pub use health::{
+    Gateway, HealthResult, HealthStatus, Problem, Severity, VersionResult, WorkerHealth,
+};
 pub use stats::{PortStats, RuleStats, Section, StatsParams, StatsResult, TableStats, WorkerStats};
 
 use schemars::JsonSchema;
