@@ -3,11 +3,27 @@
 //!
 //! | variant | what it is |
 //! |---|---|
-//! | `Xdp` | AF_XDP socket on the host end of a pod's veth |
 //! | `Memory` | frames in memory, for tests and benches |
 //! | `Pcap` | replays a capture file in, records one out |
 //! | `Fault` | another port behind loss, duplication, reorder and corruption |
 
+mod fault;
+mod memory;
+mod pcap;
+
+use std::collections::VecDeque;
+use std::os::fd::BorrowedFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+pub use fault::{FaultPlan, FaultPort, Faults, MAX_DELAY};
+pub use memory::{MEMORY_CAPS, MemoryDevice, MemoryHandle, MemoryPort};
+pub use pcap::{
+    Capture, MAX_REPLAY_BYTES, Pace, PcapError, PcapPort, PcapSpec, PcapStatus, RecordStatus,
+};
+
+use crate::frame::{Arena, Batch, Frame, Pool};
+use crate::ids::PortId;
 use crate::verdict::Reason;
 
 /// What a port can do; asked once when it is added.
@@ -65,6 +81,8 @@ port_counters! {
     rx_no_memory,
     /// Frames lost on purpose.
     fault_injected,
+    /// Frames sent that were not recorded: the disk was too slow, or recording has stopped.
+    record_lost,
 }
 
 impl PortCounters {
@@ -84,5 +102,161 @@ impl PortCounters {
     pub fn plus(&self, other: &PortCounters) -> PortCounters {
         let (a, b) = (self.to_array(), other.to_array());
         PortCounters::from_array(std::array::from_fn(|i| a[i].wrapping_add(b[i])))
+    }
+}
+
+/// A device. Its methods are for the worker that it belongs to; frames it is given are of its arena.
+#[derive(Debug)]
+pub enum Port {
+    /// Frames in memory.
+    Memory(MemoryPort),
+    /// Capture files.
+    Pcap(Box<PcapPort>),
+    /// Another port behind faults.
+    Fault(Box<FaultPort>),
+}
+
+/// What is left of a port; control drops it, which may take time.
+#[derive(Debug)]
+#[must_use = "dropping it closes files and waits for them: on the control thread"]
+pub enum Closed {
+    /// Nothing.
+    Nothing,
+    /// Files, of which one may still be written.
+    Pcap(Box<PcapPort>),
+}
+
+impl Port {
+    /// The memory its frames live in.
+    #[inline]
+    pub fn arena(&self) -> &Arc<Arena> {
+        match self {
+            Port::Memory(p) => p.arena(),
+            Port::Pcap(p) => p.arena(),
+            Port::Fault(p) => p.inner().arena(),
+        }
+    }
+
+    /// What it can do.
+    #[inline]
+    pub fn caps(&self) -> Caps {
+        match self {
+            Port::Memory(p) => p.caps(),
+            Port::Pcap(p) => p.caps(),
+            Port::Fault(p) => p.inner().caps(),
+        }
+    }
+
+    /// Adds up to `budget` frames that have come in to `batch` and says how many.
+    #[inline]
+    pub fn receive(
+        &mut self,
+        id: PortId,
+        pool: &mut Pool,
+        batch: &mut Batch,
+        budget: usize,
+    ) -> usize {
+        match self {
+            Port::Memory(p) => p.receive(id, pool, batch, budget),
+            Port::Pcap(p) => p.receive(id, pool, batch, budget),
+            Port::Fault(p) => p.receive(id, pool, batch, budget),
+        }
+    }
+
+    /// Takes as many frames off the front of `outbox` as its transmit queue has room for and says how many.
+    #[inline]
+    pub fn transmit(&mut self, id: PortId, pool: &mut Pool, outbox: &mut VecDeque<Frame>) -> usize {
+        match self {
+            Port::Memory(p) => p.transmit(pool, outbox),
+            Port::Pcap(p) => p.transmit(pool, outbox),
+            Port::Fault(p) => p.transmit(id, pool, outbox),
+        }
+    }
+
+    /// Makes the device send what it was given, within a bounded number of system calls. True when more is left to do,
+    /// so that it is to be called again next turn.
+    #[inline]
+    pub fn kick(&mut self) -> bool {
+        match self {
+            Port::Memory(_) => false,
+            Port::Pcap(p) => p.kick(),
+            Port::Fault(p) => p.kick(),
+        }
+    }
+
+    /// Takes back chunks of frames that were sent, and gives the device chunks to receive into.
+    #[inline]
+    pub fn reclaim(&mut self, pool: &mut Pool) {
+        let _ = pool;
+        match self {
+            Port::Memory(_) | Port::Pcap(_) => {}
+            Port::Fault(p) => p.inner_mut().reclaim(pool),
+        }
+    }
+
+    /// Frames or descriptors the device has been given to send and has not finished.
+    #[inline]
+    pub fn pending(&self) -> u32 {
+        match self {
+            Port::Memory(_) | Port::Pcap(_) => 0,
+            Port::Fault(p) => p.pending(),
+        }
+    }
+
+    /// Readable when frames wait; `None` when a worker need not wake for this device.
+    pub fn wait_fd(&self) -> Option<BorrowedFd<'_>> {
+        match self {
+            Port::Memory(p) => p.wait_fd(),
+            Port::Pcap(_) => None,
+            Port::Fault(p) => p.inner().wait_fd(),
+        }
+    }
+
+    /// Time until frames will wait that no descriptor announces; `None` when none are expected.
+    pub fn due_in(&self) -> Option<Duration> {
+        match self {
+            Port::Memory(_) => None,
+            Port::Pcap(p) => p.due_in(),
+            Port::Fault(p) => p.inner().due_in(),
+        }
+    }
+
+    /// Whether frames wait now.
+    #[inline]
+    pub fn has_work(&self) -> bool {
+        match self {
+            Port::Memory(p) => p.has_work(),
+            Port::Pcap(p) => p.due_in() == Some(Duration::ZERO),
+            Port::Fault(p) => p.has_work(),
+        }
+    }
+
+    /// What the device has counted.
+    pub fn counters(&self) -> PortCounters {
+        match self {
+            Port::Memory(p) => p.counters(),
+            Port::Pcap(p) => p.counters(),
+            Port::Fault(p) => p.counters(),
+        }
+    }
+
+    /// Gives its chunks back to the pool and the rest to control.
+    pub fn close(self, id: PortId, pool: &mut Pool) -> Closed {
+        match self {
+            Port::Memory(p) => {
+                p.close(pool);
+                Closed::Nothing
+            }
+            Port::Pcap(p) => Closed::Pcap(p),
+            Port::Fault(p) => p.close(id, pool),
+        }
+    }
+}
+
+/// Puts a frame into a batch that has room for it.
+#[inline]
+fn give(batch: &mut Batch, frame: Frame, id: PortId, pool: &mut Pool) {
+    if let Err(frame) = batch.push(frame, id) {
+        pool.free(frame);
     }
 }
