@@ -4,6 +4,7 @@
 //! | module | holds |
 //! |---|---|
 //! | [`object`] | what can be configured: ports, routes, neighbors, segments, FDB entries, rules, and their keys |
+//! | [`desired`] | a whole desired state, its rules, transactions, differences, and `get` |
 //! | [`method`] | every method of the protocol with its parameters and its result |
 //! | [`rpc`] | the JSON-RPC 2.0 envelope: one object a line |
 //! | [`error`] | error codes and what an error carries |
@@ -13,6 +14,7 @@
 #![forbid(unsafe_code)]
 
 pub mod client;
+pub mod desired;
 pub mod error;
 pub mod limits;
 pub mod mac;

@@ -1,0 +1,17 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The desired state: all objects that are configured. [`DesiredState`] holds them and compares; [`Model`] changes them in
+//! transactions that keep every rule between objects; [`check_object`] judges one object by itself; [`Query`] answers `get`.
+
+mod check;
+mod delta;
+mod index;
+mod model;
+mod query;
+mod relations;
+mod state;
+
+pub use check::{Bounds, Gateway, check_object};
+pub use delta::{Delta, Difference};
+pub use model::{Applied, Model};
+pub use query::{Page, Query};
+pub use state::{DesiredState, DuplicateKey};

@@ -1,0 +1,402 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What objects must be to one another.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use super::index::{Claim, Index, claims};
+use super::state::DesiredState;
+use crate::error::{ErrorCode, RpcError};
+use crate::object::{
+    FdbEntry, FdbKey, Key, Kind, Neighbor, NeighborKey, Object, Port, Route, RouteKey, Rule,
+    Segment, Vlan,
+};
+
+/// The objects and their index, looked at together.
+#[derive(Clone, Copy)]
+pub(super) struct View<'a> {
+    pub(super) state: &'a DesiredState,
+    pub(super) index: &'a Index,
+}
+
+impl<'a> View<'a> {
+    /// Judges the object with this key, or that it is gone.
+    pub(super) fn check(&self, key: &Key) -> Result<(), RpcError> {
+        match self.state.get(key) {
+            Some(object) => self.check_object(&object),
+            None => self.check_gone(key),
+        }
+        .map_err(|e| e.about(key))
+    }
+
+    fn check_object(&self, object: &Object) -> Result<(), RpcError> {
+        match object {
+            Object::Segment(o) => self.segment(o),
+            Object::Port(o) => self.port(o),
+            Object::Neighbor(o) => self.neighbor(o),
+            Object::Route(o) => self.route(o),
+            Object::Fdb(o) => self.fdb(o),
+            Object::Rule(o) => self.rule(o),
+        }
+    }
+
+    /// What hung on a port went with it; what hangs on it now was set afterwards and is judged by itself.
+    fn check_gone(&self, key: &Key) -> Result<(), RpcError> {
+        let Key::Segment { name } = key else {
+            return Ok(());
+        };
+        match self
+            .index
+            .of_segment(name)
+            .filter(|k| k.kind() == Kind::Port)
+            .count()
+        {
+            0 => Ok(()),
+            n => Err(conflict(
+                key,
+                format_args!("{n} ports are in it"),
+                "delete these ports, or move them to another segment, first",
+            )),
+        }
+    }
+
+    /// What refers to a port or a segment, and is to be judged again when that changes.
+    pub(super) fn referrers(&self, key: &Key) -> impl Iterator<Item = &'a Key> + use<'a> {
+        let (port, segment) = match key {
+            Key::Port { name } => (Some(self.index.of_port(name)), None),
+            Key::Segment { name } => (None, Some(self.index.of_segment(name))),
+            _ => (None, None),
+        };
+        port.into_iter()
+            .flatten()
+            .chain(segment.into_iter().flatten())
+    }
+
+    fn segment(&self, o: &Segment) -> Result<(), RpcError> {
+        let key = Key::Segment {
+            name: o.name.clone(),
+        };
+        if let Some(other) = self.index.segment_ids.other(&o.id, &o.name) {
+            return Err(conflict(
+                &key,
+                format_args!("id {} is that of segment {other}", o.id),
+                "choose another id",
+            )
+            .field("id")
+            .value(o.id));
+        }
+        if self.index.vrf_in_use(o.id) {
+            let hint = "segments and VRFs share one range of numbers: choose another id";
+            return Err(
+                conflict(&key, format_args!("id {} is a VRF in use", o.id), hint)
+                    .field("id")
+                    .value(o.id),
+            );
+        }
+        self.fixed_limit(o)
+    }
+
+    fn fixed_limit(&self, o: &Segment) -> Result<(), RpcError> {
+        let fixed = self.index.fixed_entries(&o.name);
+        if fixed <= o.max_entries as usize {
+            return Ok(());
+        }
+        let what = format!(
+            "segment {}: {fixed} static FDB entries are more than max_entries {}",
+            o.name, o.max_entries
+        );
+        Err(RpcError::new(ErrorCode::Limit, what)
+            .field("max_entries")
+            .value(o.max_entries)
+            .hint("raise max_entries"))
+    }
+
+    fn port(&self, o: &Port) -> Result<(), RpcError> {
+        let key = Key::Port {
+            name: o.name.clone(),
+        };
+        for claim in claims(o) {
+            if let Some(other) = self.index.claims.other(&claim, &o.name) {
+                return Err(claimed(&key, &claim, other));
+            }
+        }
+        match &o.segment {
+            Some(membership) if !self.state.segments.contains_key(&membership.name) => {
+                Err(missing(&key, "segment.name", "segment", &membership.name))
+            }
+            Some(_) => self.fixed_mac(o, &key),
+            None => {
+                self.vrf(&key, o.vrf)?;
+                o.addresses
+                    .iter()
+                    .try_for_each(|a| self.port_address(o, &key, *a))
+            }
+        }
+    }
+
+    /// A MAC address that a port brings may be fixed in the FDB to that port only.
+    fn fixed_mac(&self, o: &Port, key: &Key) -> Result<(), RpcError> {
+        let (Some(mac), Some(membership)) = (o.mac, &o.segment) else {
+            return Ok(());
+        };
+        let vlans = match &membership.vlan {
+            None => vec![None],
+            Some(Vlan::Access(id)) => vec![Some(*id)],
+            Some(Vlan::Trunk(ids)) => ids.iter().copied().map(Some).collect(),
+        };
+        let entry = |vlan| {
+            self.state.fdb.get(&FdbKey {
+                segment: membership.name.clone(),
+                vlan,
+                mac,
+            })
+        };
+        match vlans
+            .into_iter()
+            .filter_map(entry)
+            .find(|e| e.port != o.name)
+        {
+            Some(e) => Err(conflict(
+                key,
+                format_args!("MAC address {mac} is fixed to port {}", e.port),
+                "delete that FDB entry",
+            )
+            .field("mac")
+            .value(mac)),
+            None => Ok(()),
+        }
+    }
+
+    fn port_address(&self, o: &Port, key: &Key, address: IpAddr) -> Result<(), RpcError> {
+        let vrf = o.vrf;
+        let taken = if self
+            .state
+            .neighbors
+            .contains_key(&NeighborKey { vrf, address })
+        {
+            Key::Neighbor(NeighborKey { vrf, address })
+        } else if self.state.routes.contains_key(&RouteKey {
+            vrf,
+            prefix: IpNet::from(address),
+        }) {
+            Key::Route(RouteKey {
+                vrf,
+                prefix: IpNet::from(address),
+            })
+        } else {
+            return Ok(());
+        };
+        let hint = "delete that object: the addresses of ports are reached by themselves";
+        Err(conflict(
+            key,
+            format_args!("address {address} is that of {taken}"),
+            hint,
+        )
+        .field("addresses")
+        .value(address))
+    }
+
+    fn neighbor(&self, o: &Neighbor) -> Result<(), RpcError> {
+        let key = Key::Neighbor(o.key());
+        self.routed_port(&key, &o.port, o.vrf)?;
+        self.vrf(&key, o.vrf)?;
+        match self
+            .index
+            .claims
+            .of(&Claim::Address(o.vrf, o.address))
+            .first()
+        {
+            Some(port) => Err(conflict(
+                &key,
+                format_args!("is an address of port {port}"),
+                "leave it out: its MAC address is the port's",
+            )
+            .field("address")
+            .value(o.address)),
+            None => Ok(()),
+        }
+    }
+
+    fn route(&self, o: &Route) -> Result<(), RpcError> {
+        let key = Key::Route(o.key());
+        self.vrf(&key, o.vrf)?;
+        let exact = o.prefix.prefix_len() == o.prefix.max_prefix_len();
+        let claim = Claim::Address(o.vrf, o.prefix.addr());
+        if let Some(port) = self.index.claims.of(&claim).first().filter(|_| exact) {
+            let hint = "leave it out: the addresses of ports are reached by themselves";
+            return Err(
+                conflict(&key, format_args!("is an address of port {port}"), hint)
+                    .field("prefix")
+                    .value(o.prefix),
+            );
+        }
+        let Some(port) = &o.port else { return Ok(()) };
+        self.routed_port(&key, port, o.vrf)?;
+        let holder = o.via.and_then(|via| {
+            self.index
+                .claims
+                .other(&Claim::Address(o.vrf, via), port)
+                .map(|h| (via, h))
+        });
+        match holder {
+            Some((via, other)) => Err(conflict(
+                &key,
+                format_args!("next hop {via} is behind port {other}, not {port}"),
+                "correct port or via",
+            )
+            .field("via")
+            .value(via)),
+            None => Ok(()),
+        }
+    }
+
+    fn fdb(&self, o: &FdbEntry) -> Result<(), RpcError> {
+        let key = Key::Fdb(o.key());
+        let Some(segment) = self.state.segments.get(&o.segment) else {
+            return Err(missing(&key, "segment", "segment", &o.segment));
+        };
+        let Some(port) = self.state.ports.get(&o.port) else {
+            return Err(missing(&key, "port", "port", &o.port));
+        };
+        let Some(membership) = port.segment.as_ref().filter(|m| m.name == o.segment) else {
+            let what = format!("{key}: port {} is not in segment {}", o.port, o.segment);
+            return Err(RpcError::new(ErrorCode::Refused, what)
+                .field("port")
+                .value(&o.port)
+                .hint("name a port of the segment"));
+        };
+        let fits = match (o.vlan, &membership.vlan) {
+            (None, None) => true,
+            (Some(id), Some(vlans)) => vlans.contains(id),
+            _ => false,
+        };
+        if !fits {
+            let vlan = o.vlan.map_or("(none)".to_owned(), |v| v.to_string());
+            let what = format!("{key}: port {} is not in VLAN {vlan}", o.port);
+            return Err(RpcError::new(ErrorCode::Refused, what)
+                .field("vlan")
+                .value(vlan)
+                .hint("name a VLAN of the port"));
+        }
+        if let Some(other) = self
+            .index
+            .claims
+            .other(&Claim::SegmentMac(o.segment.clone(), o.mac), &o.port)
+        {
+            let what = format_args!("MAC address {} is that of port {other}", o.mac);
+            return Err(conflict(
+                &key,
+                what,
+                "leave it out: the MAC addresses of ports are always there",
+            )
+            .field("mac")
+            .value(o.mac));
+        }
+        self.fixed_limit(segment)
+    }
+
+    fn rule(&self, o: &Rule) -> Result<(), RpcError> {
+        match self.state.ports.contains_key(&o.port) {
+            true => Ok(()),
+            false => Err(missing(
+                &Key::Rule {
+                    name: o.name.clone(),
+                },
+                "port",
+                "port",
+                &o.port,
+            )),
+        }
+    }
+
+    fn routed_port(&self, key: &Key, name: &str, vrf: u32) -> Result<(), RpcError> {
+        let Some(port) = self.state.ports.get(name) else {
+            return Err(missing(key, "port", "port", name));
+        };
+        let refused = |what: String, hint: &str| {
+            Err(RpcError::new(ErrorCode::Refused, what)
+                .field("port")
+                .value(name)
+                .hint(hint))
+        };
+        match &port.segment {
+            Some(m) => refused(
+                format!("{key}: port {name} is in L2 segment {}", m.name),
+                "name a routed port",
+            ),
+            None if port.vrf != vrf => refused(
+                format!("{key}: port {name} is in VRF {}, not {vrf}", port.vrf),
+                "name a port of the same VRF",
+            ),
+            None => Ok(()),
+        }
+    }
+
+    fn vrf(&self, key: &Key, vrf: u32) -> Result<(), RpcError> {
+        match self.index.segment_ids.of(&vrf).first() {
+            Some(segment) => {
+                let hint = "segments and VRFs share one range of numbers: choose another VRF";
+                Err(conflict(
+                    key,
+                    format_args!("VRF {vrf} is the id of segment {segment}"),
+                    hint,
+                )
+                .field("vrf")
+                .value(vrf))
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+fn conflict(key: &Key, what: impl std::fmt::Display, hint: &str) -> RpcError {
+    RpcError::new(ErrorCode::Conflict, format!("{key}: {what}")).hint(hint)
+}
+
+fn missing(key: &Key, field: &str, kind: &str, name: &str) -> RpcError {
+    RpcError::new(
+        ErrorCode::Refused,
+        format!("{key}: there is no {kind} {name}"),
+    )
+    .field(field)
+    .value(name)
+    .hint(format!("set the {kind} before it, or in the same request"))
+}
+
+fn claimed(key: &Key, claim: &Claim, other: &str) -> RpcError {
+    let (field, value, what) = match claim {
+        Claim::Address(vrf, a) => (
+            "addresses",
+            a.to_string(),
+            format!("address {a} in VRF {vrf}"),
+        ),
+        Claim::RoutedMac(vrf, mac) => (
+            "mac",
+            mac.to_string(),
+            format!("MAC address {mac} in VRF {vrf}"),
+        ),
+        Claim::SegmentMac(segment, mac) => (
+            "mac",
+            mac.to_string(),
+            format!("MAC address {mac} in segment {segment}"),
+        ),
+        Claim::Interface(name) => (
+            "device.interface",
+            name.clone(),
+            format!("interface {name}"),
+        ),
+        Claim::Recording(file) => (
+            "device.record",
+            file.clone(),
+            format!("recording into {file}"),
+        ),
+    };
+    conflict(
+        key,
+        format_args!("{what} belongs to port {other}"),
+        "choose another, or delete that port first",
+    )
+    .field(field)
+    .value(value)
+}

@@ -1,0 +1,297 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Objects for property tests. Small sets of names and numbers make objects meet one another often.
+
+use podswitch_api::MacAddr;
+use podswitch_api::desired::DesiredState;
+use podswitch_api::method::Change;
+use podswitch_api::object::*;
+use proptest::collection::vec;
+use proptest::option::of;
+use proptest::prelude::*;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+fn pick<T: Clone + std::fmt::Debug + 'static>(values: &[T]) -> BoxedStrategy<T> {
+    proptest::sample::select(values.to_vec()).boxed()
+}
+
+fn name() -> BoxedStrategy<String> {
+    pick(&["a", "b", "c", "ns/pod:eth0"])
+        .prop_map(str::to_owned)
+        .boxed()
+}
+
+fn mac() -> BoxedStrategy<MacAddr> {
+    (1u8..6).prop_map(|n| MacAddr([2, 0, 0, 0, 0, n])).boxed()
+}
+
+fn address() -> BoxedStrategy<IpAddr> {
+    prop_oneof![
+        (1u8..8).prop_map(|n| IpAddr::V4(Ipv4Addr::new(10, 0, 0, n))),
+        (1u16..8).prop_map(|n| IpAddr::V6(Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, n))),
+    ]
+    .boxed()
+}
+
+fn prefix() -> BoxedStrategy<ipnet::IpNet> {
+    (address(), pick(&[0u8, 24, 31, 32]))
+        .prop_map(|(a, less)| {
+            ipnet::IpNet::new(a, if a.is_ipv4() { less } else { less * 4 })
+                .unwrap()
+                .trunc()
+        })
+        .boxed()
+}
+
+fn vrf() -> BoxedStrategy<u32> {
+    pick(&[0u32, 0, 0, 7])
+}
+
+fn membership() -> BoxedStrategy<SegmentMembership> {
+    let vlan = of(prop_oneof![
+        pick(&[10u16, 20]).prop_map(Vlan::Access),
+        Just(Vlan::Trunk(vec![10, 20]))
+    ]);
+    (name(), vlan)
+        .prop_map(|(name, vlan)| SegmentMembership { name, vlan })
+        .boxed()
+}
+
+fn device() -> BoxedStrategy<Device> {
+    let mode = pick(&[XdpMode::Auto, XdpMode::Native, XdpMode::Generic]);
+    prop_oneof![
+        (pick(&["psw0", "psw1", "psw2", "psw3"]), mode).prop_map(|(i, mode)| Device::Veth {
+            interface: i.to_owned(),
+            mode
+        }),
+        Just(Device::Pcap {
+            replay: Some("/tmp/in".into()),
+            record: None
+        }),
+    ]
+    .boxed()
+}
+
+fn pod() -> BoxedStrategy<PodRef> {
+    (name(), name(), of(name()))
+        .prop_map(|(name, container_id, network)| PodRef {
+            namespace: "default".into(),
+            name,
+            uid: None,
+            container_id,
+            ifname: "eth0".into(),
+            netns: Some("/run/netns/x".into()),
+            network,
+        })
+        .boxed()
+}
+
+fn action() -> BoxedStrategy<Action> {
+    pick(&[Action::Allow, Action::Deny])
+}
+
+pub(crate) fn port() -> BoxedStrategy<Port> {
+    let routed =
+        (vec(address(), 0..3), vrf(), mac()).prop_map(|(a, vrf, mac)| (a, vrf, Some(mac), None));
+    let switched = (of(mac()), membership()).prop_map(|(mac, m)| (vec![], 0, mac, Some(m)));
+    let place = prop_oneof![routed, switched];
+    (
+        name(),
+        device(),
+        place,
+        of(1280u32..9000),
+        action(),
+        action(),
+        of(pod()),
+    )
+        .prop_map(
+            |(
+                name,
+                device,
+                (addresses, vrf, mac, segment),
+                mtu,
+                egress_default,
+                ingress_default,
+                pod,
+            )| Port {
+                name,
+                device,
+                mac,
+                addresses,
+                vrf,
+                mtu,
+                worker: None,
+                egress_default,
+                ingress_default,
+                segment,
+                pod,
+            },
+        )
+        .boxed()
+}
+
+fn route() -> BoxedStrategy<Route> {
+    let unicast = (vrf(), prefix(), of(address()), name(), of(1300u32..1500)).prop_map(
+        |(vrf, prefix, via, port, mtu)| Route {
+            vrf,
+            prefix,
+            kind: RouteKind::Unicast,
+            via: via.filter(|a| a.is_ipv4() == prefix.addr().is_ipv4()),
+            port: Some(port),
+            mtu,
+        },
+    );
+    let other = (
+        vrf(),
+        prefix(),
+        pick(&[
+            RouteKind::Blackhole,
+            RouteKind::Unreachable,
+            RouteKind::Prohibit,
+        ]),
+    )
+        .prop_map(|(vrf, prefix, kind)| Route {
+            vrf,
+            prefix,
+            kind,
+            via: None,
+            port: None,
+            mtu: None,
+        });
+    prop_oneof![unicast, other].boxed()
+}
+
+fn segment() -> BoxedStrategy<Segment> {
+    (name(), pick(&[1u32, 2, 3, 7]), any::<bool>(), 1u32..3)
+        .prop_map(|(name, id, learn, max_entries)| Segment {
+            learn,
+            max_entries,
+            ..Segment::new(name, id)
+        })
+        .boxed()
+}
+
+fn rule() -> BoxedStrategy<Rule> {
+    let ports = of((pick(&[Protocol::TCP, Protocol::UDP]), 1u16..99, 0u16..99));
+    let direction = pick(&[Direction::Ingress, Direction::Egress]);
+    (
+        name(),
+        name(),
+        direction,
+        any::<u32>(),
+        of(prefix()),
+        ports,
+        of(any::<u8>()),
+        action(),
+    )
+        .prop_map(
+            |(name, port, direction, priority, source, ports, number, action)| Rule {
+                name,
+                port,
+                direction,
+                priority,
+                source,
+                destination: None,
+                protocol: ports.map(|p| p.0).or(number.map(Protocol)),
+                ports: ports.map(|(_, first, more)| PortRange {
+                    first,
+                    last: first + more,
+                }),
+                action,
+            },
+        )
+        .boxed()
+}
+
+/// Any object that may be right by itself.
+pub(crate) fn object() -> BoxedStrategy<Object> {
+    let neighbor =
+        (vrf(), name(), address(), mac()).prop_map(|(vrf, port, address, mac)| Neighbor {
+            vrf,
+            port,
+            address,
+            mac,
+        });
+    let fdb =
+        (name(), of(pick(&[10u16, 20])), mac(), name()).prop_map(|(segment, vlan, mac, port)| {
+            FdbEntry {
+                segment,
+                vlan,
+                mac,
+                port,
+            }
+        });
+    prop_oneof![
+        3 => port().prop_map(Object::from),
+        2 => segment().prop_map(Object::from),
+        1 => neighbor.prop_map(Object::from),
+        1 => route().prop_map(Object::from),
+        1 => fdb.prop_map(Object::from),
+        1 => rule().prop_map(Object::from),
+    ]
+    .boxed()
+}
+
+/// Any change.
+pub(crate) fn change() -> BoxedStrategy<Change> {
+    prop_oneof![
+        3 => object().prop_map(|object| Change::Set { object }),
+        1 => object().prop_map(|object| Change::Delete { key: object.key() }),
+    ]
+    .boxed()
+}
+
+/// Any state, right or wrong.
+pub(crate) fn state() -> BoxedStrategy<DesiredState> {
+    vec(object(), 0..24)
+        .prop_map(|objects| {
+            let mut state = DesiredState::default();
+            objects.into_iter().for_each(|o| drop(state.insert(o)));
+            state
+        })
+        .boxed()
+}
+
+/// Ports with texts and numbers of every kind.
+pub(crate) fn wild_port() -> BoxedStrategy<Port> {
+    (
+        any::<String>(),
+        any::<String>(),
+        any::<[u8; 6]>(),
+        vec(any::<IpAddr>(), 0..70),
+        any::<u32>(),
+        any::<Option<u32>>(),
+        any::<Option<u8>>(),
+        of((any::<String>(), vec(any::<u16>(), 0..5))),
+        of((any::<String>(), any::<String>())),
+    )
+        .prop_map(
+            |(name, interface, mac, addresses, vrf, mtu, worker, segment, pod)| Port {
+                name,
+                device: Device::Veth {
+                    interface,
+                    mode: XdpMode::Auto,
+                },
+                mac: Some(MacAddr(mac)),
+                addresses,
+                vrf,
+                mtu,
+                worker,
+                egress_default: Action::Allow,
+                ingress_default: Action::Deny,
+                segment: segment.map(|(name, ids)| SegmentMembership {
+                    name,
+                    vlan: Some(Vlan::Trunk(ids)),
+                }),
+                pod: pod.map(|(container_id, ifname)| PodRef {
+                    namespace: String::new(),
+                    name: String::new(),
+                    uid: None,
+                    container_id,
+                    ifname,
+                    netns: None,
+                    network: None,
+                }),
+            },
+        )
+        .boxed()
+}
