@@ -12,21 +12,11 @@ use crate::limits::{
     MIN_MTU, MIN_MTU_IPV6,
 };
 use crate::mac::MacAddr;
+use crate::method::Gateway;
 use crate::object::{
     Device, FdbEntry, Neighbor, Object, PodRef, Port, Protocol, Route, RouteKind, Rule, Segment,
     Vlan,
 };
-
-/// The addresses the switch itself has in every VRF.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Gateway {
-    /// IPv4 address.
-    pub ipv4: Ipv4Addr,
-    /// IPv6 address.
-    pub ipv6: Ipv6Addr,
-    /// MAC address.
-    pub mac: MacAddr,
-}
 
 impl Default for Gateway {
     fn default() -> Self {

@@ -10,8 +10,10 @@ mod query;
 mod relations;
 mod state;
 
-pub use check::{Bounds, Gateway, check_object};
+pub use check::{Bounds, check_object};
 pub use delta::{Delta, Difference};
 pub use model::{Applied, Model};
 pub use query::{Page, Query};
 pub use state::{DesiredState, DuplicateKey};
+
+pub use crate::method::Gateway;
