@@ -257,17 +257,19 @@ fn is_deny(filter: &Filter) -> bool {
 
 /// The kind of the qdisc at the clsact or ingress place, if there is one.
 fn qdisc_kind(socket: &mut Socket, link: LinkId<'_>, index: u32) -> Result<Option<String>> {
-    let request = Request::new(libc::RTM_GETQDISC, 0, &tcmsg(index, 0, 0, 0));
-    let kinds = socket.dump(
-        format_args!("listing the qdiscs of {link}"),
-        request,
-        |payload| {
-            let ours = u32_at(payload, 4)? == index && u32_at(payload, 12)? == TC_H_CLSACT;
-            ours.then(|| attr(payload.get(20..)?, libc::TCA_KIND).map(string))
-                .flatten()
-        },
-    )?;
-    Ok(kinds.into_iter().next())
+    // net/sched/sch_api.c answers as a notice, which its cause gets only by asking for an echo.
+    let request = Request::new(
+        libc::RTM_GETQDISC,
+        libc::NLM_F_ECHO,
+        &tcmsg(index, 0, TC_H_CLSACT, 0),
+    );
+    let what = format!("looking up the clsact qdisc of {link}");
+    let kind = |payload: &[u8]| attr(payload.get(20..)?, libc::TCA_KIND).map(string);
+    // Without one the kernel answers ENOENT, or nothing once there has been one.
+    match socket.get_optional(what, request, kind) {
+        Err(e) if e.errno() == Some(libc::ENOENT) => Ok(None),
+        other => other,
+    }
 }
 
 fn parse(payload: &[u8], direction: Direction) -> Option<Filter> {

@@ -138,6 +138,51 @@ pub fn attach<'a>(
     }
 }
 
+/// Attaches a program where nothing is, or puts it in the place of a program of podswitch in one step, so that no frame
+/// passes in between. Gives the id of the program it replaced.
+///
+/// # Errors
+/// [`Error::ForeignXdp`] when the program there is not podswitch's; [`Error::XdpMode`] when podswitch's is attached in
+/// another mode ([`detach`] it first); as [`attach`] otherwise.
+pub fn install<'a>(
+    socket: &mut Socket,
+    link: impl Into<LinkId<'a>>,
+    program: BorrowedFd<'_>,
+    mode: Mode,
+) -> Result<Option<u32>> {
+    let found = link::get(socket, link)?;
+    let before = match found.xdp.first() {
+        None => None,
+        Some((attached, id)) => {
+            let fd = bpf::open(id)?;
+            let info = bpf::info_of(fd.as_fd())?;
+            if !info.is_ours() {
+                return Err(Error::ForeignXdp {
+                    link: found.name,
+                    program: info.to_string(),
+                    mode: attached,
+                });
+            }
+            if attached != mode {
+                return Err(Error::XdpMode {
+                    link: found.name,
+                    attached,
+                    asked: mode,
+                });
+            }
+            Some((id, fd))
+        }
+    };
+    attach(
+        socket,
+        &found,
+        program,
+        mode,
+        before.as_ref().map(|(_, fd)| fd.as_fd()),
+    )?;
+    Ok(before.map(|(id, _)| id))
+}
+
 /// Removes podswitch's program from an interface, and says whether there was one.
 ///
 /// # Errors

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Interfaces in namespaces of their own.
 
+mod common;
+
 use std::os::fd::AsFd;
 
+use common::{HOST_MAC, POD_MAC};
 use podswitch_host::link::{self, Veth, VethEnd};
 use podswitch_host::netns::{self, Named};
-
-const HOST_MAC: [u8; 6] = [0x02, 0, 0, 0, 0, 0x01];
-const POD_MAC: [u8; 6] = [0x02, 0, 0, 0, 0, 0x02];
 
 fn namespace() -> Named {
     Named::unique("ps-host-link").unwrap()
@@ -241,5 +241,3 @@ fn the_end_in_a_deleted_namespace_goes_with_it() {
         link::find(&mut socket, "a").unwrap().is_none()
     });
 }
-
-mod common;

@@ -66,15 +66,26 @@ impl Socket {
     pub(crate) fn get<T>(
         &mut self,
         what: impl Display,
-        mut request: Request,
+        request: Request,
         read: impl Fn(&[u8]) -> Option<T>,
     ) -> Result<T> {
+        let found = self.get_optional(&what, request, read)?;
+        found.ok_or_else(|| Error::answer(&what, "it is empty or too short"))
+    }
+
+    /// Like [`get`](Socket::get), for objects whose absence the kernel tells by acknowledging without an answer.
+    pub(crate) fn get_optional<T>(
+        &mut self,
+        what: impl Display,
+        mut request: Request,
+        read: impl Fn(&[u8]) -> Option<T>,
+    ) -> Result<Option<T>> {
         request.add_flag(libc::NLM_F_ACK);
         let mut found = None;
         self.transact(&what, &mut request, &mut |message| {
             found = read(message.payload)
         })?;
-        found.ok_or_else(|| Error::answer(&what, "it is empty or too short"))
+        Ok(found)
     }
 
     /// Asks for all objects of a kind; `read` gives `None` for those not wanted. The list is consistent: when the

@@ -3,11 +3,11 @@
 
 mod named;
 
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io;
 use std::marker::PhantomData;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::thread;
 
@@ -143,7 +143,12 @@ pub fn open(path: impl AsRef<Path>) -> Result<Netns> {
             why,
         })
     };
-    let file = File::open(path).map_err(failed)?;
+    // A path from elsewhere may be anything: opening a pipe must not wait for its writer.
+    let file = OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
+        .open(path)
+        .map_err(failed)?;
     if sys::filesystem_magic(&file).map_err(failed)? != NSFS_MAGIC {
         return wrong(
             "it is an ordinary file; the namespace that was mounted here may have been removed",
