@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::netns::Netns;
 use crate::programs::{Ended, bin_dir, run};
@@ -91,6 +91,23 @@ impl Wire {
             Ok(_) => Some(serde_json::from_str(&line).unwrap_or_else(|e| panic!("{e}: {line}"))),
             Err(e) if e.kind() == std::io::ErrorKind::ConnectionReset => None,
             Err(e) => panic!("no answer: {e}"),
+        }
+    }
+
+    /// Calls a method: its result, or the error object.
+    ///
+    /// # Panics
+    /// If there is no answer, or one that is no JSON-RPC 2.0 response.
+    #[track_caller]
+    pub fn call(&mut self, method: &str, params: &Value) -> Result<Value, Value> {
+        let request = json!({"jsonrpc": "2.0", "id": 1, "method": method, "params": params});
+        let answer = self.ask(&request);
+        assert_eq!(answer["jsonrpc"], "2.0", "{method}: {answer}");
+        assert_eq!(answer["id"], 1, "{method}: {answer}");
+        match (answer.get("result"), answer.get("error")) {
+            (Some(result), None) => Ok(result.clone()),
+            (None, Some(error)) => Err(error.clone()),
+            _ => panic!("{method}: neither result nor error: {answer}"),
         }
     }
 

@@ -17,6 +17,7 @@ pub mod frames;
 pub mod kernel;
 pub mod netns;
 pub mod node;
+pub mod objects;
 pub mod oci;
 pub mod programs;
 pub mod raw;
