@@ -1,0 +1,282 @@
+// SPDX-License-Identifier: Apache-2.0
+//! L2 segments: learning, flooding and its limits, VLANs, fixed addresses.
+
+use std::net::IpAddr;
+
+use podswitch_tests::frames::{BROADCAST, Ends, tagged};
+use podswitch_tests::objects::set;
+use podswitch_tests::raw::RawSocket;
+use podswitch_tests::traffic::{ping, ping_fails};
+use podswitch_tests::{HUNG, Netns, Node, NodeConfig, eventually};
+use serde_json::{Value, json};
+
+/// A station on a segment: a namespace with one end of a veth pair, the other end being a port.
+struct Station {
+    netns: Netns,
+    port: String,
+    mac: [u8; 6],
+    address: IpAddr,
+}
+
+/// Makes a station with address 192.0.2.`number` and its port object; the daemon is not told yet.
+fn station(node: &Node, number: u8, segment: &Value) -> (Station, Value) {
+    let netns = Netns::new("station");
+    let port = format!("seg{number}");
+    let mac = [2, 0, 0, 0, 1, number];
+    let text = format!("02:00:00:00:01:{number:02x}");
+    let pod = netns.path().display();
+    node.netns().ip(&format!(
+        "link add {port} type veth peer name eth0 address {text}"
+    ));
+    node.netns().ip(&format!("link set eth0 netns {pod}"));
+    node.netns().ip(&format!("link set {port} up"));
+    netns.ip(&format!("address add 192.0.2.{number}/24 dev eth0"));
+    netns.ip("link set eth0 up");
+    let object = json!({"kind": "port", "name": port, "device": {"kind": "veth", "interface": port},
+        "segment": segment});
+    let address = IpAddr::from([192, 0, 2, number]);
+    (
+        Station {
+            netns,
+            port,
+            mac,
+            address,
+        },
+        object,
+    )
+}
+
+/// A node with one segment and stations of these memberships.
+fn scene(segment: &Value, memberships: &[Value]) -> (Node, Vec<Station>) {
+    let node = Node::new(NodeConfig::default());
+    let mut changes = vec![set(segment.clone())];
+    let mut stations = Vec::new();
+    for (number, membership) in (1..).zip(memberships) {
+        let (station, object) = station(&node, number, membership);
+        stations.push(station);
+        changes.push(set(object));
+    }
+    node.apply(&changes);
+    for station in &stations {
+        eventually("the port is up", HUNG, || {
+            let ports = node.get("port", &json!({"name": station.port}));
+            (ports[0]["status"]["state"] == "up").then_some(())
+        });
+    }
+    (node, stations)
+}
+
+fn lan(more: &Value) -> Value {
+    let mut segment = json!({"kind": "segment", "name": "lan", "id": 100});
+    for (key, value) in more.as_object().into_iter().flatten() {
+        segment[key] = value.clone();
+    }
+    segment
+}
+
+fn frame(from: &Station, destination: [u8; 6], payload: &[u8]) -> Vec<u8> {
+    let to = IpAddr::from([192, 0, 2, 200]);
+    Ends {
+        source_mac: from.mac,
+        destination_mac: destination,
+        from: from.address,
+        to,
+    }
+    .udp((1, 2), 64, payload)
+}
+
+#[test]
+fn stations_talk_and_addresses_are_learned() {
+    let member = json!({"name": "lan"});
+    let (node, s) = scene(&lan(&json!({})), &[member.clone(), member.clone(), member]);
+    ping(&s[0].netns, s[1].address);
+    ping(&s[2].netns, s[1].address);
+    let learned = node.get("fdb", &json!({"segment": "lan"}));
+    for station in &s {
+        let text = station.mac.map(|b| format!("{b:02x}")).join(":");
+        let entry = learned.iter().find(|e| e["object"]["mac"] == text.as_str());
+        let entry = entry.unwrap_or_else(|| panic!("{text} is not learned: {learned:?}"));
+        assert_eq!(entry["object"]["port"], station.port.as_str());
+        assert_eq!(entry["status"]["dynamic"], true);
+    }
+    // What is known goes to its port alone.
+    let third = RawSocket::open(&s[2].netns, "eth0");
+    let second = RawSocket::open(&s[1].netns, "eth0");
+    let raw = RawSocket::open(&s[0].netns, "eth0");
+    raw.send(&frame(&s[0], s[1].mac, b"to the second alone"));
+    raw.send(&frame(&s[0], BROADCAST, b"to everybody there"));
+    assert!(
+        second
+            .receive(HUNG, |f| f.ends_with(b"to the second alone"))
+            .is_some()
+    );
+    let first = third
+        .receive(HUNG, |f| f.ends_with(b"alone") || f.ends_with(b"there"))
+        .expect("the broadcast");
+    assert!(
+        first.ends_with(b"to everybody there"),
+        "a frame to another station came here"
+    );
+}
+
+#[test]
+fn segments_and_vlans_are_apart() {
+    let access = |vlan: u16| json!({"name": "lan", "vlan": {"access": vlan}});
+    let trunk = json!({"name": "lan", "vlan": {"trunk": [10, 20]}});
+    let (node, s) = scene(
+        &lan(&json!({})),
+        &[access(10), access(10), access(20), trunk],
+    );
+    ping(&s[0].netns, s[1].address);
+    assert!(
+        ping_fails(&s[0].netns, s[2].address),
+        "VLAN 10 must not reach VLAN 20"
+    );
+    // The trunk sees both, with their tags; from it, the tag decides.
+    s[3].netns
+        .ip("link add link eth0 name eth0.10 type vlan id 10");
+    s[3].netns.ip("address delete 192.0.2.4/24 dev eth0");
+    s[3].netns.ip("address add 192.0.2.4/24 dev eth0.10");
+    s[3].netns.ip("link set eth0.10 up");
+    ping(&s[3].netns, s[0].address);
+    assert!(
+        ping_fails(&s[3].netns, s[2].address),
+        "tag 10 must not reach VLAN 20"
+    );
+    let trunk = RawSocket::open(&s[3].netns, "eth0");
+    let at_20 = RawSocket::open(&s[2].netns, "eth0");
+    let before = node.drops();
+    trunk.send(&tagged(&frame(&s[3], BROADCAST, b"in VLAN thirty"), 30));
+    trunk.send(&frame(&s[3], BROADCAST, b"without a tag"));
+    trunk.send(&tagged(&frame(&s[3], BROADCAST, b"in VLAN twenty"), 20));
+    let first = at_20
+        .receive(HUNG, |f| {
+            f.windows(3).any(|w| w == b"in ") || f.ends_with(b"tag")
+        })
+        .expect("VLAN 20");
+    assert!(first.ends_with(b"in VLAN twenty"));
+    assert_eq!(
+        first[12..14],
+        [8, 0],
+        "the tag is taken off for an access port"
+    );
+    eventually("both are counted", HUNG, || {
+        (node
+            .drops()
+            .since(&before)
+            .get("vlan_not_expected")
+            .copied()
+            .unwrap_or(0)
+            >= 2)
+            .then_some(())
+    });
+}
+
+#[test]
+fn floods_are_limited() {
+    const SENT: usize = 3000;
+    let limits = json!({"broadcast_limit": 50, "unknown_unicast": "drop"});
+    let member = json!({"name": "lan"});
+    let (node, s) = scene(&lan(&limits), &[member.clone(), member]);
+    let (first, second) = (
+        RawSocket::open(&s[0].netns, "eth0"),
+        RawSocket::open(&s[1].netns, "eth0"),
+    );
+    let before = node.drops();
+    first.send(&frame(&s[0], [2, 7, 7, 7, 7, 7], b"to an unknown address"));
+    for _ in 0..SENT {
+        first.send(&frame(&s[0], BROADCAST, b"one of many broadcasts"));
+    }
+    eventually("the limits are counted", HUNG, || {
+        let grown = node.drops().since(&before);
+        let both = ["unknown_unicast_limit", "broadcast_limit"]
+            .map(|r| grown.get(r).copied().unwrap_or(0));
+        (both[0] == 1 && both[1] > 1000).then_some(())
+    });
+    let mut arrived = 0;
+    while let Some(frame) = second.try_receive() {
+        assert!(
+            !frame.ends_with(b"unknown address"),
+            "unknown unicast is off"
+        );
+        arrived += usize::from(frame.ends_with(b"broadcasts"));
+    }
+    assert!(
+        arrived > 0 && arrived < SENT / 2,
+        "{arrived} of {SENT} broadcasts arrived"
+    );
+}
+
+#[test]
+fn learned_addresses_age() {
+    let member = json!({"name": "lan"});
+    let (node, s) = scene(
+        &lan(&json!({"ageing_seconds": 1})),
+        &[member.clone(), member],
+    );
+    ping(&s[0].netns, s[1].address);
+    for station in &s {
+        station.netns.ip("link set eth0 down");
+    }
+    eventually("learned addresses are forgotten", HUNG, || {
+        node.get("fdb", &json!({"segment": "lan"}))
+            .is_empty()
+            .then_some(())
+    });
+}
+
+#[test]
+fn a_fixed_address_is_not_learned_elsewhere() {
+    let member = json!({"name": "lan"});
+    let (node, s) = scene(&lan(&json!({})), &[member.clone(), member.clone(), member]);
+    let text = s[0].mac.map(|b| format!("{b:02x}")).join(":");
+    let fixed = json!({"kind": "fdb", "segment": "lan", "mac": text, "port": s[0].port});
+    node.apply(&[set(fixed)]);
+    let thief = RawSocket::open(&s[1].netns, "eth0");
+    let before = node.drops();
+    let mut stolen = frame(&s[0], BROADCAST, b"in the first one's name");
+    thief.send(&stolen);
+    stolen[..6].copy_from_slice(&s[2].mac);
+    thief.send(&stolen);
+    eventually("the move is refused", HUNG, || {
+        (node
+            .drops()
+            .since(&before)
+            .get("fdb_move")
+            .copied()
+            .unwrap_or(0)
+            >= 2)
+            .then_some(())
+    });
+    let entries = node.get("fdb", &json!({"segment": "lan", "mac": text}));
+    assert_eq!(entries.len(), 1);
+    assert_eq!(entries[0]["object"]["port"], s[0].port.as_str());
+    ping(&s[2].netns, s[0].address);
+}
+
+#[test]
+fn a_segment_and_routed_pods_never_meet() {
+    let member = json!({"name": "lan"});
+    let (node, s) = scene(&lan(&json!({})), &[member]);
+    let pod = node.pod();
+    let at_station = RawSocket::open(&s[0].netns, "eth0");
+    let at_pod = RawSocket::open(&pod.netns, "eth0");
+    at_pod.send(&frame(
+        &Station {
+            netns: Netns::at("/none"),
+            port: String::new(),
+            mac: pod.mac(),
+            address: pod.v4(),
+        },
+        BROADCAST,
+        b"broadcast of a pod",
+    ));
+    at_station.send(&frame(&s[0], BROADCAST, b"broadcast of a station"));
+    at_station.send(&frame(&s[0], pod.mac(), b"unicast of a station"));
+    let none = |socket: &RawSocket, text: &[u8]| {
+        socket
+            .receive(std::time::Duration::from_millis(700), |f| f.ends_with(text))
+            .is_none()
+    };
+    assert!(none(&at_station, b"of a pod") && none(&at_pod, b"of a station"));
+}
