@@ -12,6 +12,9 @@ use serde_json::Value;
 pub struct Record {
     /// Seconds since 1970; orders the calls.
     pub time: f64,
+    /// The node it was on, where there was more than one.
+    #[serde(default)]
+    pub node: Option<String>,
     /// Name of the plugin.
     pub plugin: String,
     /// The `CNI_*` part of its environment.
