@@ -115,6 +115,22 @@ impl Node {
         self.dir().join("state")
     }
 
+    /// The `dataDir` of the built-in IPAM.
+    pub fn leases_dir(&self) -> PathBuf {
+        self.dir().join("leases")
+    }
+
+    /// Addresses that the built-in IPAM has leased, from its files.
+    pub fn leases(&self) -> Vec<String> {
+        let network = self.leases_dir().join("podnet");
+        let entries = std::fs::read_dir(network).into_iter().flatten().flatten();
+        let names = entries.map(|e| e.file_name().to_string_lossy().into_owned());
+        // What is no address is the IPAM's own bookkeeping.
+        let mut names: Vec<String> = names.filter(|n| n.parse::<IpAddr>().is_ok()).collect();
+        names.sort();
+        names
+    }
+
     /// The daemon's configuration file.
     pub fn config_file(&self) -> PathBuf {
         self.dir().join("podswitchd.toml")
@@ -173,13 +189,18 @@ impl Node {
 
     /// The network configuration of this node's pods.
     pub fn conf(&self) -> Value {
+        let mut ipam = self.config.ipam.clone();
+        if ipam.get("dataDir").is_none() {
+            // Leases are kept by network name: those of another test's node must not be found.
+            ipam["dataDir"] = json!(self.leases_dir());
+        }
         json!({
             "cniVersion": self.config.cni_version,
             "name": "podnet",
             "type": "podswitch",
             "socket": self.socket(),
             "mtu": self.config.mtu,
-            "ipam": self.config.ipam,
+            "ipam": ipam,
         })
     }
 

@@ -1,30 +1,125 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A real container runtime, Debian's containerd, loads our network configuration and makes pods over CRI.
 
+use std::path::PathBuf;
+
 use podswitch_tests::containerd::{Containerd, conflist};
-use podswitch_tests::{HUNG, Netns, eventually, traffic};
-use serde_json::json;
+use podswitch_tests::kernel::counter;
+use podswitch_tests::programs::bin_dir;
+use podswitch_tests::traffic::{Echo, ping, tcp_connect, tcp_echo};
+use podswitch_tests::{HUNG, Node, NodeConfig, eventually};
+use serde_json::{Value, json};
+
+fn start(node: &Node) -> Containerd {
+    let plugin: PathBuf = bin_dir().join("podswitch-cni");
+    Containerd::start(
+        node.netns(),
+        &conflist(&node.conf()),
+        &[("podswitch", &plugin)],
+    )
+}
+
+fn node() -> Node {
+    // containerd 1.6 speaks versions up to 1.0.0.
+    Node::new(NodeConfig {
+        cni_version: "1.0.0".to_owned(),
+        ..NodeConfig::default()
+    })
+}
+
+/// Nothing of any pod: interfaces, ports, leases, namespaces.
+#[track_caller]
+fn assert_nothing_left(node: &Node, containerd: &Containerd) {
+    eventually("no namespace is left", HUNG, || {
+        containerd.netns_left().is_empty().then_some(())
+    });
+    assert_eq!(node.netns().links(), Vec::<String>::new(), "interfaces");
+    assert_eq!(node.get("port", &json!({})), Vec::<Value>::new(), "ports");
+    assert_eq!(node.leases(), Vec::<String>::new(), "leases");
+}
 
 #[test]
-fn bridge_proof() {
-    let node = Netns::new("node");
-    let dir = tempfile::tempdir().unwrap();
-    let conf = json!({"cniVersion":"1.0.0","name":"k8snet","type":"bridge","bridge":"cni0","isGateway":true,"isDefaultGateway":true,
-      "ipam":{"type":"host-local","dataDir":dir.path(),"ranges":[[{"subnet":"10.244.0.0/24"}],[{"subnet":"fd00:10:244::/64"}]]}});
-    let ctr = Containerd::start(&node, &conflist(&conf), &[]);
-    let a = ctr.pod("a");
-    let b = ctr.pod("b");
-    eprintln!("{a:?} {b:?}");
-    let na = ctr.netns(&a);
-    for ip in &b.ips {
-        traffic::ping(&na, *ip);
+fn pods_get_addresses_talk_and_leave_nothing_behind() {
+    let node = node();
+    let containerd = start(&node);
+    let pods = ["a", "b", "c"].map(|name| containerd.pod(name));
+    let namespaces = [&pods[0], &pods[1], &pods[2]].map(|pod| containerd.netns(pod));
+    for (pod, netns) in pods.iter().zip(&namespaces) {
+        assert_eq!(pod.ips.len(), 2, "{pod:?}");
+        assert!(pod.ips[0].is_ipv4() && pod.ips[1].is_ipv6(), "{pod:?}");
+        let ports = node.get("port", &json!({"container_id": pod.id}));
+        assert_eq!(ports.len(), 1, "the port names the sandbox");
+        assert_eq!(ports[0]["object"]["pod"]["namespace"], "default");
+        assert_eq!(netns.links(), ["eth0"]);
     }
-    for p in [&a, &b] {
-        ctr.cri().stop(&p.id).unwrap();
-        ctr.cri().remove(&p.id).unwrap();
+    for (from, to) in [(0, 1), (1, 2), (2, 0)] {
+        for address in &pods[to].ips {
+            ping(&namespaces[from], *address);
+        }
     }
-    eventually("no namespace is left", HUNG, || {
-        ctr.netns_left().is_empty().then_some(())
+    let server = Echo::start(&namespaces[1], 7);
+    for address in &pods[1].ips {
+        let mut stream =
+            tcp_connect(&namespaces[0], *address, server.port(), HUNG).expect("a connection");
+        tcp_echo(&mut stream, &vec![5; 1 << 20]);
+    }
+    for netns in &namespaces {
+        assert_eq!(counter(netns, "Tcp", "InCsumErrors"), 0);
+    }
+    drop(server);
+    // Stop, then remove: the second DEL comes without a namespace and without a result.
+    for pod in &pods {
+        containerd.cri().stop(&pod.id).expect("StopPodSandbox");
+        containerd.cri().remove(&pod.id).expect("RemovePodSandbox");
+    }
+    assert_nothing_left(&node, &containerd);
+}
+
+#[test]
+fn a_pod_that_failed_is_tried_again() {
+    let mut node = node();
+    let containerd = start(&node);
+    let first = containerd.pod("first");
+    node.terminate();
+    let refused = containerd
+        .try_pod("second", 0)
+        .expect_err("the daemon is away");
+    assert!(
+        refused.contains(&*node.socket().to_string_lossy()),
+        "the runtime shows our message: {refused}"
+    );
+    assert_eq!(
+        containerd.netns_left().len(),
+        1,
+        "the failed sandbox is cleaned up"
+    );
+    assert_eq!(
+        node.leases().len(),
+        2,
+        "so is its lease: {:?}",
+        node.leases()
+    );
+    node.start();
+    let second = containerd.pod("second");
+    let netns = containerd.netns(&first);
+    for address in &second.ips {
+        ping(&netns, *address);
+    }
+    // A pod stopped while the daemon is away is gone when it is back.
+    node.kill();
+    containerd.cri().stop(&second.id).expect("StopPodSandbox");
+    containerd
+        .cri()
+        .remove(&second.id)
+        .expect("RemovePodSandbox");
+    node.start();
+    eventually("the port is gone", HUNG, || {
+        (node.get("port", &json!({})).len() == 1).then_some(())
     });
-    assert_eq!(node.links(), ["cni0"]);
+    containerd.cri().stop(&first.id).expect("StopPodSandbox");
+    containerd
+        .cri()
+        .remove(&first.id)
+        .expect("RemovePodSandbox");
+    assert_nothing_left(&node, &containerd);
 }

@@ -50,10 +50,7 @@ impl Replay {
         object.insert("type".to_owned(), json!("podswitch"));
         object.insert("socket".to_owned(), json!(self.node.socket()));
         conf["ipam"]["type"] = json!("podswitch");
-        conf["ipam"]
-            .as_object_mut()
-            .expect("ipam is an object")
-            .remove("dataDir");
+        conf["ipam"]["dataDir"] = json!(self.node.leases_dir());
         if conf.get("prevResult").is_some() {
             // A runtime hands back what the ADD gave it.
             if let Some(result) = self.results.get(record.var("CNI_CONTAINERID")) {

@@ -1,0 +1,442 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Bad input on the control socket and in the configuration, slow and dead clients, a full disk.
+
+use std::os::unix::fs::PermissionsExt;
+use std::process::Command;
+
+use podswitch_tests::ctl::Wire;
+use podswitch_tests::objects::{rule, set};
+use podswitch_tests::programs::{Ended, bin_dir, run};
+use podswitch_tests::traffic::ping;
+use podswitch_tests::{HUNG, Node, NodeConfig, eventually};
+use serde_json::{Value, json};
+
+#[test]
+fn broken_requests_are_answered_by_the_book() {
+    let node = Node::new(NodeConfig::default());
+    let lines: [(&[u8], i64); 12] = [
+        (b"{", -32700),
+        (b"nonsense", -32700),
+        (b"\xff\xfe\x00", -32700),
+        (b"[]", -32600),
+        (b"7", -32600),
+        (b"\"text\"", -32600),
+        (br#"{"jsonrpc":"1.0","id":1,"method":"version"}"#, -32600),
+        (br#"{"jsonrpc":"2.0","id":1}"#, -32600),
+        (br#"{"jsonrpc":"2.0","id":1,"method":7}"#, -32600),
+        (br#"{"jsonrpc":"2.0","id":1,"method":"dance"}"#, -32601),
+        (
+            br#"{"jsonrpc":"2.0","id":1,"method":"apply","params":{"changes":"all"}}"#,
+            -32602,
+        ),
+        (
+            br#"{"jsonrpc":"2.0","id":1,"method":"get","params":{"kind":"port","extra":1}}"#,
+            -32602,
+        ),
+    ];
+    let mut wire = Wire::connect(&node.socket());
+    for (line, code) in lines {
+        let shown = String::from_utf8_lossy(line);
+        wire.send(&[line, b"\n"].concat()).expect("send");
+        let answer = wire
+            .line()
+            .unwrap_or_else(|| panic!("the connection was closed after {shown}"));
+        assert_eq!(answer["error"]["code"], code, "{shown}: {answer}");
+        assert!(
+            answer["error"]["message"]
+                .as_str()
+                .is_some_and(|m| !m.is_empty()),
+            "{shown}: {answer}"
+        );
+    }
+    // The same connection still works, and so do requests that arrive in pieces or many at once.
+    let request = br#"{"jsonrpc":"2.0","id":"x","method":"version"}"#;
+    for piece in request.chunks(7) {
+        wire.send(piece).expect("send");
+    }
+    wire.send(b"\n").expect("send");
+    assert_eq!(wire.line().expect("an answer")["id"], "x");
+    let many: Vec<u8> = std::iter::repeat_n([&request[..], b"\n"].concat(), 50)
+        .flatten()
+        .collect();
+    wire.send(&many).expect("send");
+    for _ in 0..50 {
+        assert!(wire.line().expect("an answer")["result"]["version"].is_string());
+    }
+}
+
+#[test]
+fn values_out_of_range_are_refused_by_name_and_change_nothing() {
+    let node = Node::new(NodeConfig::default());
+    let pod = node.pod();
+    let port = node.port_name(&pod);
+    let veth = json!({"kind": "veth", "interface": "none0"});
+    let bad: [(Value, &str); 12] = [
+        (json!({"kind": "port", "name": "", "device": veth}), "name"),
+        (
+            json!({"kind": "port", "name": "x", "device": {"kind": "veth", "interface": "a-name-of-sixteen"}}),
+            "interface",
+        ),
+        (
+            json!({"kind": "port", "name": "x", "device": veth, "mac": "02:00"}),
+            "mac",
+        ),
+        (
+            json!({"kind": "port", "name": "x", "device": veth, "mac": "01:00:5e:00:00:01", "addresses": ["10.0.0.1"]}),
+            "mac",
+        ),
+        (
+            json!({"kind": "port", "name": "x", "device": veth, "addresses": ["10.0.0.256"]}),
+            "10.0.0.256",
+        ),
+        (
+            json!({"kind": "port", "name": "x", "device": veth, "mtu": 65_536}),
+            "mtu",
+        ),
+        (
+            json!({"kind": "port", "name": "x", "device": veth, "color": "red"}),
+            "color",
+        ),
+        (
+            json!({"kind": "segment", "name": "s", "id": 16_777_216}),
+            "id",
+        ),
+        (
+            json!({"kind": "route", "prefix": "10.0.0.0/33"}),
+            "10.0.0.0/33",
+        ),
+        (
+            json!({"kind": "rule", "name": "r", "port": port, "direction": "up", "priority": 1, "action": "deny"}),
+            "up",
+        ),
+        (
+            rule(
+                "r",
+                &port,
+                "ingress",
+                "deny",
+                &json!({"protocol": "tcp", "ports": {"first": 9, "last": 8}}),
+            ),
+            "ports",
+        ),
+        (
+            rule(
+                "r",
+                &port,
+                "ingress",
+                "deny",
+                &json!({"ports": {"first": 1, "last": 70_000}}),
+            ),
+            "70000",
+        ),
+    ];
+    let before: Vec<Value> = ["port", "segment", "route", "rule"]
+        .map(|k| json!(node.get(k, &json!({}))))
+        .into();
+    for (object, named) in bad {
+        let refused = node
+            .rpc("apply", &json!({"changes": [set(object.clone())]}))
+            .expect_err("must be refused");
+        assert!(
+            refused.to_string().contains(named),
+            "{object}: the error must name {named}: {refused}"
+        );
+    }
+    let taken = json!({"kind": "port", "name": "thief", "device": veth, "mac": "02:00:00:00:00:01",
+        "addresses": [pod.v4().to_string()]});
+    let refused = node
+        .rpc("apply", &json!({"changes": [set(taken)]}))
+        .expect_err("a taken address");
+    assert!(
+        refused.to_string().contains(&pod.v4().to_string()),
+        "{refused}"
+    );
+    let after: Vec<Value> = ["port", "segment", "route", "rule"]
+        .map(|k| json!(node.get(k, &json!({}))))
+        .into();
+    assert_eq!(before, after);
+}
+
+#[test]
+fn a_request_of_100_megabytes_is_refused_and_harms_nobody() {
+    let node = Node::new(NodeConfig::default());
+    let (a, b) = (node.pod(), node.pod());
+    let memory = || resident(node.daemon().pid());
+    let before = memory();
+    let mut wire = Wire::connect(&node.socket());
+    let piece = vec![b'x'; 1 << 20];
+    // The server may close the connection at any moment: that is its right.
+    let all_sent = (0..100).all(|_| wire.send(&piece).is_ok()) && wire.send(b"\n").is_ok();
+    if let Some(answer) = wire.line() {
+        assert_eq!(answer["error"]["code"], -32008, "{answer}");
+    } else {
+        assert!(!all_sent, "everything was read, and nothing was said");
+    }
+    assert!(
+        memory() < before + (64 << 20),
+        "from {before} to {} bytes",
+        memory()
+    );
+    ping(&a.netns, b.v4());
+    assert!(node.rpc("version", &json!({})).is_ok());
+}
+
+/// Resident memory of a process in bytes.
+fn resident(pid: i32) -> u64 {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("the daemon runs");
+    let line = text
+        .lines()
+        .find_map(|l| l.strip_prefix("VmRSS:"))
+        .expect("VmRSS");
+    line.split_whitespace()
+        .next()
+        .and_then(|n| n.parse::<u64>().ok())
+        .expect("a number")
+        * 1024
+}
+
+#[test]
+fn slow_dead_and_many_clients_do_not_stall_the_others() {
+    let node = Node::new(NodeConfig::default());
+    let (a, b) = (node.pod(), node.pod());
+    // One that never finishes its line, one that never reads its answers, one that is gone in the middle.
+    let mut unfinished = Wire::connect(&node.socket());
+    unfinished.send(br#"{"jsonrpc":"2.0","#).expect("send");
+    let mut deaf = Wire::connect(&node.socket());
+    let ask = [
+        &br#"{"jsonrpc":"2.0","id":1,"method":"stats","params":{}}"#[..],
+        b"\n",
+    ]
+    .concat();
+    deaf.send(&ask.repeat(200)).ok();
+    let mut gone = Wire::connect(&node.socket());
+    gone.send(br#"{"jsonrpc":"2.0","id":1,"method":"begin"}"#)
+        .expect("send");
+    drop(gone);
+    for _ in 0..50 {
+        assert!(node.rpc("version", &json!({})).is_ok());
+    }
+    let c = node.pod();
+    ping(&a.netns, b.v4());
+    ping(&c.netns, b.v4());
+    // Far more than anybody needs: the daemon bounds them and goes on.
+    let mut many = Vec::new();
+    for _ in 0..2000 {
+        match std::os::unix::net::UnixStream::connect(node.socket()) {
+            Ok(stream) => many.push(stream),
+            Err(_) => break,
+        }
+    }
+    ping(&a.netns, c.v4());
+    drop(many);
+    eventually("there is room again", HUNG, || {
+        let stream = std::os::unix::net::UnixStream::connect(node.socket()).ok()?;
+        drop(stream);
+        let mut wire = Wire::connect(&node.socket());
+        let request = json!({"jsonrpc": "2.0", "id": 1, "method": "version"});
+        wire.send(format!("{request}\n").as_bytes()).ok()?;
+        wire.line()
+            .filter(|a| a.get("result").is_some())
+            .map(|_| ())
+    });
+}
+
+#[test]
+fn the_socket_is_not_for_everybody() {
+    let node = Node::new(NodeConfig::default());
+    let mode = std::fs::metadata(node.socket())
+        .unwrap()
+        .permissions()
+        .mode()
+        & 0o777;
+    assert_eq!(mode, 0o660);
+    // Somebody who may open it by its mode, but is neither root nor of its group, is refused by credentials.
+    std::fs::set_permissions(node.dir(), std::fs::Permissions::from_mode(0o755)).unwrap();
+    std::fs::set_permissions(node.socket(), std::fs::Permissions::from_mode(0o666)).unwrap();
+    let mut command = Command::new("setpriv");
+    command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]);
+    // The program may lie where only root may look: it is opened before root is given up.
+    let copy = node.dir().join("ctl");
+    std::fs::copy(bin_dir().join("podswitchctl"), &copy).unwrap();
+    std::fs::set_permissions(&copy, std::fs::Permissions::from_mode(0o755)).unwrap();
+    command
+        .arg(copy)
+        .arg("--socket")
+        .arg(node.socket())
+        .args(["port", "list"]);
+    let ended = run(&mut command, b"", HUNG);
+    assert_ne!(ended.status, 0, "{ended:?}");
+    assert!(ended.stderr.to_lowercase().contains("permi"), "{ended:?}");
+}
+
+/// Runs `podswitchd --check --config FILE` with a text.
+fn check(node: &Node, text: &str) -> Ended {
+    let file = node.dir().join("checked.toml");
+    std::fs::write(&file, text).unwrap();
+    run(
+        Command::new(bin_dir().join("podswitchd"))
+            .args(["--check", "--config"])
+            .arg(file),
+        b"",
+        HUNG,
+    )
+}
+
+#[test]
+fn the_configuration_is_checked() {
+    let node = Node::without_daemon(NodeConfig::default());
+    let good = std::fs::read_to_string(node.config_file()).unwrap();
+    check(&node, &good).success("--check");
+    for (line, named) in [
+        ("sokcet = \"/x\"", "sokcet"),
+        ("[wrokers]\nx = 1", "wrokers"),
+    ] {
+        let ended = check(&node, &format!("{good}\n{line}\n"));
+        assert_ne!(ended.status, 0, "{line}");
+        assert!(ended.stderr.contains(named), "{line}: {}", ended.stderr);
+    }
+    for (from, to, named) in [
+        ("workers = [0]", "workers = [4000]", "4000"),
+        ("workers = [0]", "workers = []", "workers"),
+        ("workers = [0]", "workers = \"all of them\"", "workers"),
+        ("workers = [0]", "workers = [0, 0]", "0"),
+        ("workers = [0]", "workers = [", "workers"),
+    ] {
+        let ended = check(&node, &good.replace(from, to));
+        assert_ne!(ended.status, 0, "{to}");
+        assert!(ended.stderr.contains(named), "{to}: {}", ended.stderr);
+    }
+    let mut missing = Command::new(bin_dir().join("podswitchd"));
+    let ended = run(
+        missing.args(["--check", "--config", "/nonexistent/podswitchd.toml"]),
+        b"",
+        HUNG,
+    );
+    assert_ne!(ended.status, 0);
+    assert!(
+        ended.stderr.contains("/nonexistent/podswitchd.toml"),
+        "{}",
+        ended.stderr
+    );
+    assert!(
+        !node.socket().exists() && !node.state_dir().exists(),
+        "a check touches nothing"
+    );
+}
+
+/// A small file system of its own on a folder, in this machine's mount namespace; unmounted when dropped.
+struct Tmpfs(std::path::PathBuf);
+
+impl Tmpfs {
+    fn mount(dir: std::path::PathBuf, size: &str) -> Tmpfs {
+        std::fs::create_dir_all(&dir).unwrap();
+        let mut command = Command::new("mount");
+        command
+            .args(["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs"])
+            .arg(&dir);
+        run(&mut command, b"", HUNG).success("mount");
+        Tmpfs(dir)
+    }
+
+    /// Takes all the room that is left.
+    fn fill(&self) -> std::path::PathBuf {
+        use std::io::Write;
+        let filler = self.0.join("filler");
+        let mut file = std::fs::File::create(&filler).unwrap();
+        for size in [65_536, 4096, 1] {
+            while file.write_all(&vec![0; size]).is_ok() {}
+        }
+        filler
+    }
+}
+
+impl Drop for Tmpfs {
+    fn drop(&mut self) {
+        let ended = run(Command::new("umount").arg("--lazy").arg(&self.0), b"", HUNG);
+        if ended.status != 0 {
+            eprintln!("umount {}: {}", self.0.display(), ended.stderr);
+        }
+    }
+}
+
+#[test]
+fn a_full_disk_under_the_store_refuses_changes_and_loses_none() {
+    let mut node = Node::without_daemon(NodeConfig::default());
+    let disk = Tmpfs::mount(node.state_dir(), "24M");
+    node.start();
+    let (a, b) = (node.pod(), node.pod());
+    ping(&a.netns, b.v4());
+    let port = node.port_name(&b);
+    let filler = disk.fill();
+    // The store may hold some room of its own: sooner or later it is full.
+    let refused = eventually("a change is refused", HUNG, || {
+        let many: Vec<_> = (0..2000)
+            .map(|n| set(rule(&format!("{n}"), &port, "ingress", "allow", &json!({}))))
+            .collect();
+        node.rpc("apply", &json!({"changes": many}))
+            .err()
+            .or_else(|| {
+                let none: Vec<_> = (0..2000)
+                    .map(|n| {
+                        podswitch_tests::objects::delete(
+                            json!({"kind": "rule", "name": n.to_string()}),
+                        )
+                    })
+                    .collect();
+                node.rpc("apply", &json!({"changes": none})).err()
+            })
+    });
+    assert_eq!(refused["code"], -32004, "{refused}");
+    let rules = node.get("rule", &json!({"name": "1"}));
+    ping(&a.netns, b.v6());
+
+    // Killed with the disk full, it comes back with what was acknowledged.
+    node.kill();
+    std::fs::remove_file(filler).unwrap();
+    node.start();
+    ping(&a.netns, b.v4());
+    assert_eq!(node.get("rule", &json!({"name": "1"})).len(), rules.len());
+    node.apply(&[set(rule("after", &port, "ingress", "allow", &json!({})))]);
+    let c = node.pod();
+    ping(&c.netns, a.v4());
+    drop(node);
+    drop(disk);
+}
+
+#[test]
+fn a_table_over_its_limit_is_refused_whole() {
+    let node = Node::new(NodeConfig::default());
+    let (a, b) = (node.pod(), node.pod());
+    let port = node.port_name(&b);
+    let mut wire = Wire::connect(&node.socket());
+    let begun = wire
+        .call("begin", &json!({"kinds": ["rule"]}))
+        .expect("begin");
+    let mut refused = None;
+    // One rule more than the most there can be (65536).
+    for batch in 0..=16 {
+        let rules = (0..4096).map(|n| {
+            rule(
+                &format!("{batch}-{n}"),
+                &port,
+                "ingress",
+                "allow",
+                &json!({}),
+            )
+        });
+        let objects: Vec<Value> = rules.take(if batch == 16 { 1 } else { 4096 }).collect();
+        let put = json!({"transaction": begun["transaction"], "objects": objects});
+        if let Err(error) = wire.call("put", &put) {
+            refused = Some(error);
+            break;
+        }
+    }
+    let refused = refused.or_else(|| {
+        wire.call("commit", &json!({"transaction": begun["transaction"]}))
+            .err()
+    });
+    let refused = refused.expect("65537 rules must be refused");
+    assert_eq!(refused["code"], -32001, "{refused}");
+    assert!(node.get("rule", &json!({})).is_empty());
+    ping(&a.netns, b.v4());
+}

@@ -1,0 +1,285 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Tables: longest prefix wins, kinds of routes, transactions, and changes under traffic that lose no frame.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use podswitch_tests::ctl::Wire;
+use podswitch_tests::frames::Ends;
+use podswitch_tests::objects::{delete, rule, set};
+use podswitch_tests::raw::RawSocket;
+use podswitch_tests::traffic::{Echo, ping, udp_socket};
+use podswitch_tests::{HUNG, Node, NodeConfig, Pod};
+use serde_json::{Value, json};
+
+/// Sends bursts of numbered datagrams to an echo server and waits for every one of each burst to come back; returns how
+/// many were sent.
+///
+/// # Panics
+/// If one does not come back.
+fn no_loss(from: &Pod, to: std::net::IpAddr, port: u16, until: &AtomicBool) -> u64 {
+    const BURST: u64 = 16;
+    let socket = udp_socket(&from.netns, to, port);
+    socket
+        .set_read_timeout(Some(Duration::from_secs(10)))
+        .unwrap();
+    let mut sent = 0;
+    while !until.load(Ordering::Relaxed) {
+        for number in sent..sent + BURST {
+            socket.send(&number.to_be_bytes()).expect("send");
+        }
+        let mut missing: Vec<u64> = (sent..sent + BURST).collect();
+        while !missing.is_empty() {
+            let mut back = [0; 8];
+            socket
+                .recv(&mut back)
+                .unwrap_or_else(|e| panic!("lost after {sent}: {missing:?}: {e}"));
+            missing.retain(|number| *number != u64::from_be_bytes(back));
+        }
+        sent += BURST;
+    }
+    sent
+}
+
+/// Changes of every table, again and again for some seconds; returns how many requests were carried out.
+fn change_everything(node: &Node, port: &str, other: &str) -> u64 {
+    let mut wire = Wire::connect(&node.socket());
+    let end = Instant::now() + Duration::from_secs(4);
+    let mut rounds = 0;
+    while Instant::now() < end {
+        let number = rounds % 50;
+        let route = |n: u64| json!({"kind": "route", "prefix": format!("172.{}.{n}.0/24", 16 + n % 16), "port": other});
+        let rules = [("ingress", port), ("egress", other)].map(|(direction, port)| {
+            let range = json!({"protocol": "tcp", "ports": {"first": 1000 + number, "last": 2000}});
+            set(rule(
+                &format!("{direction}-{number}"),
+                port,
+                direction,
+                "deny",
+                &range,
+            ))
+        });
+        let mut changes = vec![
+            set(route(number)),
+            set(json!({"kind": "segment", "name": "s", "id": 1 + number})),
+        ];
+        changes.extend(rules);
+        if rounds % 2 == 1 {
+            changes.push(delete(
+                json!({"kind": "route", "prefix": route(number - 1)["prefix"]}),
+            ));
+            changes.push(delete(
+                json!({"kind": "rule", "name": format!("ingress-{}", number - 1)}),
+            ));
+        }
+        wire.call("apply", &json!({"changes": changes}))
+            .expect("apply");
+        rounds += 1;
+    }
+    rounds
+}
+
+#[test]
+fn changing_tables_under_traffic_loses_no_frame() {
+    for workers in [vec![0], vec![0, 1]] {
+        let node = Node::new(NodeConfig {
+            workers,
+            ..NodeConfig::default()
+        });
+        let (a, b) = (node.pod(), node.pod());
+        let server = Echo::start(&b.netns, 7);
+        ping(&a.netns, b.v4());
+        ping(&a.netns, b.v6());
+        let (port_a, port_b) = (node.port_name(&a), node.port_name(&b));
+        let before = node.drops();
+        let done = AtomicBool::new(false);
+        let (sent, rounds) = std::thread::scope(|scope| {
+            let senders = [b.v4(), b.v6()].map(|to| {
+                let (a, port, done) = (&a, server.port(), &done);
+                scope.spawn(move || no_loss(a, to, port, done))
+            });
+            // Pods come and go beside it, and the daemon's ports with them.
+            let pods = scope.spawn(|| {
+                while !done.load(Ordering::Relaxed) {
+                    let pod = node.pod();
+                    node.delete(&pod);
+                }
+            });
+            let rounds = change_everything(&node, &port_b, &port_a);
+            done.store(true, Ordering::Relaxed);
+            pods.join().expect("pods come and go");
+            (senders.map(|s| s.join().expect("no loss")), rounds)
+        });
+        assert!(
+            sent.iter().all(|n| *n > 100) && rounds > 20,
+            "{sent:?} datagrams, {rounds} changes"
+        );
+        let grown = node.drops().since(&before);
+        // Pods that come say hello by multicast, which ends at the switch.
+        let harmless = ["multicast_not_routed", "nd_unanswered", "arp_unanswered"];
+        let lost: Vec<_> = grown
+            .iter()
+            .filter(|(reason, _)| !harmless.contains(&reason.as_str()))
+            .collect();
+        assert!(lost.is_empty(), "{lost:?}");
+    }
+}
+
+/// Sends a datagram from `a` through the gateway to an address; true if it arrives at `at`.
+fn arrives(a: &Pod, raw: &RawSocket, gateway: [u8; 6], at: &RawSocket, to: &str) -> bool {
+    at.clear();
+    let to: std::net::IpAddr = to.parse().unwrap();
+    let from = if to.is_ipv4() { a.v4() } else { a.v6() };
+    let ends = Ends {
+        source_mac: a.mac(),
+        destination_mac: gateway,
+        from,
+        to,
+    };
+    raw.send(&ends.udp((1, 2), 64, b"routed by prefix"));
+    at.receive(Duration::from_millis(700), |f| {
+        f.ends_with(b"routed by prefix")
+    })
+    .is_some()
+}
+
+#[test]
+fn the_longest_prefix_wins() {
+    let node = Node::new(NodeConfig::default());
+    let (a, b, c) = (node.pod(), node.pod(), node.pod());
+    ping(&a.netns, b.v4());
+    let neighbors = a.netns.ip_json("-4 neighbor show dev eth0");
+    let gateway =
+        podswitch_tests::frames::parse_mac(neighbors[0]["lladdr"].as_str().expect("a MAC address"));
+    let (raw, at_b, at_c) = (
+        RawSocket::open(&a.netns, "eth0"),
+        RawSocket::open(&b.netns, "eth0"),
+        RawSocket::open(&c.netns, "eth0"),
+    );
+    let (port_b, port_c) = (node.port_name(&b), node.port_name(&c));
+    let route =
+        |prefix: &str, port: &str| set(json!({"kind": "route", "prefix": prefix, "port": port}));
+    node.apply(&[
+        route("10.99.0.0/16", &port_b),
+        route("10.99.1.0/24", &port_c),
+        set(json!({"kind": "route", "prefix": "10.99.1.7/32", "type": "blackhole"})),
+        route("2001:db8:99::/48", &port_b),
+        route("2001:db8:99:1::/64", &port_c),
+    ]);
+    assert!(arrives(&a, &raw, gateway, &at_b, "10.99.0.1"));
+    assert!(arrives(&a, &raw, gateway, &at_b, "10.99.255.1"));
+    assert!(arrives(&a, &raw, gateway, &at_c, "10.99.1.1"));
+    assert!(arrives(&a, &raw, gateway, &at_b, "2001:db8:99:2::1"));
+    assert!(arrives(&a, &raw, gateway, &at_c, "2001:db8:99:1::1"));
+    let before = node.drops();
+    assert!(!arrives(&a, &raw, gateway, &at_c, "10.99.1.7"));
+    assert_eq!(node.drops().since(&before).get("route_blackhole"), Some(&1));
+    node.apply(&[delete(json!({"kind": "route", "prefix": "10.99.1.0/24"}))]);
+    assert!(arrives(&a, &raw, gateway, &at_b, "10.99.1.1"));
+    node.apply(&[delete(json!({"kind": "route", "prefix": "10.99.0.0/16"}))]);
+    assert!(!arrives(&a, &raw, gateway, &at_b, "10.99.0.1"));
+    assert!(node.drops().of("no_route") > 0);
+}
+
+#[test]
+fn a_whole_desired_state_comes_in_pieces_and_only_differences_change() {
+    let node = Node::new(NodeConfig::default());
+    let (a, b) = (node.pod(), node.pod());
+    let port = node.port_name(&b);
+    let named = |n: u32| {
+        rule(
+            &format!("r{n}"),
+            &port,
+            "ingress",
+            "allow",
+            &json!({"protocol": "tcp"}),
+        )
+    };
+    let all = |numbers: std::ops::Range<u32>| -> Result<Value, Value> {
+        let mut wire = Wire::connect(&node.socket());
+        let begun = wire.call("begin", &json!({"kinds": ["rule"]}))?;
+        let objects: Vec<Value> = numbers.map(named).collect();
+        for piece in objects.chunks(100) {
+            wire.call(
+                "put",
+                &json!({"transaction": begun["transaction"], "objects": piece}),
+            )?;
+        }
+        wire.call("commit", &json!({"transaction": begun["transaction"]}))
+    };
+    let first = all(0..250).expect("commit");
+    assert_eq!(
+        (&first["added"], &first["changed"], &first["removed"]),
+        (&json!(250), &json!(0), &json!(0))
+    );
+    let second = all(50..260).expect("commit");
+    assert_eq!(
+        (&second["added"], &second["changed"], &second["removed"]),
+        (&json!(10), &json!(0), &json!(50))
+    );
+    let third = all(50..260).expect("commit");
+    assert_eq!(third["generation"], second["generation"], "nothing changed");
+    assert_eq!(node.get("rule", &json!({})).len(), 210);
+    assert_eq!(
+        node.get("port", &json!({})).len(),
+        2,
+        "other kinds stay as they are"
+    );
+    ping(&a.netns, b.v4());
+
+    // A transaction dies with its connection, and with a generation that has passed.
+    let mut wire = Wire::connect(&node.socket());
+    let begun = wire
+        .call("begin", &json!({"kinds": ["rule"]}))
+        .expect("begin");
+    drop(wire);
+    let mut wire = Wire::connect(&node.socket());
+    wire.call("commit", &json!({"transaction": begun["transaction"]}))
+        .expect_err("another connection's transaction");
+    assert_eq!(node.get("rule", &json!({})).len(), 210);
+    let generation = third["generation"].as_u64().expect("a number");
+    let stale = json!({"changes": [], "expect_generation": generation - 1});
+    let refused = node
+        .rpc("apply", &stale)
+        .expect_err("a generation that has passed");
+    assert_eq!(refused["code"], -32003, "{refused}");
+}
+
+#[test]
+fn a_pod_whose_link_is_down_holds_up_nobody() {
+    // A pod that is frozen while frames are on their way to it must not hold up the others.
+    let node = Node::new(NodeConfig::default());
+    let (a, b, c) = (node.pod(), node.pod(), node.pod());
+    b.netns.ip("link set eth0 down");
+    let raw = RawSocket::open(&a.netns, "eth0");
+    ping(&a.netns, c.v4());
+    let neighbors = a.netns.ip_json("-4 neighbor show dev eth0");
+    let gateway =
+        podswitch_tests::frames::parse_mac(neighbors[0]["lladdr"].as_str().expect("a MAC address"));
+    let ends = Ends {
+        source_mac: a.mac(),
+        destination_mac: gateway,
+        from: a.v4(),
+        to: b.v4(),
+    };
+    let frame = ends.udp((1, 2), 64, &[0; 1000]);
+    for _ in 0..20_000 {
+        raw.send(&frame);
+    }
+    ping(&a.netns, c.v4());
+    b.netns.ip("link set eth0 up");
+    b.netns.ip(&format!(
+        "route replace default via {} dev eth0 onlink",
+        gateway_v4(&c)
+    ));
+    podswitch_tests::eventually("the port works again", HUNG, || {
+        podswitch_tests::traffic::ping_once(&a.netns, b.v4(), 56, 1).then_some(())
+    });
+    let audit = node.rpc("audit", &json!({})).expect("audit");
+    assert_eq!(audit["balanced"], true, "{audit}");
+}
+
+fn gateway_v4(pod: &Pod) -> String {
+    let routes = pod.netns.ip_json("-4 route show default");
+    routes[0]["gateway"].as_str().expect("a gateway").to_owned()
+}
