@@ -1,15 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The plugin by the contract of CNI 1.1.0: commands, versions, chaining, capabilities, CHECK, GC, errors.
 
-use std::path::Path;
-
 use podswitch_tests::cni::{addresses, sandbox_interface, valid_attachments};
 use podswitch_tests::traffic::{ping, ping_fails};
 use podswitch_tests::{HUNG, Netns, Node, NodeConfig, eventually};
 use serde_json::{Value, json};
 
 /// Versions that the plugin speaks (0.2.0 and older have another shape of result).
-const VERSIONS: [&str; 6] = ["0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0", "1.1.0"];
+const VERSIONS: [&str; 5] = ["0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"];
 
 #[test]
 fn version_names_every_version() {
@@ -117,58 +115,6 @@ fn del_is_idempotent_and_needs_neither_namespace_nor_result() {
     assert_eq!(a.netns.links(), Vec::<String>::new());
     assert_eq!(node.netns().links(), Vec::<String>::new());
     assert!(node.get("port", &json!({})).is_empty());
-}
-
-#[test]
-fn addresses_are_given_back_and_used_again() {
-    let ipam = json!({"type": "podswitch", "ranges": [[{"subnet": "10.244.1.0/29"}], [{"subnet": "fd00:244:1::/125"}]]});
-    let node = Node::new(NodeConfig {
-        ipam,
-        ..NodeConfig::default()
-    });
-    for _ in 0..3 {
-        let mut pods = Vec::new();
-        let error = loop {
-            let netns = Netns::new("pod");
-            let call = node.call("ADD", &node.container_id(), &netns.path().to_string_lossy());
-            let reply = node.execute(&call);
-            if reply.status() != 0 {
-                assert_eq!(
-                    netns.links(),
-                    Vec::<String>::new(),
-                    "a failed ADD leaves nothing in the pod"
-                );
-                break reply.error();
-            }
-            pods.push((netns, call, reply.result()));
-            assert!(pods.len() <= 8, "more pods than addresses");
-        };
-        assert!(pods.len() >= 4, "{} pods in a /29", pods.len());
-        assert!(
-            error.mentions("10.244.1.0/29") || error.mentions("fd00:244:1::/125"),
-            "it names the range: {error:?}"
-        );
-        let mut all: Vec<_> = pods
-            .iter()
-            .flat_map(|(_, _, result)| addresses(result))
-            .collect();
-        all.sort();
-        all.dedup();
-        assert_eq!(all.len(), 2 * pods.len(), "every address once: {all:?}");
-        let status = node.execute(&node.call("STATUS", "", "")).error();
-        assert_eq!(status.code, 50, "exhausted: {status:?}");
-        for (_, mut call, result) in pods {
-            call.command = "DEL".to_owned();
-            let mut conf = node.conf();
-            conf["prevResult"] = result;
-            call.stdin = conf.to_string().into_bytes();
-            node.execute(&call).result();
-        }
-        assert_eq!(
-            node.execute(&node.call("STATUS", "", "")).result(),
-            Value::Null
-        );
-    }
 }
 
 #[test]
@@ -280,50 +226,6 @@ fn without_the_daemon_add_is_to_be_tried_again_and_del_works() {
 }
 
 #[test]
-fn capabilities_are_heeded() {
-    let node = Node::new(NodeConfig::default());
-    let pod = node.pod_with(|conf| {
-        conf["runtimeConfig"] = json!({
-            "ips": ["10.244.1.77/24", "fd00:244:1::77"],
-            "mac": "02:11:22:33:44:55",
-            "dns": {"servers": ["10.96.0.10"], "searches": ["svc.cluster.local"], "options": ["ndots:5"]},
-        });
-    });
-    assert_eq!(pod.v4(), "10.244.1.77".parse::<std::net::IpAddr>().unwrap());
-    assert_eq!(
-        pod.v6(),
-        "fd00:244:1::77".parse::<std::net::IpAddr>().unwrap()
-    );
-    assert_eq!(pod.mac(), [2, 0x11, 0x22, 0x33, 0x44, 0x55]);
-    assert_eq!(pod.result["dns"]["nameservers"], json!(["10.96.0.10"]));
-    assert_eq!(pod.result["dns"]["search"], json!(["svc.cluster.local"]));
-    let ranged = node.pod_with(|conf| {
-        conf["runtimeConfig"] =
-            json!({"ipRanges": [[{"subnet": "10.99.0.0/24"}], [{"subnet": "fd00:99::/64"}]]});
-    });
-    assert!(
-        ranged.v4().to_string().starts_with("10.99.0."),
-        "{}",
-        ranged.v4()
-    );
-    assert!(
-        ranged.v6().to_string().starts_with("fd00:99::"),
-        "{}",
-        ranged.v6()
-    );
-    ping(&ranged.netns, pod.v4());
-    ping(&pod.netns, ranged.v6());
-    // The same address once more is refused, by name.
-    let netns = Netns::new("pod");
-    let mut conf = node.conf();
-    conf["runtimeConfig"] = json!({"ips": ["10.244.1.77"]});
-    let mut call = node.call("ADD", &node.container_id(), &netns.path().to_string_lossy());
-    call.stdin = conf.to_string().into_bytes();
-    let error = node.execute(&call).error();
-    assert!(error.mentions("10.244.1.77"), "{error:?}");
-}
-
-#[test]
 fn a_second_interface_is_an_attachment_of_its_own() {
     let node = Node::new(NodeConfig::default());
     let (pod, other) = (node.pod(), node.pod());
@@ -378,174 +280,6 @@ fn later_plugins_of_a_chain_pass_the_result_on() {
     assert_eq!(pod.result["dns"]["nameservers"], json!(["10.0.0.53"]));
     node.execute_for("CHECK", &pod).result();
     node.delete(&pod);
-}
-
-/// Writes an executable script.
-fn script(path: &Path, text: &str) {
-    use std::os::unix::fs::PermissionsExt;
-    std::fs::write(path, text).expect("write a script");
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755))
-        .expect("make it executable");
-}
-
-#[test]
-fn any_ipam_plugin_may_be_delegated_to() {
-    // Debian's host-local, a real one.
-    let node = Node::new(NodeConfig::default());
-    let ipam = json!({
-        "type": "host-local",
-        "dataDir": node.dir().join("leases"),
-        "ranges": [[{"subnet": "10.50.0.0/24"}], [{"subnet": "fd00:50::/64"}]],
-        "routes": [{"dst": "0.0.0.0/0"}, {"dst": "::/0"}],
-    });
-    let attach = |container: &str, netns: &Netns, command: &str, previous: Option<&Value>| {
-        let mut conf = node.conf();
-        conf["ipam"] = ipam.clone();
-        if let Some(previous) = previous {
-            conf["prevResult"] = previous.clone();
-        }
-        let mut call = node.call(command, container, &netns.path().to_string_lossy());
-        call.path = "/usr/lib/cni".into();
-        call.stdin = conf.to_string().into_bytes();
-        node.execute(&call)
-    };
-    let (a, b) = (Netns::new("pod"), Netns::new("pod"));
-    let (result_a, result_b) = (
-        attach("a", &a, "ADD", None).result(),
-        attach("b", &b, "ADD", None).result(),
-    );
-    for to in addresses(&result_b) {
-        assert!(
-            to.to_string().starts_with("10.50.0.") || to.to_string().starts_with("fd00:50::"),
-            "{to}"
-        );
-        ping(&a, to);
-    }
-    attach("a", &a, "CHECK", Some(&result_a)).result();
-    attach("a", &a, "DEL", Some(&result_a)).result();
-    attach("b", &b, "DEL", None).result();
-    let leases = std::fs::read_dir(node.dir().join("leases/podnet"))
-        .expect("host-local's leases")
-        .flatten();
-    let leases: Vec<_> = leases
-        .map(|e| e.file_name().to_string_lossy().into_owned())
-        .collect();
-    assert!(
-        !leases
-            .iter()
-            .any(|name| name.starts_with("10.") || name.starts_with("fd00")),
-        "{leases:?}"
-    );
-    assert!(node.get("port", &json!({})).is_empty());
-
-    // One that is not there, and one that fails: its own error comes through.
-    let c = Netns::new("pod");
-    let mut conf = node.conf();
-    conf["ipam"] = json!({"type": "no-such-ipam"});
-    let mut call = node.call("ADD", "c", &c.path().to_string_lossy());
-    call.stdin = conf.to_string().into_bytes();
-    let error = node.execute(&call).error();
-    assert!(error.mentions("no-such-ipam"), "{error:?}");
-    let plugins = node.dir().join("plugins");
-    std::fs::create_dir(&plugins).unwrap();
-    script(
-        &plugins.join("fails"),
-        "#!/bin/sh\ncat > /dev/null\necho '{\"cniVersion\":\"1.1.0\",\"code\":123,\"msg\":\"out of luck\"}'\nexit 1\n",
-    );
-    conf["ipam"] = json!({"type": "fails"});
-    call.path = plugins;
-    call.stdin = conf.to_string().into_bytes();
-    let error = node.execute(&call).error();
-    assert_eq!(
-        (error.code, error.mentions("out of luck")),
-        (123, true),
-        "{error:?}"
-    );
-    assert_eq!(c.links(), Vec::<String>::new());
-}
-
-#[test]
-fn bad_calls_are_refused_by_name() {
-    let node = Node::new(NodeConfig::default());
-    let netns = Netns::new("pod");
-    let path = netns.path().to_string_lossy().into_owned();
-    let good = || node.call("ADD", "bad-calls", &path);
-    let refused = |call: &podswitch_tests::cni::Call, code: u64, named: &str| {
-        let error = node.execute(call).error();
-        assert_eq!(error.code, code, "{named}: {error:?}");
-        assert!(error.mentions(named), "{named}: {error:?}");
-        assert_eq!(netns.links(), Vec::<String>::new(), "{named}");
-    };
-    for variable in ["CNI_COMMAND", "CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME"] {
-        let mut call = good();
-        call.unset = vec![variable];
-        refused(&call, 4, variable);
-    }
-    let mut call = good();
-    call.command = "DANCE".to_owned();
-    refused(&call, 4, "DANCE");
-    call = good();
-    call.container = "../../etc".to_owned();
-    refused(&call, 4, "CNI_CONTAINERID");
-    for ifname in ["a-name-of-sixteen", "a/b", "..", "a b", ""] {
-        call = good();
-        call.ifname = ifname.to_owned();
-        refused(&call, 4, "CNI_IFNAME");
-    }
-    call = good();
-    call.netns = "/run/netns/not-there".to_owned();
-    let error = node.execute(&call).error();
-    assert!(error.mentions("/run/netns/not-there"), "{error:?}");
-    call.netns = "/etc/hostname".to_owned();
-    let error = node.execute(&call).error();
-    assert!(
-        error.mentions("/etc/hostname"),
-        "a file that is no namespace: {error:?}"
-    );
-
-    for (stdin, code) in [
-        (&b""[..], 6),
-        (b"{", 6),
-        (b"[]", 6),
-        (b"\xff\xfe", 6),
-        (b"{\"cniVersion\":7}", 7),
-    ] {
-        call = good();
-        call.stdin = stdin.to_vec();
-        let error = node.execute(&call).error();
-        assert!(
-            [code, 7].contains(&error.code),
-            "{:?}: {error:?}",
-            String::from_utf8_lossy(stdin)
-        );
-    }
-    let changes: [(&str, Value); 8] = [
-        ("mtu", json!("big")),
-        ("mtu", json!(70_000)),
-        ("mtu", json!(-1)),
-        ("socket", json!(7)),
-        (
-            "ipam",
-            json!({"type": "podswitch", "ranges": [[{"subnet": "10.0.0.1/33"}]]}),
-        ),
-        ("ipam", json!({"type": "podswitch", "ranges": "all"})),
-        ("ipam", json!({"type": "../evil"})),
-        ("mode", json!("turbo")),
-    ];
-    for (key, value) in changes {
-        call = good();
-        let mut conf = node.conf();
-        conf[key] = value;
-        call.stdin = conf.to_string().into_bytes();
-        refused(&call, 7, key);
-    }
-    // As large as a runtime's input never is: refused, or read to the end, but not hung.
-    call = good();
-    let mut conf = node.conf();
-    conf["args"] = json!({"x": "y".repeat(20 << 20)});
-    call.stdin = conf.to_string().into_bytes();
-    node.execute(&call).error();
-    assert!(node.get("port", &json!({})).is_empty());
 }
 
 #[test]
