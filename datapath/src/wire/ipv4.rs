@@ -85,6 +85,12 @@ impl Ipv4Header {
         (self.version_ihl & 0x0f) as usize * 4
     }
 
+    /// Whether it is a fragment, first or later.
+    #[inline]
+    pub fn is_fragment(&self) -> bool {
+        self.flags_fragment.get() & (flags::MF | flags::OFFSET) != 0
+    }
+
     /// Takes one hop off the TTL and keeps the checksum right (RFC 1624). The TTL must be above 1: a router does
     /// not forward a packet whose TTL would become 0 (RFC 1812 section 5.3.1). At 0 nothing changes.
     #[inline]
@@ -160,22 +166,26 @@ pub fn is_limited_broadcast(a: [u8; 4]) -> bool {
     a == [255; 4]
 }
 
+/// Neither multicast nor anything else that [`check_addresses`] looks at twice.
+#[inline(always)]
+pub(super) fn is_plain(a: [u8; 4]) -> bool {
+    (a[0].wrapping_sub(1) < 223) & (a[0] != 127)
+}
+
 /// Whether a packet with these addresses may be on a link (RFC 1122 section 3.2.1.3, RFC 1812 section 5.3.7).
 ///
 /// The source must not be multicast, limited broadcast, 127.0.0.0/8 or 0.0.0.0/8, except that a host without an
 /// address may send from 0.0.0.0 to the limited broadcast address or a multicast group (DHCP, RFC 2131; IGMP, RFC
 /// 3376). The destination must not be in 0.0.0.0/8 or 127.0.0.0/8. Other addresses of 240.0.0.0/4 pass,
 /// as in Linux: they are reserved, not invalid. Directed broadcasts need the tables and are not judged here.
-#[inline]
 pub fn check_addresses(src: [u8; 4], dst: [u8; 4]) -> Result<(), Reason> {
     if dst[0] == 0 || dst[0] == 127 {
         return Err(Reason::DestinationAddressInvalid);
     }
     let invalid = match src[0] {
         0 => src != [0; 4] || !(is_multicast(dst) || is_limited_broadcast(dst)),
-        127 | 224..=239 => true,
-        255 => is_limited_broadcast(src),
-        _ => false,
+        127 => true,
+        _ => is_multicast(src) || is_limited_broadcast(src),
     };
     if invalid {
         Err(Reason::SourceAddressInvalid)

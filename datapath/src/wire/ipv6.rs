@@ -4,8 +4,8 @@
 use zerocopy::byteorder::big_endian::{U16, U32};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use super::parse::Fragment;
-use super::{array_at, flow_key, protocol};
+use super::parse::{Fragment, Part};
+use super::{array_at, protocol};
 use crate::verdict::Reason;
 
 /// Length of the fixed header, bytes.
@@ -73,14 +73,9 @@ pub struct Upper {
     pub protocol: u8,
     /// Offset of the upper layer from the start of the IPv6 header, bytes.
     pub offset: u16,
-    /// Whether this is a fragment; an atomic one (RFC 6946) is not.
-    pub fragment: Fragment,
-    /// Identification of the fragment header, 0 without one.
-    pub fragment_id: u32,
-    /// Offset of the fragment's data in the original packet's fragmentable part, bytes.
-    pub fragment_offset: u16,
-    /// More fragments follow.
-    pub more_fragments: bool,
+    /// Which part of a packet this is; an atomic fragment (RFC 6946) is a whole one. 0 identifies without a fragment
+    /// header.
+    pub part: Part,
 }
 
 /// Walks the chain of extension headers.
@@ -98,16 +93,13 @@ pub fn walk(packet: &[u8], packet_len: usize, next_header: u8) -> Result<Upper, 
     let mut upper = Upper {
         protocol: next_header,
         offset: HEADER_LEN as u16,
-        fragment: Fragment::NotFragment,
-        fragment_id: 0,
-        fragment_offset: 0,
-        more_fragments: false,
+        part: Part::default(),
     };
     let mut offset = HEADER_LEN;
     let mut seen = Seen::default();
     for place in 0..=MAX_EXTENSIONS {
         upper.offset = offset as u16;
-        if !is_extension(upper.protocol) || upper.fragment == Fragment::Later {
+        if !is_extension(upper.protocol) || upper.part.fragment == Fragment::Later {
             return Ok(upper);
         }
         if place == MAX_EXTENSIONS || !seen.may_follow(upper.protocol, place) {
@@ -116,7 +108,7 @@ pub fn walk(packet: &[u8], packet_len: usize, next_header: u8) -> Result<Upper, 
         let head: &[u8; 8] = array_at(packet, offset).ok_or(Reason::BadIpv6Extension)?;
         let len = match upper.protocol {
             protocol::IPV6_FRAGMENT => {
-                read_fragment(head, packet_len.saturating_sub(offset + 8), &mut upper)?;
+                upper.part = read_fragment(head, packet_len.saturating_sub(offset + 8))?;
                 8
             }
             protocol::AH => (head[1] as usize + 2) * 4,
@@ -172,19 +164,14 @@ impl Seen {
     }
 }
 
-/// Reads a fragment header in front of `data_len` bytes.
-fn read_fragment(head: &[u8; 8], data_len: usize, upper: &mut Upper) -> Result<(), Reason> {
+/// Reads a fragment header in front of `len` bytes.
+fn read_fragment(head: &[u8; 8], len: usize) -> Result<Part, Reason> {
     let field = u16::from_be_bytes([head[2], head[3]]);
-    let offset = field & 0xfff8;
-    let more = field & 1 != 0;
-    if more && !data_len.is_multiple_of(8) || offset as usize + data_len > 65535 {
-        return Err(Reason::BadFragment);
-    }
-    upper.fragment = Fragment::new(offset, more);
-    upper.fragment_offset = offset;
-    upper.more_fragments = more;
-    upper.fragment_id = u32::from_be_bytes([head[4], head[5], head[6], head[7]]);
-    Ok(())
+    let id = u32::from_be_bytes([head[4], head[5], head[6], head[7]]);
+    Ok(Part {
+        id,
+        ..Part::new(field & 0xfff8, field & 1 != 0, len as u32)?
+    })
 }
 
 /// ff00::/8.
@@ -213,26 +200,31 @@ pub fn solicited_node(a: &[u8; 16]) -> [u8; 16] {
     ]
 }
 
+/// Neither multicast nor anything else that [`check_addresses`] looks at twice: all that begins with eight zero
+/// bytes or 0xff.
+#[inline(always)]
+pub(super) fn is_plain(a: &[u8; 16]) -> bool {
+    let high = (u128::from_be_bytes(*a) >> 64) as u64;
+    (high != 0) & (high >> 56 != 0xff)
+}
+
 /// Whether a packet with these addresses may be on a link (RFC 4291 sections 2.5 to 2.7).
 ///
 /// The source must not be multicast or `::1`, and `::` only towards multicast (duplicate address detection, router
 /// solicitation, MLD). The destination must not be `::`, `::1` or multicast of scope 0 or 1. Neither may be
 /// IPv4-mapped: such addresses exist in sockets, not on links, and would pass for IPv4 in a flow key.
-#[inline]
 pub fn check_addresses(src: &[u8; 16], dst: &[u8; 16]) -> Result<(), Reason> {
-    // One test for the rare case: ::, ::1 and ::ffff:0:0/96 all begin with ten zero bytes.
-    let low = |a: &[u8; 16]| u128::from_be_bytes(*a) >> 48 == 0;
-    if low(dst) && is_local_only(dst) || is_multicast(dst) && dst[1] & 0x0f < 2 {
+    let (src, dst) = (u128::from_be_bytes(*src), u128::from_be_bytes(*dst));
+    let is_multicast = |a: u128| a >> 120 == 0xff;
+    let scope = |a: u128| a >> 112 & 0xf;
+    // `::`, `::1` or IPv4-mapped.
+    let never_on_link = |a: u128| a <= 1 || a >> 32 == 0xffff;
+    if never_on_link(dst) || is_multicast(dst) && scope(dst) < 2 {
         return Err(Reason::DestinationAddressInvalid);
     }
-    let unspecified_towards_group = is_unspecified(src) && is_multicast(dst);
-    if is_multicast(src) || low(src) && is_local_only(src) && !unspecified_towards_group {
+    let unspecified_towards_group = src == 0 && is_multicast(dst);
+    if is_multicast(src) || never_on_link(src) && !unspecified_towards_group {
         return Err(Reason::SourceAddressInvalid);
     }
     Ok(())
-}
-
-/// `::`, `::1` or IPv4-mapped.
-fn is_local_only(a: &[u8; 16]) -> bool {
-    u128::from_be_bytes(*a) <= 1 || flow_key::is_mapped(a)
 }
