@@ -49,7 +49,7 @@ pub fn sum(data: &[u8]) -> u16 {
 /// [`sum`] of a few bytes whose number the compiler knows, a multiple of 4.
 #[inline(always)]
 pub fn sum_fixed<const N: usize>(data: &[u8; N]) -> u16 {
-    const { assert!(N % 4 == 0 && N <= 64) };
+    const { assert!(N.is_multiple_of(4) && N <= 64) };
     let words = data.as_chunks::<4>().0;
     fold_native(words.iter().map(|w| u32::from_ne_bytes(*w) as u64).sum())
 }

@@ -106,14 +106,10 @@ pub fn walk(packet: &[u8], packet_len: usize, next_header: u8) -> Result<Upper, 
             return Err(Reason::BadIpv6Extension);
         }
         let head: &[u8; 8] = array_at(packet, offset).ok_or(Reason::BadIpv6Extension)?;
-        let len = match upper.protocol {
-            protocol::IPV6_FRAGMENT => {
-                upper.part = read_fragment(head, packet_len.saturating_sub(offset + 8))?;
-                8
-            }
-            protocol::AH => (head[1] as usize + 2) * 4,
-            _ => (head[1] as usize + 1) * 8,
-        };
+        let len = extension_len(upper.protocol, head[1]);
+        if upper.protocol == protocol::IPV6_FRAGMENT {
+            upper.part = read_fragment(head, packet_len.saturating_sub(offset + len))?;
+        }
         if upper.protocol == protocol::IPV6_ROUTE && head[2] == 0 {
             return Err(Reason::Ipv6RoutingHeader);
         }
@@ -124,6 +120,36 @@ pub fn walk(packet: &[u8], packet_len: usize, next_header: u8) -> Result<Upper, 
         upper.protocol = head[0];
     }
     Err(Reason::BadIpv6Extension)
+}
+
+/// Length of an extension header of type `next_header` that states `length` in its second byte, bytes.
+#[inline]
+fn extension_len(next_header: u8, length: u8) -> usize {
+    match next_header {
+        protocol::IPV6_FRAGMENT => 8,
+        protocol::AH => (length as usize + 2) * 4,
+        _ => (length as usize + 1) * 8,
+    }
+}
+
+/// Where the packet ends up: what its pseudo-headers have as destination (RFC 8200 section 8.1). That is the destination
+/// address, or with a routing header that still has segments left, the last of them: type 2 (RFC 6275 section 6.4) and
+/// type 4 (RFC 8754 section 2) have it in the same place. `None` for other such routing headers.
+///
+/// `packet` starts with an IPv6 header whose upper layer [`walk`] found at `upper`.
+pub fn final_destination(packet: &[u8], upper: usize) -> Option<[u8; 16]> {
+    let ip = Ipv6Header::read(packet)?;
+    let (mut next, mut offset) = (ip.next_header, HEADER_LEN);
+    while offset < upper {
+        let head: &[u8; 4] = array_at(packet, offset)?;
+        if next == protocol::IPV6_ROUTE && head[3] > 0 {
+            let known = matches!(head[2], 2 | 4);
+            return array_at(packet, offset + 8).copied().filter(|_| known);
+        }
+        offset += extension_len(next, head[1]);
+        next = head[0];
+    }
+    Some(ip.dst)
 }
 
 /// Whether a next-header value is an extension header that [`walk`] reads.

@@ -9,7 +9,7 @@
 //! a corrupted packet into a valid one.
 
 use super::parse::{Fragment, Kind, Parsed};
-use super::{array_at, checksum, protocol, sctp, tcp, udp};
+use super::{array_at, checksum, ipv6, protocol, sctp, tcp, udp};
 
 /// Where an unfinished checksum is: `csum_start` and `csum_offset` of a virtio_net_hdr (virtio 1.2 section 5.1.6),
 /// or of AF_XDP transmit metadata.
@@ -51,7 +51,7 @@ pub fn detect(frame: &[u8], parsed: &Parsed) -> Option<PartialChecksum> {
         protocol::TCP => {
             let head: &[u8; tcp::HEADER_LEN] = array_at(frame, l4)?;
             let field = u16::from_be_bytes([head[16], head[17]]);
-            let partial = field == pseudo_sum(parsed)?;
+            let partial = field == pseudo_sum(frame, parsed)?;
             partial.then_some(PartialChecksum {
                 start,
                 offset: tcp::CHECKSUM_OFFSET,
@@ -61,7 +61,8 @@ pub fn detect(frame: &[u8], parsed: &Parsed) -> Option<PartialChecksum> {
             let head: &[u8; udp::HEADER_LEN] = array_at(frame, l4)?;
             let field = u16::from_be_bytes([head[6], head[7]]);
             let length = u16::from_be_bytes([head[4], head[5]]) as u32;
-            let partial = field != 0 && length == parsed.l4_len() && field == pseudo_sum(parsed)?;
+            let partial =
+                field != 0 && length == parsed.l4_len() && field == pseudo_sum(frame, parsed)?;
             partial.then_some(PartialChecksum {
                 start,
                 offset: udp::CHECKSUM_OFFSET,
@@ -81,25 +82,23 @@ pub fn detect(frame: &[u8], parsed: &Parsed) -> Option<PartialChecksum> {
 
 /// Sum of the packet's pseudo-header.
 #[inline]
-fn pseudo_sum(parsed: &Parsed) -> Option<u16> {
-    let key = &parsed.key;
+fn pseudo_sum(frame: &[u8], parsed: &Parsed) -> Option<u16> {
+    let (src, dst) = (&parsed.key.src, &parsed.key.dst);
+    let (protocol, len) = (parsed.protocol, parsed.l4_len());
     match parsed.kind {
         Kind::Ipv4 => {
-            let src = *array_at(&key.src, 12)?;
-            let dst = *array_at(&key.dst, 12)?;
-            Some(checksum::pseudo_v4(
-                src,
-                dst,
-                parsed.protocol,
-                parsed.l4_len(),
-            ))
+            let (src, dst) = (*array_at(src, 12)?, *array_at(dst, 12)?);
+            Some(checksum::pseudo_v4(src, dst, protocol, len))
         }
-        Kind::Ipv6 => Some(checksum::pseudo_v6(
-            &key.src,
-            &key.dst,
-            parsed.protocol,
-            parsed.l4_len(),
-        )),
+        Kind::Ipv6 if parsed.l4_len() + ipv6::HEADER_LEN as u32 == parsed.l3_len => {
+            Some(checksum::pseudo_v6(src, dst, protocol, len))
+        }
+        Kind::Ipv6 => {
+            let packet = frame.get(parsed.l3 as usize..)?;
+            let upper = parsed.l4.checked_sub(parsed.l3)? as usize;
+            let dst = ipv6::final_destination(packet, upper)?;
+            Some(checksum::pseudo_v6(src, &dst, protocol, len))
+        }
         Kind::Arp | Kind::Other => None,
     }
 }
