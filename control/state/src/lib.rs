@@ -1,2 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Configuration, desired-state store and teardown shared by podswitchd and podswitchctl.
+//! What podswitchd and podswitchctl both need besides the protocol.
+//!
+//! | module | holds |
+//! |---|---|
+//! | [`config`] | the daemon's configuration file |
+#![forbid(unsafe_code)]
+
+pub mod config;
