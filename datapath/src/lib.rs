@@ -7,7 +7,9 @@ pub mod frame;
 pub mod handoff;
 pub mod ids;
 pub mod port;
+pub mod publish;
 mod sync;
+pub mod tables;
 pub mod verdict;
 pub mod wire;
 

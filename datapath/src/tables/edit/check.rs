@@ -1,0 +1,337 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Values that are wrong whatever else the tables hold.
+#![forbid(unsafe_code)]
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use ipnet::IpNet;
+
+use super::Edit;
+use crate::ids::VrfId;
+use crate::tables::limits::{
+    AGEING_SECONDS, MAX_NAME_LENGTH, MAX_PORT_ADDRESSES, MAX_PORTS, MAX_SEGMENT_ENTRIES,
+    MAX_VRF_ID, MAX_WORKERS, MIN_IPV6_MTU, MTU, VLANS,
+};
+use crate::tables::{
+    FdbKey, Gateway, PortKindSpec, PortSpec, Route, RouteKey, Rule, SegmentSpec, TableError, Vlan,
+    has_ports,
+};
+use crate::wire::MacAddr;
+
+/// How errors name a port.
+pub(super) fn port_name(port: &PortSpec) -> String {
+    format!("port {} \"{}\"", port.id, port.name)
+}
+
+/// How errors name a segment.
+pub(super) fn segment_name(segment: &SegmentSpec) -> String {
+    format!("segment {} \"{}\"", segment.id, segment.name)
+}
+
+impl Edit {
+    /// Refuses values that are wrong by themselves.
+    pub(super) fn check_values(&self) -> Result<(), TableError> {
+        let gateway = self.base.gateway();
+        for port in self.ports.values().flatten() {
+            check_port(port, gateway)?;
+        }
+        for (key, route) in &self.routes {
+            if let Some(route) = route {
+                check_route(key, route, gateway)?;
+            }
+        }
+        for (key, mac) in &self.neighbors {
+            if let Some(mac) = mac {
+                vrf(key, key.vrf)?;
+                station_address(key, key.address, gateway)?;
+                station_mac(key, *mac, gateway)?;
+            }
+        }
+        for segment in self.segments.values().flatten() {
+            check_segment(segment)?;
+        }
+        for (key, port) in &self.fdb {
+            if port.is_some() {
+                check_fdb(key)?;
+            }
+        }
+        for ((port, direction), rules) in &self.rules {
+            for rule in rules.values().flatten() {
+                check_rule(
+                    &format!("{direction} rule \"{}\" of port {port}", rule.name),
+                    rule,
+                )?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn check_port(port: &PortSpec, gateway: &Gateway) -> Result<(), TableError> {
+    let object = &port_name(port);
+    name(object, &port.name)?;
+    below(object, "id", port.id.index(), MAX_PORTS)?;
+    below(object, "worker", port.worker.index(), MAX_WORKERS)?;
+    mtu(object, port.mtu, false)?;
+    match &port.kind {
+        PortKindSpec::Routed { vrf: id, addresses } => {
+            vrf(object, *id)?;
+            station_mac(object, port.mac, gateway)?;
+            if addresses.len() > MAX_PORT_ADDRESSES {
+                return Err(TableError::limit(
+                    object,
+                    "addresses",
+                    addresses.len(),
+                    MAX_PORT_ADDRESSES,
+                ));
+            }
+            for (i, address) in addresses.iter().enumerate() {
+                station_address(object, *address, gateway)?;
+                mtu(object, port.mtu, address.is_ipv6())?;
+                if addresses.iter().take(i).any(|a| a == address) {
+                    return Err(TableError::invalid(
+                        object,
+                        "address",
+                        address,
+                        "is there twice",
+                    ));
+                }
+            }
+        }
+        PortKindSpec::L2 {
+            segment,
+            vlan: vlans,
+            fixed_mac,
+        } => {
+            segment_id(object, *segment)?;
+            if *fixed_mac || !port.mac.is_zero() {
+                station_mac(object, port.mac, gateway)?;
+            }
+            match vlans {
+                Vlan::None => {}
+                Vlan::Access(id) => vlan(object, *id)?,
+                Vlan::Trunk(set) if set.is_empty() => {
+                    return Err(TableError::invalid(
+                        object,
+                        "trunk",
+                        "{}",
+                        "has no VLAN; name one",
+                    ));
+                }
+                Vlan::Trunk(_) => {}
+            }
+        }
+    }
+    Ok(())
+}
+
+fn check_route(key: &RouteKey, route: &Route, gateway: &Gateway) -> Result<(), TableError> {
+    vrf(key, key.vrf)?;
+    prefix(key, "prefix", key.prefix)?;
+    let Route::Unicast {
+        via, mtu: largest, ..
+    } = route
+    else {
+        return Ok(());
+    };
+    if let Some(largest) = largest {
+        mtu(key, *largest, key.prefix.addr().is_ipv6())?;
+    }
+    if let Some(via) = via {
+        if via.is_ipv4() != key.prefix.addr().is_ipv4() {
+            let problem = "is not of the prefix's address family";
+            return Err(TableError::invalid(key, "next hop", via, problem));
+        }
+        station_address(key, *via, gateway)?;
+    }
+    Ok(())
+}
+
+fn check_segment(segment: &SegmentSpec) -> Result<(), TableError> {
+    let object = &segment_name(segment);
+    name(object, &segment.name)?;
+    segment_id(object, segment.id)?;
+    if !AGEING_SECONDS.contains(&segment.ageing_seconds) {
+        let problem = "is not from 1 to 1000000 seconds";
+        return Err(TableError::invalid(
+            object,
+            "ageing time",
+            segment.ageing_seconds,
+            problem,
+        ));
+    }
+    if !(1..=MAX_SEGMENT_ENTRIES).contains(&segment.max_entries) {
+        let problem = format!("is not from 1 to {MAX_SEGMENT_ENTRIES}");
+        return Err(TableError::invalid(
+            object,
+            "largest number of entries",
+            segment.max_entries,
+            problem,
+        ));
+    }
+    Ok(())
+}
+
+fn check_fdb(key: &FdbKey) -> Result<(), TableError> {
+    segment_id(key, key.segment)?;
+    if key.vlan != 0 {
+        vlan(key, key.vlan)?;
+    }
+    if !key.mac.is_unicast() {
+        return Err(TableError::invalid(
+            key,
+            "MAC address",
+            key.mac,
+            "is not unicast",
+        ));
+    }
+    Ok(())
+}
+
+fn check_rule(object: &str, rule: &Rule) -> Result<(), TableError> {
+    name(object, &rule.name)?;
+    if let Some(source) = rule.source {
+        prefix(object, "source", source)?;
+    }
+    if let Some(destination) = rule.destination {
+        prefix(object, "destination", destination)?;
+        if rule
+            .source
+            .is_some_and(|s| s.addr().is_ipv4() != destination.addr().is_ipv4())
+        {
+            let problem = "is not of the source's address family";
+            return Err(TableError::invalid(
+                object,
+                "destination",
+                destination,
+                problem,
+            ));
+        }
+    }
+    if let Some(ports) = &rule.ports {
+        let value = || format!("{}-{}", ports.start(), ports.end());
+        if ports.is_empty() {
+            return Err(TableError::invalid(
+                object,
+                "ports",
+                value(),
+                "end before they begin",
+            ));
+        }
+        if let Some(protocol) = rule.protocol.filter(|p| !has_ports(*p)) {
+            let problem = format!("mean nothing to protocol {protocol}; use tcp, udp or sctp");
+            return Err(TableError::invalid(object, "ports", value(), problem));
+        }
+    }
+    Ok(())
+}
+
+fn name(object: &str, name: &str) -> Result<(), TableError> {
+    match name.len() {
+        1..=MAX_NAME_LENGTH => Ok(()),
+        length => {
+            let problem = format!("is {length} bytes long; 1 to {MAX_NAME_LENGTH} are allowed");
+            Err(TableError::invalid(object, "name", name, problem))
+        }
+    }
+}
+
+fn below(object: &str, field: &'static str, value: usize, end: usize) -> Result<(), TableError> {
+    match value < end {
+        true => Ok(()),
+        false => Err(TableError::invalid(
+            object,
+            field,
+            value,
+            format!("is not below {end}"),
+        )),
+    }
+}
+
+fn vrf(object: impl ToString, id: VrfId) -> Result<(), TableError> {
+    match id.0 <= MAX_VRF_ID {
+        true => Ok(()),
+        false => Err(TableError::invalid(
+            object,
+            "VRF",
+            id,
+            format!("is above {MAX_VRF_ID}"),
+        )),
+    }
+}
+
+fn segment_id(object: impl ToString, id: VrfId) -> Result<(), TableError> {
+    match (1..=MAX_VRF_ID).contains(&id.0) {
+        true => Ok(()),
+        false => {
+            let problem = format!("is not from 1 to {MAX_VRF_ID}");
+            Err(TableError::invalid(object, "segment id", id, problem))
+        }
+    }
+}
+
+fn vlan(object: impl ToString, id: u16) -> Result<(), TableError> {
+    match VLANS.contains(&id) {
+        true => Ok(()),
+        false => Err(TableError::invalid(
+            object,
+            "VLAN",
+            id,
+            "is not from 1 to 4094",
+        )),
+    }
+}
+
+fn mtu(object: impl ToString, mtu: u32, ipv6: bool) -> Result<(), TableError> {
+    let smallest = if ipv6 { MIN_IPV6_MTU } else { *MTU.start() };
+    match (smallest..=*MTU.end()).contains(&mtu) {
+        true => Ok(()),
+        false => {
+            let family = if ipv6 { " (IPv6)" } else { "" };
+            let problem = format!("is not from {smallest} to {} bytes{family}", MTU.end());
+            Err(TableError::invalid(object, "MTU", mtu, problem))
+        }
+    }
+}
+
+/// Refuses prefixes with host bits, and what a flow key cannot tell from IPv4.
+fn prefix(object: impl ToString, field: &'static str, prefix: IpNet) -> Result<(), TableError> {
+    if prefix != prefix.trunc() {
+        let problem = format!("has bits beyond its length; write {}", prefix.trunc());
+        return Err(TableError::invalid(object, field, prefix, problem));
+    }
+    match prefix {
+        IpNet::V6(p) if p.prefix_len() >= 96 && p.addr().to_ipv4_mapped().is_some() => Err(
+            TableError::invalid(object, field, prefix, "is IPv4-mapped; write it as IPv4"),
+        ),
+        _ => Ok(()),
+    }
+}
+
+/// Refuses what cannot be a station's own address.
+fn station_address(
+    object: impl ToString,
+    address: IpAddr,
+    gateway: &Gateway,
+) -> Result<(), TableError> {
+    let problem = match address {
+        _ if gateway.owns(address) => "is the gateway's",
+        _ if address.is_unspecified() => "is unspecified",
+        _ if address.is_multicast() => "is multicast",
+        _ if address.is_loopback() => "is loopback",
+        IpAddr::V4(Ipv4Addr::BROADCAST) => "is broadcast",
+        IpAddr::V6(a) if a.to_ipv4_mapped().is_some() => "is IPv4-mapped; write it as IPv4",
+        _ => return Ok(()),
+    };
+    Err(TableError::invalid(object, "address", address, problem))
+}
+
+/// Refuses what cannot be a station's own MAC address.
+fn station_mac(object: impl ToString, mac: MacAddr, gateway: &Gateway) -> Result<(), TableError> {
+    let problem = match mac {
+        _ if mac == gateway.mac => "is the gateway's",
+        _ if !mac.is_unicast() => "is not unicast",
+        _ => return Ok(()),
+    };
+    Err(TableError::invalid(object, "MAC address", mac, problem))
+}

@@ -1,0 +1,246 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Links, the stations behind them, and their adjacencies.
+#![forbid(unsafe_code)]
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use super::Build;
+use crate::ids::{PortId, VrfId};
+use crate::tables::limits::{MAX_ADJACENCIES, MAX_LINKS};
+use crate::tables::route::{Link, Station, host};
+use crate::tables::{Adjacency, Behind, TableError};
+use crate::wire::MacAddr;
+
+impl Build {
+    pub(super) fn behind(&self, port: PortId) -> Option<&Behind> {
+        self.tables.behind.get(port.index())?.as_deref()
+    }
+
+    pub(super) fn behind_mut(&mut self, port: PortId) -> &mut Behind {
+        Arc::make_mut(
+            self.tables
+                .behind
+                .get_mut(port.index())
+                .get_or_insert_default(),
+        )
+    }
+
+    pub(super) fn link_mut(&mut self, link: u32) -> Option<&mut Link> {
+        self.tables.links.get_mut(link).map(Arc::make_mut)
+    }
+
+    /// Indices of a port's links.
+    pub(super) fn links_of(&self, port: PortId) -> Vec<u32> {
+        self.behind(port)
+            .map(|b| b.links.clone())
+            .unwrap_or_default()
+    }
+
+    /// The MAC address of a station behind a port: of its own, or of a static neighbor.
+    pub(super) fn known(&self, port: PortId, address: IpAddr) -> Option<MacAddr> {
+        match self.tables.port(port) {
+            Some(entry) if entry.addresses().contains(address) => Some(entry.mac),
+            _ => self.behind(port)?.neighbors.get(host(address)).copied(),
+        }
+    }
+
+    /// The link of a port and route MTU. A new one knows all stations behind the port.
+    pub(super) fn link(
+        &mut self,
+        port: PortId,
+        vrf: VrfId,
+        mtu: Option<u32>,
+    ) -> Result<u32, TableError> {
+        let links = self.links_of(port);
+        let has = |link: &&u32| self.tables.links.get(**link).is_some_and(|l| l.mtu == mtu);
+        if let Some(link) = links.iter().find(has) {
+            return Ok(*link);
+        }
+        let link = Link {
+            port,
+            vrf,
+            mtu,
+            routes: 0,
+            stations: Default::default(),
+        };
+        let object = format!("port {port} with route MTU {mtu:?}");
+        let index = self
+            .tables
+            .links
+            .insert(MAX_LINKS, self.oldest, Arc::new(link))
+            .ok_or_else(|| {
+                TableError::limit(object, "links", self.tables.links.len() + 1, MAX_LINKS)
+            })?;
+        self.behind_mut(port).links.push(index);
+        let mut addresses: Vec<IpAddr> = self
+            .tables
+            .port(port)
+            .map(|p| p.addresses().iter().collect())
+            .unwrap_or_default();
+        if let Some(behind) = self.behind(port) {
+            behind
+                .neighbors
+                .visit(&mut |prefix, _| addresses.push(prefix.addr()));
+        }
+        for address in addresses {
+            self.station(index, address)?;
+        }
+        Ok(index)
+    }
+
+    /// The adjacency of an address behind a link.
+    pub(super) fn station(&mut self, link: u32, address: IpAddr) -> Result<u32, TableError> {
+        let Some(entry) = self.tables.links.get(link) else {
+            return Err(TableError::dangling(
+                address,
+                format!("link {link}"),
+                "add its port first",
+            ));
+        };
+        if let Some(station) = entry.stations.get(host(address)) {
+            return Ok(station.adjacency);
+        }
+        let blank = Adjacency {
+            index: 0,
+            mtu: 0,
+            port: entry.port,
+            resolved: false,
+            dst_mac: MacAddr::ZERO,
+            src_mac: self.tables.gateway.mac,
+            address,
+            link,
+        };
+        let object = format!("{address} behind port {}", entry.port);
+        let adjacencies = &mut self.tables.adjacencies;
+        let adjacency = adjacencies
+            .insert(MAX_ADJACENCIES, self.oldest, blank)
+            .ok_or_else(|| {
+                TableError::limit(
+                    object,
+                    "adjacencies",
+                    adjacencies.len() + 1,
+                    MAX_ADJACENCIES,
+                )
+            })?;
+        if let Some(link) = self.link_mut(link) {
+            link.stations.insert(
+                host(address),
+                Station {
+                    adjacency,
+                    routes: 0,
+                },
+            );
+        }
+        self.stale.insert(adjacency);
+        Ok(adjacency)
+    }
+
+    /// A station's MAC address became known or changed.
+    pub(super) fn station_known(
+        &mut self,
+        port: PortId,
+        address: IpAddr,
+    ) -> Result<(), TableError> {
+        for link in self.links_of(port) {
+            let adjacency = self.station(link, address)?;
+            self.stale.insert(adjacency);
+        }
+        Ok(())
+    }
+
+    /// A station's MAC address may be unknown from now on.
+    pub(super) fn station_unknown(&mut self, port: PortId, address: IpAddr) {
+        self.loose.insert((port, address));
+        for link in self.links_of(port) {
+            let link = self.tables.links.get(link);
+            if let Some(station) = link.and_then(|l| l.stations.get(host(address))) {
+                self.stale.insert(station.adjacency);
+                if station.routes > 0 {
+                    self.hops.insert(station.adjacency);
+                }
+            }
+        }
+    }
+
+    /// Marks every adjacency of a port.
+    pub(super) fn port_changed(&mut self, port: PortId) {
+        for link in self.links_of(port) {
+            if let Some(link) = self.tables.links.get(link) {
+                link.stations.visit(&mut |_, station| {
+                    self.stale.insert(station.adjacency);
+                });
+            }
+        }
+    }
+
+    /// Frees a link and all behind it; nothing may use it.
+    pub(super) fn free_link(&mut self, link: u32) {
+        let generation = self.tables.generation;
+        let Some(link) = self.tables.links.remove(link, generation) else {
+            return;
+        };
+        link.stations.visit(&mut |_, station| {
+            self.tables
+                .adjacencies
+                .remove(station.adjacency, generation);
+        });
+    }
+
+    /// Frees the stations and links that nothing uses any more.
+    pub(super) fn drop_loose(&mut self) {
+        let generation = self.tables.generation;
+        for (port, address) in std::mem::take(&mut self.loose) {
+            if self.known(port, address).is_some() {
+                continue;
+            }
+            for link in self.links_of(port) {
+                let unused = |l: &Arc<Link>| {
+                    l.stations
+                        .get(host(address))
+                        .filter(|s| s.routes == 0)
+                        .map(|s| s.adjacency)
+                };
+                if let Some(adjacency) = self.tables.links.get(link).and_then(unused) {
+                    self.tables.adjacencies.remove(adjacency, generation);
+                    if let Some(link) = self.link_mut(link) {
+                        link.stations.remove(host(address));
+                    }
+                }
+            }
+        }
+        for link in std::mem::take(&mut self.idle) {
+            let unused = |l: &&Arc<Link>| l.routes == 0 && l.mtu.is_some();
+            if let Some(port) = self.tables.links.get(link).filter(unused).map(|l| l.port) {
+                self.free_link(link);
+                self.behind_mut(port).links.retain(|l| *l != link);
+            }
+        }
+    }
+
+    /// Brings the adjacencies up to date that were marked.
+    pub(super) fn refresh_adjacencies(&mut self) {
+        for index in std::mem::take(&mut self.stale) {
+            let Some(old) = self.tables.adjacency(index).copied() else {
+                continue;
+            };
+            let Some(port) = self.tables.port(old.port) else {
+                continue;
+            };
+            let route_mtu = self.tables.links.get(old.link).and_then(|l| l.mtu);
+            let mac = self.known(old.port, old.address);
+            let new = Adjacency {
+                index,
+                mtu: port.mtu.min(route_mtu.unwrap_or(u32::MAX)),
+                resolved: mac.is_some(),
+                dst_mac: mac.unwrap_or(MacAddr::ZERO),
+                ..old
+            };
+            if new != old
+                && let Some(slot) = self.tables.adjacencies.get_mut(index)
+            {
+                *slot = new;
+            }
+        }
+    }
+}

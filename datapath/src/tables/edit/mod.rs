@@ -1,0 +1,192 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The next tables from the present ones.
+#![forbid(unsafe_code)]
+
+mod check;
+mod links;
+mod ports;
+mod routes;
+mod rules;
+mod segments;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use super::{
+    Direction, FdbKey, NeighborKey, PortKind, PortSpec, Route, RouteKey, Rule, SegmentSpec,
+    TableError, Tables,
+};
+use crate::ids::{PortId, VrfId};
+use crate::wire::MacAddr;
+
+/// Changes to tables. They are gathered, the last one of an object counts, and [`build`](Edit::build) judges the
+/// result as a whole: the order of changes is of no matter, and if anything is wrong, nothing has happened.
+#[derive(Clone, Debug)]
+pub struct Edit {
+    base: Tables,
+    oldest: u64,
+    ports: BTreeMap<PortId, Option<PortSpec>>,
+    routes: BTreeMap<RouteKey, Option<Route>>,
+    neighbors: BTreeMap<NeighborKey, Option<MacAddr>>,
+    segments: BTreeMap<VrfId, Option<SegmentSpec>>,
+    fdb: BTreeMap<FdbKey, Option<PortId>>,
+    rules: BTreeMap<(PortId, Direction), BTreeMap<String, Option<Rule>>>,
+}
+
+impl Edit {
+    /// An edit of `base`. `oldest` is the oldest generation that a worker may still have
+    /// ([`Publisher::oldest`](crate::publish::Publisher::oldest) tells): indices of rules and adjacencies that went
+    /// away by then are used again.
+    pub fn new(base: &Tables, oldest: u64) -> Edit {
+        Edit {
+            base: base.clone(),
+            oldest,
+            ports: BTreeMap::new(),
+            routes: BTreeMap::new(),
+            neighbors: BTreeMap::new(),
+            segments: BTreeMap::new(),
+            fdb: BTreeMap::new(),
+            rules: BTreeMap::new(),
+        }
+    }
+
+    /// Adds a port or replaces the one with its id; its rules, neighbors and routes stay.
+    pub fn set_port(&mut self, port: PortSpec) -> &mut Self {
+        self.ports.insert(port.id, Some(port));
+        self
+    }
+
+    /// Removes a port and its rules. Whatever else refers to it must go too.
+    pub fn remove_port(&mut self, id: PortId) -> &mut Self {
+        self.ports.insert(id, None);
+        self
+    }
+
+    /// Adds a route or replaces the one of its prefix. Bits of the prefix beyond its length must be zero.
+    pub fn set_route(&mut self, vrf: VrfId, prefix: IpNet, route: Route) -> &mut Self {
+        self.routes.insert(RouteKey { vrf, prefix }, Some(route));
+        self
+    }
+
+    /// Removes a route, if there is one.
+    pub fn remove_route(&mut self, vrf: VrfId, prefix: IpNet) -> &mut Self {
+        self.routes.insert(RouteKey { vrf, prefix }, None);
+        self
+    }
+
+    /// Adds the MAC address of a station behind a port of the VRF, or replaces it.
+    pub fn set_neighbor(
+        &mut self,
+        vrf: VrfId,
+        port: PortId,
+        address: IpAddr,
+        mac: MacAddr,
+    ) -> &mut Self {
+        self.neighbors
+            .insert(NeighborKey { vrf, port, address }, Some(mac));
+        self
+    }
+
+    /// Removes a neighbor, if there is one.
+    pub fn remove_neighbor(&mut self, vrf: VrfId, port: PortId, address: IpAddr) -> &mut Self {
+        self.neighbors
+            .insert(NeighborKey { vrf, port, address }, None);
+        self
+    }
+
+    /// Adds a segment or replaces what it is set to; its ports and FDB entries stay.
+    pub fn set_segment(&mut self, segment: SegmentSpec) -> &mut Self {
+        self.segments.insert(segment.id, Some(segment));
+        self
+    }
+
+    /// Removes a segment. Its ports and FDB entries must go too.
+    pub fn remove_segment(&mut self, id: VrfId) -> &mut Self {
+        self.segments.insert(id, None);
+        self
+    }
+
+    /// Fixes a MAC address to a port of the segment in a VLAN (0: none).
+    pub fn set_fdb(&mut self, segment: VrfId, vlan: u16, mac: MacAddr, port: PortId) -> &mut Self {
+        self.fdb.insert(FdbKey { segment, vlan, mac }, Some(port));
+        self
+    }
+
+    /// Removes a static FDB entry, if there is one.
+    pub fn remove_fdb(&mut self, segment: VrfId, vlan: u16, mac: MacAddr) -> &mut Self {
+        self.fdb.insert(FdbKey { segment, vlan, mac }, None);
+        self
+    }
+
+    /// Adds a rule or replaces the one of its name. A rule that stays the same keeps its id, a changed one counts
+    /// anew.
+    pub fn set_rule(&mut self, port: PortId, direction: Direction, rule: Rule) -> &mut Self {
+        let rules = self.rules.entry((port, direction)).or_default();
+        rules.insert(rule.name.clone(), Some(rule));
+        self
+    }
+
+    /// Removes a rule, if there is one.
+    pub fn remove_rule(&mut self, port: PortId, direction: Direction, name: &str) -> &mut Self {
+        self.rules
+            .entry((port, direction))
+            .or_default()
+            .insert(name.to_owned(), None);
+        self
+    }
+
+    /// The next tables.
+    pub fn build(self) -> Result<Tables, TableError> {
+        self.check_values()?;
+        let mut tables = self.base.clone();
+        tables.generation += 1;
+        let was_in = |id: PortId| match self.base.port(id)?.kind {
+            PortKind::L2 { segment, .. } => Some(segment),
+            PortKind::Routed { .. } => None,
+        };
+        let mut build = Build {
+            tables,
+            oldest: self.oldest,
+            stale: BTreeSet::new(),
+            loose: BTreeSet::new(),
+            idle: BTreeSet::new(),
+            hops: BTreeSet::new(),
+            ids: BTreeSet::new(),
+        };
+        build.remove_routes(&self.routes);
+        build.remove_neighbors(&self.neighbors);
+        build.remove_fdb(&self.fdb);
+        build.set_segments(&self.segments)?;
+        build.change_ports(&self.ports)?;
+        build.set_neighbors(&self.neighbors)?;
+        build.set_routes(&self.routes)?;
+        build.set_fdb(&self.fdb)?;
+        build.change_rules(&self.rules)?;
+        build.check_segments(&self.segments, &self.ports, &self.fdb, &was_in)?;
+        build.remove_segments(&self.segments)?;
+        build.check_next_hops(&self.routes)?;
+        build.drop_loose();
+        build.refresh_adjacencies();
+        build.check_ids()?;
+        Ok(build.tables)
+    }
+}
+
+/// Tables in the making.
+struct Build {
+    tables: Tables,
+    /// Oldest generation that a worker may still have.
+    oldest: u64,
+    /// Adjacencies whose MAC address or MTU may have changed.
+    stale: BTreeSet<u32>,
+    /// Addresses behind ports that may not be needed any more.
+    loose: BTreeSet<(PortId, IpAddr)>,
+    /// Links that routes may not use any more.
+    idle: BTreeSet<u32>,
+    /// Next hops (adjacencies) that may not be on the link any more.
+    hops: BTreeSet<u32>,
+    /// Ids whose use as VRF or segment changed.
+    ids: BTreeSet<VrfId>,
+}

@@ -1,0 +1,272 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Ports.
+#![forbid(unsafe_code)]
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use super::Build;
+use super::check::port_name;
+use crate::ids::{PortId, VrfId};
+use crate::tables::limits::MAX_PORTS;
+use crate::tables::policy::{Action, RuleSet};
+use crate::tables::route::{Vrf, host};
+use crate::tables::{OwnAddresses, PortEntry, PortKind, PortKindSpec, PortSpec, TableError};
+
+/// The addresses of a routed port in one VRF.
+fn addresses_in(spec: Option<&PortSpec>, vrf: VrfId) -> Option<&[IpAddr]> {
+    match &spec?.kind {
+        PortKindSpec::Routed { vrf: id, addresses } if *id == vrf => Some(addresses),
+        _ => None,
+    }
+}
+
+impl Build {
+    /// Takes out what goes, then puts in what comes, so that an address or a MAC address may move.
+    pub(super) fn change_ports(
+        &mut self,
+        ports: &BTreeMap<PortId, Option<PortSpec>>,
+    ) -> Result<(), TableError> {
+        for (id, spec) in ports {
+            if let Some(old) = self.tables.ports.get(id.index()).cloned().flatten() {
+                self.detach(&old, spec.as_ref())?;
+            }
+        }
+        for spec in ports.values().flatten() {
+            self.attach(spec)?;
+        }
+        if self.tables.counts.ports > MAX_PORTS {
+            let last = ports
+                .values()
+                .flatten()
+                .next_back()
+                .map(port_name)
+                .unwrap_or_default();
+            return Err(TableError::limit(
+                last,
+                "ports",
+                self.tables.counts.ports,
+                MAX_PORTS,
+            ));
+        }
+        self.check_names(ports)
+    }
+
+    fn detach(&mut self, old: &PortEntry, spec: Option<&PortSpec>) -> Result<(), TableError> {
+        match &old.kind {
+            PortKind::Routed { addresses } => {
+                let stay = addresses_in(spec, old.vrf);
+                for address in addresses.iter() {
+                    if !stay.is_some_and(|s| s.contains(&address)) {
+                        self.remove_local(old.vrf, address);
+                        self.station_unknown(old.id, address);
+                    }
+                }
+                if stay.is_none() {
+                    self.vrf_mut(old.vrf).ports -= 1;
+                    self.forsake(old)?;
+                }
+            }
+            PortKind::L2 { segment, .. } => self.leave(*segment, old),
+        }
+        if spec.is_none() {
+            *self.tables.ports.get_mut(old.id.index()) = None;
+            self.tables.counts.ports -= 1;
+            for entry in old.egress.rules().iter().chain(old.ingress.rules()) {
+                self.tables
+                    .rule_ids
+                    .remove(entry.id.0, self.tables.generation);
+            }
+        }
+        Ok(())
+    }
+
+    /// Frees what was behind a port in its VRF.
+    fn forsake(&mut self, old: &PortEntry) -> Result<(), TableError> {
+        let name = format!("port {} \"{}\" in VRF {}", old.id, old.name, old.vrf);
+        let Some(behind) = self.behind(old.id).cloned() else {
+            return Ok(());
+        };
+        let mut neighbor = None;
+        behind
+            .neighbors
+            .visit(&mut |prefix, _| neighbor = Some(prefix.addr()));
+        if let Some(address) = neighbor {
+            let object = format!("neighbor {address} (vrf {}, port {})", old.vrf, old.id);
+            return Err(TableError::dangling(
+                object,
+                name,
+                "remove the neighbor too",
+            ));
+        }
+        for link in &behind.links {
+            if self.tables.links.get(*link).is_some_and(|l| l.routes > 0) {
+                let object = self.route_by(old.vrf, |t| t.link(&self.tables) == Some(*link));
+                return Err(TableError::dangling(
+                    object,
+                    name,
+                    "remove or change the route too",
+                ));
+            }
+        }
+        for link in behind.links {
+            self.free_link(link);
+        }
+        *self.tables.behind.get_mut(old.id.index()) = None;
+        Ok(())
+    }
+
+    fn attach(&mut self, spec: &PortSpec) -> Result<(), TableError> {
+        let old = self.tables.ports.get(spec.id.index()).cloned().flatten();
+        let rules = |set: Option<&Arc<RuleSet>>, default: Action| match set {
+            Some(set) if set.default_action() == default => set.clone(),
+            Some(set) => Arc::new(set.with_default(default)),
+            None => Arc::new(RuleSet::new(default, Vec::new())),
+        };
+        let (vrf, kind) = match &spec.kind {
+            PortKindSpec::Routed { vrf, addresses } => (
+                *vrf,
+                PortKind::Routed {
+                    addresses: OwnAddresses::new(addresses),
+                },
+            ),
+            PortKindSpec::L2 {
+                segment,
+                vlan,
+                fixed_mac,
+            } => {
+                let (segment, vlan, fixed_mac) = (*segment, vlan.clone(), *fixed_mac);
+                (
+                    segment,
+                    PortKind::L2 {
+                        segment,
+                        vlan,
+                        fixed_mac,
+                    },
+                )
+            }
+        };
+        let entry = Arc::new(PortEntry {
+            id: spec.id,
+            name: spec.name.as_str().into(),
+            worker: spec.worker,
+            mac: spec.mac,
+            mtu: spec.mtu,
+            vrf,
+            kind,
+            egress: rules(old.as_ref().map(|p| &p.egress), spec.egress_default),
+            ingress: rules(old.as_ref().map(|p| &p.ingress), spec.ingress_default),
+            check_source: spec.check_source,
+        });
+        self.tables.counts.ports += usize::from(old.is_none());
+        *self.tables.ports.get_mut(spec.id.index()) = Some(entry.clone());
+        match &spec.kind {
+            PortKindSpec::Routed { vrf, addresses } => {
+                self.attach_routed(spec, *vrf, addresses, old.as_deref())
+            }
+            PortKindSpec::L2 { segment, .. } => self.join(*segment, &entry),
+        }
+    }
+
+    fn attach_routed(
+        &mut self,
+        spec: &PortSpec,
+        vrf: VrfId,
+        addresses: &[IpAddr],
+        old: Option<&PortEntry>,
+    ) -> Result<(), TableError> {
+        if self.behind(spec.id).is_none() {
+            self.vrf_mut(vrf).ports += 1;
+        }
+        let link = self.link(spec.id, vrf, None)?;
+        for address in addresses {
+            if self
+                .behind(spec.id)
+                .is_some_and(|b| b.neighbors.get(host(*address)).is_some())
+            {
+                let holder = format!("neighbor {address} (vrf {vrf}, port {})", spec.id);
+                return Err(TableError::conflict(
+                    port_name(spec),
+                    "address",
+                    address,
+                    holder,
+                ));
+            }
+            self.station_known(spec.id, *address)?;
+            let adjacency = self.station(link, *address)?;
+            self.set_local(spec, vrf, *address, adjacency)?;
+        }
+        if old.is_some_and(|old| old.mac != spec.mac || old.mtu != spec.mtu) {
+            self.port_changed(spec.id);
+        }
+        Ok(())
+    }
+
+    fn set_local(
+        &mut self,
+        spec: &PortSpec,
+        vrf: VrfId,
+        address: IpAddr,
+        adjacency: u32,
+    ) -> Result<(), TableError> {
+        let fib = &self.tables.vrfs.get_exact(vrf.0).map(|v| &v.fib);
+        let mut entry = fib
+            .and_then(|f| f.get(host(address)))
+            .copied()
+            .unwrap_or_default();
+        match entry.local {
+            Some(index) if index == adjacency => return Ok(()),
+            Some(index) => {
+                let holder = self
+                    .tables
+                    .adjacency(index)
+                    .and_then(|a| self.tables.port(a.port));
+                let holder = holder.map(|p| format!("port {} \"{}\"", p.id, p.name));
+                let holder = holder.unwrap_or_default();
+                return Err(TableError::conflict(
+                    port_name(spec),
+                    "address",
+                    address,
+                    holder,
+                ));
+            }
+            None => entry.local = Some(adjacency),
+        }
+        self.vrf_mut(vrf).fib.insert(host(address), entry);
+        Ok(())
+    }
+
+    fn remove_local(&mut self, vrf: VrfId, address: IpAddr) {
+        let fib = &mut self.vrf_mut(vrf).fib;
+        let Some(mut entry) = fib.get(host(address)).copied() else {
+            return;
+        };
+        entry.local = None;
+        match entry.route {
+            Some(_) => fib.insert(host(address), entry),
+            None => fib.remove(host(address)),
+        };
+    }
+
+    /// A VRF, for change; it is made if need be and goes when it is found empty.
+    pub(super) fn vrf_mut(&mut self, id: VrfId) -> &mut Vrf {
+        self.ids.insert(id);
+        Arc::make_mut(self.tables.vrfs.get_or_insert(id.0))
+    }
+
+    fn check_names(&self, ports: &BTreeMap<PortId, Option<PortSpec>>) -> Result<(), TableError> {
+        if ports.values().flatten().next().is_none() {
+            return Ok(());
+        }
+        let mut names: HashMap<&str, PortId> = HashMap::with_capacity(self.tables.counts.ports);
+        for port in self.tables.ports() {
+            if let Some(holder) = names.insert(&port.name, port.id) {
+                let object = format!("port {}", port.id);
+                let holder = format!("port {holder}");
+                return Err(TableError::conflict(object, "name", &port.name, holder));
+            }
+        }
+        Ok(())
+    }
+}

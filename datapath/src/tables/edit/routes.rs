@@ -1,0 +1,303 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Routes and neighbors.
+#![forbid(unsafe_code)]
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use super::Build;
+use crate::ids::{PortId, VrfId};
+use crate::tables::limits::{MAX_NEIGHBORS, MAX_ROUTES};
+use crate::tables::route::{Adjacency, Target, host};
+use crate::tables::{NeighborKey, PortEntry, PortKind, Route, RouteKey, TableError, Tables};
+use crate::wire::MacAddr;
+
+impl Target {
+    /// The link it uses.
+    pub(super) fn link(self, tables: &Tables) -> Option<u32> {
+        match self {
+            Target::Via(index) => tables.adjacency(index).map(|a| a.link),
+            Target::OnLink(link) => Some(link),
+            Target::Blackhole | Target::Unreachable | Target::Prohibit => None,
+        }
+    }
+}
+
+impl Build {
+    fn route(&self, key: &RouteKey) -> Option<Target> {
+        self.tables
+            .vrfs
+            .get_exact(key.vrf.0)?
+            .fib
+            .get(key.prefix)?
+            .route
+    }
+
+    /// Takes out routes that go or become different.
+    pub(super) fn remove_routes(&mut self, routes: &BTreeMap<RouteKey, Option<Route>>) {
+        for (key, new) in routes {
+            let Some(target) = self.route(key) else {
+                continue;
+            };
+            if *new == self.tables.untargeted(target) {
+                continue;
+            }
+            let fib = &mut self.vrf_mut(key.vrf).fib;
+            if let Some(mut entry) = fib.get(key.prefix).copied() {
+                entry.route = None;
+                match entry.local {
+                    Some(_) => fib.insert(key.prefix, entry),
+                    None => fib.remove(key.prefix),
+                };
+            }
+            self.tables.counts.routes -= 1;
+            self.release(key.vrf, target);
+        }
+    }
+
+    /// Puts in routes that are not there.
+    pub(super) fn set_routes(
+        &mut self,
+        routes: &BTreeMap<RouteKey, Option<Route>>,
+    ) -> Result<(), TableError> {
+        for (key, route) in routes {
+            let Some(route) = route else { continue };
+            if self.route(key).is_some() {
+                continue;
+            }
+            let target = self.target(key, route)?;
+            let fib = &mut self.vrf_mut(key.vrf).fib;
+            let mut entry = fib.get(key.prefix).copied().unwrap_or_default();
+            entry.route = Some(target);
+            fib.insert(key.prefix, entry);
+            self.tables.counts.routes += 1;
+            if self.tables.counts.routes > MAX_ROUTES {
+                return Err(TableError::limit(
+                    key,
+                    "routes",
+                    self.tables.counts.routes,
+                    MAX_ROUTES,
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// Looks up what a route refers to, and counts the reference.
+    fn target(&mut self, key: &RouteKey, route: &Route) -> Result<Target, TableError> {
+        let (port, via, mtu) = match *route {
+            Route::Unicast { port, via, mtu } => (port, via, mtu),
+            Route::Blackhole => return Ok(Target::Blackhole),
+            Route::Unreachable => return Ok(Target::Unreachable),
+            Route::Prohibit => return Ok(Target::Prohibit),
+        };
+        self.routed_port(key, port, key.vrf)?;
+        let link = self.link(port, key.vrf, mtu)?;
+        let Some(address) = via else {
+            if let Some(link) = self.link_mut(link) {
+                link.routes += 1;
+            }
+            return Ok(Target::OnLink(link));
+        };
+        let adjacency = self.station(link, address)?;
+        if let Some(link) = self.link_mut(link) {
+            link.routes += 1;
+        }
+        if self.add_routes(link, address, 1) == 1 {
+            let hops = &mut self.vrf_mut(key.vrf).next_hops;
+            let mut all = hops
+                .get(host(address))
+                .map(|a| a.to_vec())
+                .unwrap_or_default();
+            all.push(adjacency);
+            hops.insert(host(address), all.into());
+        }
+        self.hops.insert(adjacency);
+        Ok(Target::Via(adjacency))
+    }
+
+    /// Uncounts what a route referred to.
+    fn release(&mut self, vrf: VrfId, target: Target) {
+        let Some(index) = target.link(&self.tables) else {
+            return;
+        };
+        if let Some(link) = self.link_mut(index) {
+            link.routes -= 1;
+            self.idle.insert(index);
+        }
+        let Target::Via(adjacency) = target else {
+            return;
+        };
+        let Some(&Adjacency { port, address, .. }) = self.tables.adjacency(adjacency) else {
+            return;
+        };
+        if self.add_routes(index, address, -1) > 0 {
+            return;
+        }
+        self.loose.insert((port, address));
+        let hops = &mut self.vrf_mut(vrf).next_hops;
+        let rest: Arc<[u32]> = match hops.get(host(address)) {
+            Some(all) => all.iter().copied().filter(|a| *a != adjacency).collect(),
+            None => return,
+        };
+        match rest.is_empty() {
+            true => hops.remove(host(address)),
+            false => hops.insert(host(address), rest),
+        };
+    }
+
+    /// Counts routes by a station; returns how many there are now.
+    fn add_routes(&mut self, link: u32, address: IpAddr, change: i32) -> u32 {
+        let Some(link) = self.link_mut(link) else {
+            return 0;
+        };
+        let Some(mut station) = link.stations.get(host(address)).copied() else {
+            return 0;
+        };
+        station.routes = station.routes.saturating_add_signed(change);
+        link.stations.insert(host(address), station);
+        station.routes
+    }
+
+    /// The routed port of this id in this VRF.
+    fn routed_port(
+        &self,
+        object: impl ToString,
+        id: PortId,
+        vrf: VrfId,
+    ) -> Result<&PortEntry, TableError> {
+        let Some(port) = self.tables.port(id) else {
+            return Err(TableError::dangling(
+                object,
+                format!("port {id}"),
+                "add the port first",
+            ));
+        };
+        let name = format!("port {id} \"{}\"", port.name);
+        match port.kind {
+            PortKind::L2 { .. } => {
+                let hint = "that port is in an L2 segment; name a routed one";
+                Err(TableError::dangling(
+                    object,
+                    format!("{name} to be routed"),
+                    hint,
+                ))
+            }
+            PortKind::Routed { .. } if port.vrf != vrf => {
+                let hint = "use the port's own VRF";
+                Err(TableError::dangling(
+                    object,
+                    format!("{name} to be in VRF {vrf}, not {}", port.vrf),
+                    hint,
+                ))
+            }
+            PortKind::Routed { .. } => Ok(port),
+        }
+    }
+
+    /// A route of the VRF, for errors.
+    pub(super) fn route_by(&self, vrf: VrfId, is: impl Fn(Target) -> bool) -> String {
+        let mut name = format!("a route (vrf {vrf})");
+        if let Some(table) = self.tables.vrfs.get_exact(vrf.0) {
+            table.fib.visit(&mut |prefix, entry| {
+                if entry.route.is_some_and(&is) {
+                    name = RouteKey { vrf, prefix }.to_string();
+                }
+            });
+        }
+        name
+    }
+
+    /// Refuses next hops that are not on the link of their port: neither a known station there nor, by the longest
+    /// match, inside an on-link route by that port.
+    pub(super) fn check_next_hops(
+        &mut self,
+        routes: &BTreeMap<RouteKey, Option<Route>>,
+    ) -> Result<(), TableError> {
+        for key in routes.keys() {
+            if let Some(vrf) = self.tables.vrfs.get_exact(key.vrf.0) {
+                vrf.next_hops
+                    .visit_within(key.prefix, &mut |_, all| self.hops.extend(all.iter()));
+            }
+        }
+        for index in &self.hops {
+            let Some(hop) = self.tables.adjacency(*index) else {
+                continue;
+            };
+            let Some(link) = self.tables.links.get(hop.link) else {
+                continue;
+            };
+            let used = link
+                .stations
+                .get(host(hop.address))
+                .is_some_and(|s| s.routes > 0);
+            if !used || self.known(hop.port, hop.address).is_some() {
+                continue;
+            }
+            let vrf = self.tables.vrfs.get_exact(link.vrf.0);
+            let entry = vrf.and_then(|v| v.fib.lookup(hop.address));
+            let by = match entry {
+                Some(entry) if entry.local.is_none() => match entry.route {
+                    Some(Target::OnLink(link)) => self.tables.links.get(link).map(|l| l.port),
+                    _ => None,
+                },
+                _ => None,
+            };
+            if by != Some(hop.port) {
+                let object = self.route_by(link.vrf, |t| t == Target::Via(*index));
+                let needs = format!("next hop {} on the link of port {}", hop.address, hop.port);
+                let hint =
+                    "add a neighbor for it, or an on-link route that covers it, by that port";
+                return Err(TableError::dangling(object, needs, hint));
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn remove_neighbors(&mut self, neighbors: &BTreeMap<NeighborKey, Option<MacAddr>>) {
+        for (key, mac) in neighbors {
+            let in_vrf = self.tables.port(key.port).is_some_and(|p| p.vrf == key.vrf);
+            let there = self
+                .behind(key.port)
+                .is_some_and(|b| b.neighbors.get(host(key.address)).is_some());
+            if mac.is_none() && in_vrf && there {
+                self.behind_mut(key.port)
+                    .neighbors
+                    .remove(host(key.address));
+                self.tables.counts.neighbors -= 1;
+                self.station_unknown(key.port, key.address);
+            }
+        }
+    }
+
+    pub(super) fn set_neighbors(
+        &mut self,
+        neighbors: &BTreeMap<NeighborKey, Option<MacAddr>>,
+    ) -> Result<(), TableError> {
+        for (key, mac) in neighbors {
+            let Some(mac) = mac else { continue };
+            let port = self.routed_port(key, key.port, key.vrf)?;
+            if port.addresses().contains(key.address) {
+                let holder = format!("port {} \"{}\" itself", port.id, port.name);
+                return Err(TableError::conflict(key, "address", key.address, holder));
+            }
+            let old = self
+                .behind(key.port)
+                .and_then(|b| b.neighbors.get(host(key.address)));
+            if old == Some(mac) {
+                continue;
+            }
+            self.tables.counts.neighbors += usize::from(old.is_none());
+            if self.tables.counts.neighbors > MAX_NEIGHBORS {
+                let count = self.tables.counts.neighbors;
+                return Err(TableError::limit(key, "neighbors", count, MAX_NEIGHBORS));
+            }
+            self.behind_mut(key.port)
+                .neighbors
+                .insert(host(key.address), *mac);
+            self.station_known(key.port, key.address)?;
+        }
+        Ok(())
+    }
+}

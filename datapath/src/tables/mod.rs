@@ -1,0 +1,324 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What the workers share and only read: ports, routes, neighbors, L2 segments, policy.
+#![forbid(unsafe_code)]
+
+mod edit;
+mod error;
+pub mod limits;
+mod paged;
+mod policy;
+mod port;
+mod route;
+mod segment;
+mod trie;
+
+#[cfg(test)]
+mod tests;
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
+
+pub use edit::Edit;
+pub use error::TableError;
+pub use policy::{Action, Direction, Judgement, Rule, RuleEntry, RuleSet, has_ports};
+pub use port::{OwnAddresses, PortEntry, PortKind, PortKindSpec, PortSpec, Vlan, VlanSet};
+pub use route::{Adjacency, Hop, NeighborKey, Route, RouteKey};
+pub use segment::{FdbKey, Member, Segment, SegmentSpec};
+
+use crate::ids::{PortId, VrfId};
+use crate::verdict::Reason;
+use crate::wire::{FlowKey, MacAddr};
+use paged::{Paged, Slab};
+use route::{IpTrie, Link, Target, Vrf, host};
+use trie::{Trie, allocation};
+
+/// The addresses under which every pod sees its gateway. The same for all ports and VRFs, and as long as the switch
+/// lives.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Gateway {
+    /// Its MAC address.
+    pub mac: MacAddr,
+    /// Its IPv4 address.
+    pub v4: Ipv4Addr,
+    /// Its IPv6 address.
+    pub v6: Ipv6Addr,
+}
+
+impl Gateway {
+    /// Whether the address is the gateway's.
+    pub fn owns(&self, address: IpAddr) -> bool {
+        match address {
+            IpAddr::V4(a) => a == self.v4,
+            IpAddr::V6(a) => a == self.v6,
+        }
+    }
+}
+
+/// A snapshot of all tables. Never changes; an [`Edit`] makes the next one, which shares with this one whatever is
+/// the same in both. A clone costs a few counts.
+#[derive(Clone, Debug)]
+pub struct Tables {
+    generation: u64,
+    gateway: Gateway,
+    ports: Paged<Option<Arc<PortEntry>>, 64>,
+    adjacencies: Slab<Adjacency, 32>,
+    vrfs: Trie<u32, Arc<Vrf>>,
+    links: Slab<Arc<Link>, 64>,
+    segments: Trie<u32, Arc<Segment>>,
+    // What only edits need.
+    /// Of each routed port, its static neighbors and links.
+    behind: Paged<Option<Arc<Behind>>, 64>,
+    rule_ids: Slab<(), 64>,
+    counts: Counts,
+}
+
+/// What is behind a routed port.
+#[derive(Clone, Debug, Default)]
+struct Behind {
+    /// Static neighbors.
+    neighbors: IpTrie<MacAddr>,
+    /// Indices of its links; the first is the one without an MTU.
+    links: Vec<u32>,
+}
+
+/// How much is in the tables.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Counts {
+    /// Ports.
+    pub ports: usize,
+    /// VRFs with a port.
+    pub vrfs: usize,
+    /// Routes; addresses of ports do not count.
+    pub routes: usize,
+    /// Static neighbors.
+    pub neighbors: usize,
+    /// L2 segments.
+    pub segments: usize,
+    /// Static FDB entries; fixed MAC addresses of ports do not count.
+    pub fdb_entries: usize,
+    /// Policy rules.
+    pub rules: usize,
+}
+
+impl Tables {
+    /// Tables without anything in them, of generation 1.
+    pub fn new(gateway: Gateway) -> Tables {
+        Tables {
+            generation: 1,
+            gateway,
+            ports: Paged::default(),
+            adjacencies: Slab::default(),
+            vrfs: Trie::default(),
+            links: Slab::default(),
+            segments: Trie::default(),
+            behind: Paged::default(),
+            rule_ids: Slab::default(),
+            counts: Counts::default(),
+        }
+    }
+
+    /// Grows by one with every edit.
+    #[inline]
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// The gateway's addresses.
+    #[inline]
+    pub fn gateway(&self) -> &Gateway {
+        &self.gateway
+    }
+
+    /// A port.
+    #[inline]
+    pub fn port(&self, id: PortId) -> Option<&PortEntry> {
+        self.ports.get(id.index())?.as_deref()
+    }
+
+    /// Every port, by id.
+    pub fn ports(&self) -> impl Iterator<Item = &PortEntry> {
+        self.ports.iter().filter_map(|(_, port)| port.as_deref())
+    }
+
+    /// An adjacency by the index that [`route`](Tables::route) gave, if it still exists.
+    #[inline]
+    pub fn adjacency(&self, index: u32) -> Option<&Adjacency> {
+        self.adjacencies.get(index)
+    }
+
+    /// Where a packet to the key's destination address goes in a VRF: to the port that has the address, else by the
+    /// route of the longest prefix.
+    #[inline]
+    pub fn route(&self, vrf: VrfId, key: &FlowKey) -> Hop<'_> {
+        self.hop(vrf, &key.dst)
+            .unwrap_or(Hop::Drop(Reason::NoRoute))
+    }
+
+    #[inline]
+    fn hop(&self, vrf: VrfId, address: &[u8; 16]) -> Option<Hop<'_>> {
+        let entry = self.vrfs.get_exact(vrf.0)?.fib.lookup_key(address)?;
+        if let Some(index) = entry.local {
+            return self.resolved(index);
+        }
+        match entry.route? {
+            Target::Via(index) => self.resolved(index),
+            Target::OnLink(link) => match self.links.get(link)?.stations.get_key(address) {
+                Some(station) => self.resolved(station.adjacency),
+                None => Some(Hop::Drop(Reason::NeighborUnresolved)),
+            },
+            Target::Blackhole => Some(Hop::Drop(Reason::RouteBlackhole)),
+            Target::Unreachable => Some(Hop::Drop(Reason::RouteUnreachable)),
+            Target::Prohibit => Some(Hop::Drop(Reason::RouteProhibit)),
+        }
+    }
+
+    #[inline]
+    fn resolved(&self, index: u32) -> Option<Hop<'_>> {
+        let adjacency = self.adjacencies.get(index)?;
+        Some(match adjacency.resolved {
+            true => Hop::Adjacency(adjacency),
+            false => Hop::Drop(Reason::NeighborUnresolved),
+        })
+    }
+
+    /// The port that has this address as its own.
+    pub fn neighbor_owner(&self, vrf: VrfId, address: IpAddr) -> Option<&PortEntry> {
+        let entry = self.vrfs.get_exact(vrf.0)?.fib.get(host(address))?;
+        self.port(self.adjacency(entry.local?)?.port)
+    }
+
+    /// An L2 segment.
+    #[inline]
+    pub fn segment(&self, id: VrfId) -> Option<&Segment> {
+        self.segments.get_exact(id.0).map(|s| &**s)
+    }
+
+    /// Every L2 segment, in no particular order.
+    pub fn segments(&self) -> Vec<&Segment> {
+        let mut all = Vec::with_capacity(self.segments.len());
+        self.segments
+            .visit(&mut |_, _, segment| all.push(&**segment));
+        all
+    }
+
+    /// Every route, in no particular order.
+    pub fn routes(&self) -> Vec<(RouteKey, Route)> {
+        let mut all = Vec::with_capacity(self.counts.routes);
+        self.vrfs.visit(&mut |vrf, _, table| {
+            table.fib.visit(&mut |prefix, entry| {
+                if let Some(route) = entry.route.and_then(|t| self.untargeted(t)) {
+                    all.push((
+                        RouteKey {
+                            vrf: VrfId(vrf),
+                            prefix,
+                        },
+                        route,
+                    ));
+                }
+            });
+        });
+        all
+    }
+
+    /// Every static neighbor, in no particular order.
+    pub fn neighbors(&self) -> Vec<(NeighborKey, MacAddr)> {
+        let mut all = Vec::with_capacity(self.counts.neighbors);
+        for port in self.ports() {
+            let Some(Some(behind)) = self.behind.get(port.id.index()) else {
+                continue;
+            };
+            behind.neighbors.visit(&mut |prefix, mac| {
+                let key = NeighborKey {
+                    vrf: port.vrf,
+                    port: port.id,
+                    address: prefix.addr(),
+                };
+                all.push((key, *mac));
+            });
+        }
+        all
+    }
+
+    /// How much is in them.
+    pub fn counts(&self) -> Counts {
+        Counts {
+            rules: self.rule_ids.len(),
+            segments: self.segments.len(),
+            ..self.counts
+        }
+    }
+
+    /// A route as control set it.
+    fn untargeted(&self, target: Target) -> Option<Route> {
+        Some(match target {
+            Target::Via(index) => {
+                let adjacency = self.adjacencies.get(index)?;
+                let link = self.links.get(adjacency.link)?;
+                Route::Unicast {
+                    port: link.port,
+                    via: Some(adjacency.address),
+                    mtu: link.mtu,
+                }
+            }
+            Target::OnLink(link) => {
+                let link = self.links.get(link)?;
+                Route::Unicast {
+                    port: link.port,
+                    via: None,
+                    mtu: link.mtu,
+                }
+            }
+            Target::Blackhole => Route::Blackhole,
+            Target::Unreachable => Route::Unreachable,
+            Target::Prohibit => Route::Prohibit,
+        })
+    }
+
+    /// Calls `f` with address and size in bytes of every allocation of the tables; what is shared inside them comes
+    /// more than once.
+    pub(crate) fn visit_allocations(&self, f: &mut dyn FnMut(usize, usize)) {
+        self.ports.visit_allocations(f);
+        for (_, port) in self.ports.iter() {
+            let Some(port) = port else { continue };
+            allocation(port, f);
+            allocation(&port.egress, f);
+            allocation(&port.ingress, f);
+            allocation(&port.name, f);
+            port.egress.visit_allocations(f);
+            port.ingress.visit_allocations(f);
+        }
+        self.adjacencies.visit_allocations(f);
+        self.vrfs.visit_allocations(f);
+        self.vrfs.visit(&mut |_, _, vrf| {
+            allocation(vrf, f);
+            vrf.fib.visit_allocations(f);
+            vrf.next_hops.visit_allocations(f);
+        });
+        self.links.visit_allocations(f);
+        for (_, link) in self.links.iter() {
+            allocation(link, f);
+            link.stations.visit_allocations(f);
+        }
+        self.segments.visit_allocations(f);
+        self.segments.visit(&mut |_, _, segment| {
+            allocation(segment, f);
+            segment.visit_allocations(f);
+        });
+        self.behind.visit_allocations(f);
+        for (_, behind) in self.behind.iter() {
+            let Some(behind) = behind else { continue };
+            allocation(behind, f);
+            behind.neighbors.visit_allocations(f);
+        }
+        self.rule_ids.visit_allocations(f);
+    }
+
+    /// Bytes of memory that the tables take, without the allocator's own.
+    pub fn memory(&self) -> usize {
+        let mut seen = std::collections::HashMap::new();
+        self.visit_allocations(&mut |address, bytes| {
+            seen.insert(address, bytes);
+        });
+        size_of::<Tables>() + seen.values().sum::<usize>()
+    }
+}

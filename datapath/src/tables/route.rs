@@ -1,0 +1,258 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Routes, the addresses and next hops behind a port, and what a lookup yields.
+#![forbid(unsafe_code)]
+
+use std::fmt;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use super::trie::Trie;
+use crate::ids::{PortId, VrfId};
+use crate::verdict::Reason;
+use crate::wire::MacAddr;
+
+/// What becomes of packets that a route matches; kinds as in ip-route(8).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Route {
+    /// Forwarded.
+    Unicast {
+        /// The port to leave by.
+        port: PortId,
+        /// Next hop, of the prefix's family, on the link behind the port; none: the destination itself is.
+        via: Option<IpAddr>,
+        /// Largest packet, bytes from the IP header on; none: the MTU of the port, which also caps it.
+        mtu: Option<u32>,
+    },
+    /// Dropped silently.
+    Blackhole,
+    /// Dropped and answered: host unreachable.
+    Unreachable,
+    /// Dropped and answered: administratively prohibited.
+    Prohibit,
+}
+
+/// Name of a route, in order.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct RouteKey {
+    /// The VRF.
+    pub vrf: VrfId,
+    /// The destination; bits beyond the length are zero.
+    pub prefix: IpNet,
+}
+
+impl fmt::Display for RouteKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "route {} (vrf {})", self.prefix, self.vrf)
+    }
+}
+
+/// Name of a neighbor, in order.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct NeighborKey {
+    /// The VRF, which is the port's.
+    pub vrf: VrfId,
+    /// The port it is behind.
+    pub port: PortId,
+    /// Its address.
+    pub address: IpAddr,
+}
+
+impl fmt::Display for NeighborKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "neighbor {} (vrf {}, port {})",
+            self.address, self.vrf, self.port
+        )
+    }
+}
+
+/// How a packet leaves: the link header and the port.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Adjacency {
+    /// Its index: stays the same while anything refers to it.
+    pub index: u32,
+    /// Largest packet, bytes from the IP header on: the port's MTU or, if smaller, the route's.
+    pub mtu: u32,
+    /// The port to leave by.
+    pub port: PortId,
+    /// Whether `dst_mac` is known.
+    pub resolved: bool,
+    /// Destination MAC address: the station's.
+    pub dst_mac: MacAddr,
+    /// Source MAC address: the gateway's.
+    pub src_mac: MacAddr,
+    /// The station's address.
+    pub address: IpAddr,
+    /// The pair of port and route MTU it belongs to.
+    pub(crate) link: u32,
+}
+
+/// Where a packet goes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Hop<'a> {
+    /// Out there.
+    Adjacency(&'a Adjacency),
+    /// Nowhere: [`NoRoute`](Reason::NoRoute), [`RouteBlackhole`](Reason::RouteBlackhole),
+    /// [`RouteUnreachable`](Reason::RouteUnreachable), [`RouteProhibit`](Reason::RouteProhibit) or
+    /// [`NeighborUnresolved`](Reason::NeighborUnresolved).
+    Drop(Reason),
+}
+
+/// What a VRF's table holds under a prefix: the address of a port, a route, or both (then the port's address wins).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Entry {
+    /// Adjacency of the port that owns the address.
+    pub(crate) local: Option<u32>,
+    pub(crate) route: Option<Target>,
+}
+
+/// A route with what it refers to looked up.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Target {
+    /// By an adjacency.
+    Via(u32),
+    /// To the destination itself, on a link.
+    OnLink(u32),
+    Blackhole,
+    Unreachable,
+    Prohibit,
+}
+
+/// A trie for each family.
+#[derive(Clone, Debug)]
+pub(crate) struct IpTrie<V> {
+    pub(crate) v4: Trie<u32, V>,
+    pub(crate) v6: Trie<u128, V>,
+}
+
+impl<V> Default for IpTrie<V> {
+    fn default() -> Self {
+        IpTrie {
+            v4: Trie::default(),
+            v6: Trie::default(),
+        }
+    }
+}
+
+impl<V: Clone> IpTrie<V> {
+    pub(crate) fn len(&self) -> usize {
+        self.v4.len() + self.v6.len()
+    }
+
+    /// Longest match of an address as a flow key holds it (IPv4-mapped).
+    #[inline]
+    pub(crate) fn lookup_key(&self, address: &[u8; 16]) -> Option<&V> {
+        let bits = u128::from_be_bytes(*address);
+        match bits >> 32 {
+            0xffff => self.v4.lookup(bits as u32),
+            _ => self.v6.lookup(bits),
+        }
+    }
+
+    /// Exact match of such an address.
+    #[inline]
+    pub(crate) fn get_key(&self, address: &[u8; 16]) -> Option<&V> {
+        let bits = u128::from_be_bytes(*address);
+        match bits >> 32 {
+            0xffff => self.v4.get_exact(bits as u32),
+            _ => self.v6.get_exact(bits),
+        }
+    }
+
+    pub(crate) fn lookup(&self, address: IpAddr) -> Option<&V> {
+        match address {
+            IpAddr::V4(a) => self.v4.lookup(a.to_bits()),
+            IpAddr::V6(a) => self.v6.lookup(a.to_bits()),
+        }
+    }
+
+    pub(crate) fn get(&self, prefix: IpNet) -> Option<&V> {
+        match prefix {
+            IpNet::V4(p) => self.v4.get(p.addr().to_bits(), p.prefix_len()),
+            IpNet::V6(p) => self.v6.get(p.addr().to_bits(), p.prefix_len()),
+        }
+    }
+
+    pub(crate) fn insert(&mut self, prefix: IpNet, value: V) -> Option<V> {
+        match prefix {
+            IpNet::V4(p) => self.v4.insert(p.addr().to_bits(), p.prefix_len(), value),
+            IpNet::V6(p) => self.v6.insert(p.addr().to_bits(), p.prefix_len(), value),
+        }
+    }
+
+    pub(crate) fn remove(&mut self, prefix: IpNet) -> Option<V> {
+        match prefix {
+            IpNet::V4(p) => self.v4.remove(p.addr().to_bits(), p.prefix_len()),
+            IpNet::V6(p) => self.v6.remove(p.addr().to_bits(), p.prefix_len()),
+        }
+    }
+
+    /// Calls `f` with every prefix that this one covers.
+    pub(crate) fn visit_within<'a>(&'a self, prefix: IpNet, f: &mut dyn FnMut(IpNet, &'a V)) {
+        match prefix {
+            IpNet::V4(p) => {
+                let f =
+                    &mut |key: u32, length, v| f(net(IpAddr::from(key.to_be_bytes()), length), v);
+                self.v4.visit_within(p.addr().to_bits(), p.prefix_len(), f);
+            }
+            IpNet::V6(p) => {
+                let f =
+                    &mut |key: u128, length, v| f(net(IpAddr::from(key.to_be_bytes()), length), v);
+                self.v6.visit_within(p.addr().to_bits(), p.prefix_len(), f);
+            }
+        }
+    }
+
+    /// Calls `f` with every prefix, in no particular order.
+    pub(crate) fn visit<'a>(&'a self, f: &mut dyn FnMut(IpNet, &'a V)) {
+        self.visit_within(net(IpAddr::from([0; 4]), 0), f);
+        self.visit_within(net(IpAddr::from([0; 16]), 0), f);
+    }
+
+    pub(crate) fn visit_allocations(&self, f: &mut dyn FnMut(usize, usize)) {
+        self.v4.visit_allocations(f);
+        self.v6.visit_allocations(f);
+    }
+}
+
+/// A prefix; the length is the family's at most.
+fn net(address: IpAddr, length: u8) -> IpNet {
+    IpNet::new_assert(address, length)
+}
+
+/// The prefix of one address.
+pub(crate) fn host(address: IpAddr) -> IpNet {
+    IpNet::from(address)
+}
+
+/// The routes of a VRF and the addresses of its ports.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Vrf {
+    pub(crate) fib: IpTrie<Entry>,
+    /// Next hops in use, each with its adjacencies.
+    pub(crate) next_hops: IpTrie<std::sync::Arc<[u32]>>,
+    /// Ports in it.
+    pub(crate) ports: usize,
+}
+
+/// A port together with the MTU of routes that leave by it.
+#[derive(Clone, Debug)]
+pub(crate) struct Link {
+    pub(crate) port: PortId,
+    pub(crate) vrf: VrfId,
+    pub(crate) mtu: Option<u32>,
+    /// On-link routes to it.
+    pub(crate) routes: usize,
+    /// Addresses behind it that are known, or next hops.
+    pub(crate) stations: IpTrie<Station>,
+}
+
+/// An address behind a link.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Station {
+    pub(crate) adjacency: u32,
+    /// Routes by it.
+    pub(crate) routes: u32,
+}
