@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
 use podswitch_tests::ctl::Wire;
-use podswitch_tests::objects::{rule, set};
+use podswitch_tests::objects::{delete, rule, set};
 use podswitch_tests::programs::{Ended, bin_dir, run};
 use podswitch_tests::traffic::ping;
 use podswitch_tests::{HUNG, Node, NodeConfig, eventually};
@@ -377,11 +377,7 @@ fn a_full_disk_under_the_store_refuses_changes_and_loses_none() {
             .err()
             .or_else(|| {
                 let none: Vec<_> = (0..2000)
-                    .map(|n| {
-                        podswitch_tests::objects::delete(
-                            json!({"kind": "rule", "name": n.to_string()}),
-                        )
-                    })
+                    .map(|n| delete(json!({"kind": "rule", "name": n.to_string()})))
                     .collect();
                 node.rpc("apply", &json!({"changes": none})).err()
             })
@@ -405,38 +401,47 @@ fn a_full_disk_under_the_store_refuses_changes_and_loses_none() {
 
 #[test]
 fn a_table_over_its_limit_is_refused_whole() {
-    let node = Node::new(NodeConfig::default());
+    let node = Node::new(NodeConfig {
+        daemon: "[limits]\nrules = 100".to_owned(),
+        ..NodeConfig::default()
+    });
     let (a, b) = (node.pod(), node.pod());
     let port = node.port_name(&b);
+    let rules = |count: u32| -> Vec<Value> {
+        (0..count)
+            .map(|n| rule(&format!("{n}"), &port, "ingress", "allow", &json!({})))
+            .collect()
+    };
+    let sets = |count: u32| -> Vec<Value> { rules(count).into_iter().map(set).collect() };
+    node.apply(&sets(100));
+    node.apply(
+        &(0..100)
+            .map(|n| delete(json!({"kind": "rule", "name": n.to_string()})))
+            .collect::<Vec<_>>(),
+    );
+    let refused = node
+        .rpc("apply", &json!({"changes": sets(101)}))
+        .expect_err("101 rules");
+    assert_eq!(refused["code"], -32001, "{refused}");
+    assert!(
+        refused.to_string().contains("100"),
+        "it names the limit: {refused}"
+    );
+    assert!(node.get("rule", &json!({})).is_empty());
+
     let mut wire = Wire::connect(&node.socket());
     let begun = wire
         .call("begin", &json!({"kinds": ["rule"]}))
         .expect("begin");
-    let mut refused = None;
-    // One rule more than the most there can be (65536).
-    for batch in 0..=16 {
-        let rules = (0..4096).map(|n| {
-            rule(
-                &format!("{batch}-{n}"),
-                &port,
-                "ingress",
-                "allow",
-                &json!({}),
-            )
-        });
-        let objects: Vec<Value> = rules.take(if batch == 16 { 1 } else { 4096 }).collect();
-        let put = json!({"transaction": begun["transaction"], "objects": objects});
-        if let Err(error) = wire.call("put", &put) {
-            refused = Some(error);
-            break;
-        }
-    }
-    let refused = refused.or_else(|| {
+    let put = wire.call(
+        "put",
+        &json!({"transaction": begun["transaction"], "objects": rules(101)}),
+    );
+    let refused = put.err().or_else(|| {
         wire.call("commit", &json!({"transaction": begun["transaction"]}))
             .err()
     });
-    let refused = refused.expect("65537 rules must be refused");
-    assert_eq!(refused["code"], -32001, "{refused}");
+    assert_eq!(refused.expect("101 rules")["code"], -32001);
     assert!(node.get("rule", &json!({})).is_empty());
     ping(&a.netns, b.v4());
 }
