@@ -35,7 +35,7 @@ impl Fixture {
                 clients,
                 request_bytes,
             },
-            jobs,
+            Box::new(move |job| jobs.send(job).is_ok()),
         )
         .unwrap();
         let (left, gone) = mpsc::channel();

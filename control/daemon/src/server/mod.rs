@@ -103,9 +103,12 @@ pub struct Server {
     bounds: Bounds,
     clients: HashMap<u64, Connection>,
     next: u64,
-    jobs: Sender<Job>,
+    jobs: Jobs,
     answers: Receiver<Answer>,
 }
+
+/// Hands a job to the engine; false when the engine has gone.
+pub type Jobs = Box<dyn FnMut(Job) -> bool + Send>;
 
 impl Server {
     /// A server on a socket that listens already, and the engine's way to answer.
@@ -115,7 +118,7 @@ impl Server {
     pub fn new(
         mut listener: Listener,
         bounds: Bounds,
-        jobs: Sender<Job>,
+        jobs: Jobs,
     ) -> io::Result<(Server, Answers)> {
         let poll = Poll::new()?;
         poll.registry()
@@ -274,7 +277,7 @@ impl Server {
                         id: request.id,
                         call: Box::new(request.call),
                     };
-                    if self.jobs.send(job).is_err() {
+                    if !(self.jobs)(job) {
                         c.closing = true;
                     }
                 }
@@ -328,7 +331,7 @@ impl Server {
             debug!(client = id, why, "client gone");
             self.forget(connection);
             // The engine gone means that the process is ending.
-            let _ = self.jobs.send(Job::Gone(ClientId(id)));
+            (self.jobs)(Job::Gone(ClientId(id)));
         }
     }
 

@@ -1,0 +1,238 @@
+// SPDX-License-Identifier: Apache-2.0
+//! From differences of the desired state to an edit of the switch's tables.
+
+use std::collections::HashMap;
+
+use podswitch_api::desired::{DesiredState, Difference};
+use podswitch_api::error::RpcError;
+use podswitch_api::object::{self, Device, Key, Object, UnknownUnicast};
+use podswitch_api::{ErrorCode, MacAddr};
+use podswitch_datapath::tables::{
+    self, Edit, PortKindSpec, PortSpec, SegmentSpec, TableError, VlanSet,
+};
+use podswitch_datapath::{PortId, VrfId, WorkerId, wire};
+
+use crate::names::Names;
+
+/// What an edit needs to know beside the differences.
+pub struct Compiler<'a> {
+    /// Ids of ports, those that come with these differences among them.
+    pub names: &'a Names,
+    /// The desired state after the differences.
+    pub state: &'a DesiredState,
+    /// The desired state's segments before them, by name.
+    pub segments_before: &'a HashMap<String, u32>,
+    /// Which worker serves a port.
+    pub worker: &'a dyn Fn(PortId) -> WorkerId,
+    /// MTU of ports that name none.
+    pub default_mtu: u32,
+}
+
+impl Compiler<'_> {
+    /// Puts one difference into the edit.
+    ///
+    /// # Errors
+    /// `internal` when an object refers to what the desired state does not have.
+    pub fn difference(&self, edit: &mut Edit, difference: &Difference) -> Result<(), RpcError> {
+        // What an object is keyed by in the tables may differ between its two versions (a rule moved to another port).
+        if let Some(before) = &difference.before {
+            self.remove(edit, before);
+        }
+        match &difference.after {
+            Some(after) => self.set(edit, after),
+            None => Ok(()),
+        }
+    }
+
+    fn remove(&self, edit: &mut Edit, object: &Object) {
+        match object {
+            Object::Segment(s) => {
+                edit.remove_segment(VrfId(s.id));
+            }
+            Object::Port(p) => {
+                if let Some(id) = self.names.id(&p.name) {
+                    edit.remove_port(id);
+                }
+            }
+            Object::Neighbor(n) => {
+                if let Some(id) = self.names.id(&n.port) {
+                    edit.remove_neighbor(VrfId(n.vrf), id, n.address);
+                }
+            }
+            Object::Route(r) => {
+                edit.remove_route(VrfId(r.vrf), r.prefix);
+            }
+            Object::Fdb(f) => {
+                if let Some(id) = self.segments_before.get(&f.segment) {
+                    edit.remove_fdb(VrfId(*id), f.vlan.unwrap_or(0), mac(f.mac));
+                }
+            }
+            Object::Rule(r) => {
+                if let Some(id) = self.names.id(&r.port) {
+                    edit.remove_rule(id, direction(r.direction), &r.name);
+                }
+            }
+        }
+    }
+
+    fn set(&self, edit: &mut Edit, object: &Object) -> Result<(), RpcError> {
+        match object {
+            Object::Segment(s) => {
+                edit.set_segment(segment(s));
+            }
+            Object::Port(p) => {
+                let spec = self.port(p)?;
+                edit.set_port(spec);
+            }
+            Object::Neighbor(n) => {
+                edit.set_neighbor(VrfId(n.vrf), self.id(&n.port)?, n.address, mac(n.mac));
+            }
+            Object::Route(r) => {
+                edit.set_route(VrfId(r.vrf), r.prefix, self.route(r)?);
+            }
+            Object::Fdb(f) => {
+                let id = self.segment_id(&f.segment)?;
+                edit.set_fdb(id, f.vlan.unwrap_or(0), mac(f.mac), self.id(&f.port)?);
+            }
+            Object::Rule(r) => {
+                edit.set_rule(self.id(&r.port)?, direction(r.direction), rule(r));
+            }
+        }
+        Ok(())
+    }
+
+    fn id(&self, port: &str) -> Result<PortId, RpcError> {
+        self.names
+            .id(port)
+            .ok_or_else(|| internal(format!("port {port} has no id")))
+    }
+
+    fn segment_id(&self, name: &str) -> Result<VrfId, RpcError> {
+        let found = self.state.segments.get(name);
+        found
+            .map(|s| VrfId(s.id))
+            .ok_or_else(|| internal(format!("segment {name} is not there")))
+    }
+
+    fn port(&self, p: &object::Port) -> Result<PortSpec, RpcError> {
+        let id = self.id(&p.name)?;
+        let kind = match &p.segment {
+            None => PortKindSpec::Routed {
+                vrf: VrfId(p.vrf),
+                addresses: p.addresses.clone(),
+            },
+            Some(membership) => PortKindSpec::L2 {
+                segment: self.segment_id(&membership.name)?,
+                vlan: vlan(membership.vlan.as_ref())?,
+                fixed_mac: p.mac.is_some(),
+            },
+        };
+        // Behind a veth is one pod, and whatever else it claims to be is a lie. A replayed capture may come from anywhere
+        // unless it is said from where.
+        let check_source = match (&p.device, &p.segment) {
+            (Device::Veth { .. }, None) => true,
+            (_, None) => !p.addresses.is_empty(),
+            (_, Some(_)) => p.mac.is_some(),
+        };
+        Ok(PortSpec {
+            id,
+            name: p.name.clone(),
+            worker: (self.worker)(id),
+            mac: mac(p.mac.unwrap_or_default()),
+            mtu: p.mtu.unwrap_or(self.default_mtu),
+            kind,
+            check_source,
+            egress_default: action(p.egress_default),
+            ingress_default: action(p.ingress_default),
+        })
+    }
+
+    fn route(&self, r: &object::Route) -> Result<tables::Route, RpcError> {
+        Ok(match (r.kind, &r.port) {
+            (object::RouteKind::Unicast, Some(port)) => tables::Route::Unicast {
+                port: self.id(port)?,
+                via: r.via,
+                mtu: r.mtu,
+            },
+            (object::RouteKind::Unicast, None) => {
+                return Err(internal(format!("route {} has no port", r.prefix)));
+            }
+            (object::RouteKind::Blackhole, _) => tables::Route::Blackhole,
+            (object::RouteKind::Unreachable, _) => tables::Route::Unreachable,
+            (object::RouteKind::Prohibit, _) => tables::Route::Prohibit,
+        })
+    }
+}
+
+fn internal(message: String) -> RpcError {
+    RpcError::new(ErrorCode::Internal, message)
+        .hint("this is a fault of podswitchd: please report it with the log")
+}
+
+/// A refusal of the tables as the protocol says it.
+pub fn table_error(e: &TableError) -> RpcError {
+    let code = match e {
+        TableError::Limit { .. } => ErrorCode::Limit,
+        TableError::Conflict { .. } => ErrorCode::Conflict,
+        _ => ErrorCode::Refused,
+    };
+    RpcError::new(code, e.to_string())
+}
+
+/// Whether a key names a port.
+pub fn is_port(key: &Key) -> bool {
+    matches!(key, Key::Port { .. })
+}
+
+fn mac(m: MacAddr) -> wire::MacAddr {
+    wire::MacAddr(m.0)
+}
+
+fn vlan(v: Option<&object::Vlan>) -> Result<tables::Vlan, RpcError> {
+    Ok(match v {
+        None => tables::Vlan::None,
+        Some(object::Vlan::Access(id)) => tables::Vlan::Access(*id),
+        Some(object::Vlan::Trunk(ids)) => {
+            tables::Vlan::Trunk(VlanSet::new(ids.iter().copied()).map_err(|e| table_error(&e))?)
+        }
+    })
+}
+
+fn segment(s: &object::Segment) -> SegmentSpec {
+    SegmentSpec {
+        id: VrfId(s.id),
+        name: s.name.clone(),
+        ageing_seconds: s.ageing_seconds,
+        learn: s.learn,
+        flood_unknown: s.unknown_unicast == UnknownUnicast::Flood,
+        unknown_unicast_limit: s.unknown_unicast_limit,
+        broadcast_limit: s.broadcast_limit,
+        max_entries: s.max_entries,
+    }
+}
+
+fn rule(r: &object::Rule) -> tables::Rule {
+    tables::Rule {
+        name: r.name.clone(),
+        priority: r.priority,
+        source: r.source,
+        destination: r.destination,
+        protocol: r.protocol.map(|p| p.0),
+        ports: r.ports.map(|p| p.first..=p.last),
+        action: action(r.action),
+    }
+}
+
+fn direction(d: object::Direction) -> tables::Direction {
+    match d {
+        object::Direction::Ingress => tables::Direction::Ingress,
+        object::Direction::Egress => tables::Direction::Egress,
+    }
+}
+
+fn action(a: object::Action) -> tables::Action {
+    match a {
+        object::Action::Allow => tables::Action::Allow,
+        object::Action::Deny => tables::Action::Deny,
+    }
+}
