@@ -4,6 +4,8 @@
 //! | module | holds |
 //! |---|---|
 //! | [`config`] | the daemon's configuration file |
+//! | [`store`] | the desired state on disk, and what was changed in the kernel |
 #![forbid(unsafe_code)]
 
 pub mod config;
+pub mod store;

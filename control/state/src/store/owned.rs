@@ -1,0 +1,33 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What was changed in the kernel, and how it was before.
+
+use serde::{Deserialize, Serialize};
+
+/// An interface that podswitch changed.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OwnedInterface {
+    /// Its name.
+    pub name: String,
+    /// Its index; another interface of the same name has another one and is not meant.
+    pub index: u32,
+    /// Whether the clsact hooks were added by podswitch.
+    pub clsact: bool,
+    /// Whether `IFF_NOARP` was set by podswitch.
+    pub noarp: bool,
+    /// Settings that were changed, in the order of their changes.
+    #[serde(default)]
+    pub settings: Vec<SavedSetting>,
+}
+
+/// A setting under `/proc/sys` that was changed.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SavedSetting {
+    /// Path of its file.
+    pub path: String,
+    /// Its value before.
+    pub before: String,
+    /// Its value since.
+    pub after: String,
+}
