@@ -6,11 +6,12 @@
 //! | 0 | header: magic, version, layout hash, seed, number of buckets |
 //! | 1 to 63 | zero |
 //! | 64 .. 64 + B | buckets: 8 tags (16 bits each, 0 is empty), 8 times last seen (32 bits each), 16 bytes spare |
-//! | 64 + B .. 64 + 9 B | entries, 8 for each bucket: [`FlowKey`] (40 B), [`FlowAction`] (24 B) |
+//! | 64 + B .. 64 + 9 B | entries, 8 for each bucket: [`FlowKey`] (40 B), [`Record`] (24 B) |
 
-use super::FlowAction;
 use super::memory::LINE;
-use crate::ids::PortId;
+use super::{Decision, Half};
+use crate::ids::{PortId, RuleId};
+use crate::verdict::Reason;
 use crate::wire::FlowKey;
 
 /// First word of the memfd.
@@ -45,7 +46,7 @@ pub(super) mod bucket {
 /// Words of an entry line.
 pub(super) mod entry {
     pub(in super::super) const KEY: usize = 0;
-    pub(in super::super) const ACTION: usize = 5;
+    pub(in super::super) const RECORD: usize = 5;
 }
 
 /// FNV-1a over sizes and offsets, so that a change of a struct that nobody thought of still refuses old memory.
@@ -57,7 +58,7 @@ pub(super) const LAYOUT: u64 = {
         bucket::TAGS,
         bucket::SEEN,
         entry::KEY,
-        entry::ACTION,
+        entry::RECORD,
         size_of::<FlowKey>(),
         std::mem::offset_of!(FlowKey, src),
         std::mem::offset_of!(FlowKey, dst),
@@ -73,7 +74,7 @@ pub(super) const LAYOUT: u64 = {
     hash
 };
 
-const _: () = assert!(size_of::<FlowKey>() == entry::ACTION * 8);
+const _: () = assert!(size_of::<FlowKey>() == entry::RECORD * 8);
 
 /// Lines of a table with so many buckets.
 pub(super) const fn lines(buckets: usize) -> usize {
@@ -95,26 +96,76 @@ pub(super) fn tag(hash: u64) -> u16 {
     ((hash >> 48) as u16).max(1)
 }
 
-impl FlowAction {
+/// No rule took part in a decision.
+const NO_RULE: u32 = u32::MAX;
+
+const _: () = assert!(Reason::COUNT < 255, "a reason fits a byte of a record");
+
+/// What an entry holds behind the key: a decision, the port the packets come from, and the generation of the tables it
+/// was judged under (0 never counts).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Record {
+    adjacency: u32,
+    egress_rule: u32,
+    ingress_rule: u32,
+    pub(super) generation: u32,
+    pub(super) in_port: u16,
+    /// 0 lets packets on; else one more than the reason's index.
+    egress: u8,
+    ingress: u8,
+}
+
+impl Record {
+    #[inline]
+    pub(super) fn new(in_port: PortId, generation: u32, decision: &Decision) -> Record {
+        let code = |half: Half| half.drop.map_or(0, |reason| reason.index() as u8 + 1);
+        let rule = |half: Half| half.rule.map_or(NO_RULE, |rule| rule.0);
+        Record {
+            adjacency: decision.adjacency,
+            egress_rule: rule(decision.egress),
+            ingress_rule: rule(decision.ingress),
+            generation,
+            in_port: in_port.0,
+            egress: code(decision.egress),
+            ingress: code(decision.ingress),
+        }
+    }
+
+    /// `None` when it holds no reason's code: foreign memory.
+    #[inline(always)]
+    pub(super) fn decision(&self) -> Option<Decision> {
+        let half = |code: u8, rule: u32| {
+            let drop = match code {
+                0 => None,
+                _ => Some(*Reason::ALL.get(usize::from(code) - 1)?),
+            };
+            let rule = (rule != NO_RULE).then_some(RuleId(rule));
+            Some(Half { drop, rule })
+        };
+        Some(Decision {
+            adjacency: self.adjacency,
+            egress: half(self.egress, self.egress_rule)?,
+            ingress: half(self.ingress, self.ingress_rule)?,
+        })
+    }
+
     #[inline(always)]
     pub(super) fn to_words(self) -> [u64; 3] {
         [
             u64::from(self.adjacency) | u64::from(self.egress_rule) << 32,
             u64::from(self.ingress_rule) | u64::from(self.generation) << 32,
-            u64::from(self.in_port.0)
-                | u64::from(self.egress) << 16
-                | u64::from(self.ingress) << 24,
+            u64::from(self.in_port) | u64::from(self.egress) << 16 | u64::from(self.ingress) << 24,
         ]
     }
 
     #[inline(always)]
-    pub(super) fn from_words(words: [u64; 3]) -> FlowAction {
-        FlowAction {
+    pub(super) fn from_words(words: [u64; 3]) -> Record {
+        Record {
             adjacency: words[0] as u32,
             egress_rule: (words[0] >> 32) as u32,
             ingress_rule: words[1] as u32,
             generation: (words[1] >> 32) as u32,
-            in_port: PortId(words[2] as u16),
+            in_port: words[2] as u16,
             egress: (words[2] >> 16) as u8,
             ingress: (words[2] >> 24) as u8,
         }
@@ -138,16 +189,24 @@ mod tests {
     }
 
     #[test]
-    fn action_survives_its_words() {
-        let action = FlowAction {
-            adjacency: 0x0102_0304,
-            egress_rule: u32::MAX,
-            ingress_rule: 0xa0b0_c0d0,
-            generation: 0x8000_0001,
-            in_port: PortId(4095),
-            egress: 7,
-            ingress: 0xfe,
-        };
-        assert_eq!(FlowAction::from_words(action.to_words()), action);
+    fn decisions_survive_their_words() {
+        for drop in Reason::ALL.iter().copied().map(Some).chain([None]) {
+            for rule in [None, Some(RuleId(0)), Some(RuleId(65_535))] {
+                let decision = Decision {
+                    adjacency: 0x0102_0304,
+                    egress: Half { drop, rule },
+                    ingress: Half {
+                        drop: None,
+                        rule: Some(RuleId(7)),
+                    },
+                };
+                let record = Record::new(PortId(4095), 0x8000_0001, &decision);
+                let read = Record::from_words(record.to_words());
+                assert_eq!(read, record);
+                assert_eq!(read.decision(), Some(decision));
+            }
+        }
+        let strange = Record::from_words([0, 0, 255 << 24]);
+        assert_eq!(strange.decision(), None);
     }
 }

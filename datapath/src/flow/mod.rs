@@ -25,26 +25,8 @@ pub use memory::random_seed;
 use crate::ids::{PortId, RuleId};
 use crate::verdict::Reason;
 use crate::wire::FlowKey;
-use layout::{HEADER_LINES, SLOTS, bucket, entry, header};
+use layout::{HEADER_LINES, Record, SLOTS, bucket, entry, header};
 use memory::{Line, Memory};
-
-/// No rule took part in a decision.
-const NO_RULE: u32 = u32::MAX;
-
-/// What was decided about a flow: 24 bytes in memory.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct FlowAction {
-    /// Index of the way out among the adjacencies of the tables of this generation.
-    pub adjacency: u32,
-    egress_rule: u32,
-    ingress_rule: u32,
-    /// Generation of the tables it was judged under; 0 never counts.
-    pub generation: u32,
-    /// The port the flow's packets come from.
-    pub in_port: PortId,
-    egress: u8,
-    ingress: u8,
-}
 
 /// One half of a decision: `None` lets the packet on; and the rule that decided, if one did.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -55,66 +37,15 @@ pub struct Half {
     pub rule: Option<RuleId>,
 }
 
-impl Half {
-    #[inline(always)]
-    fn encode(self) -> (u8, u32) {
-        let code = match self.drop {
-            None => 0,
-            Some(reason) => reason.index() as u8 + 1,
-        };
-        (code, self.rule.map_or(NO_RULE, |r| r.0))
-    }
-
-    /// `None` when the code is no reason: memory of somebody else.
-    #[inline(always)]
-    fn decode(code: u8, rule: u32) -> Option<Half> {
-        let drop = match code {
-            0 => None,
-            _ => Some(*Reason::ALL.get(usize::from(code) - 1)?),
-        };
-        Some(Half {
-            drop,
-            rule: (rule != NO_RULE).then_some(RuleId(rule)),
-        })
-    }
-}
-
-const _: () = assert!(Reason::COUNT < 255, "a reason fits a byte of a flow entry");
-
-impl FlowAction {
-    /// A decision made now. `egress` is the sender's half (policy, route), `ingress` the receiver's.
-    #[inline]
-    pub fn new(
-        in_port: PortId,
-        generation: u32,
-        adjacency: u32,
-        egress: Half,
-        ingress: Half,
-    ) -> Self {
-        let (egress, egress_rule) = egress.encode();
-        let (ingress, ingress_rule) = ingress.encode();
-        FlowAction {
-            adjacency,
-            egress_rule,
-            ingress_rule,
-            generation,
-            in_port,
-            egress,
-            ingress,
-        }
-    }
-
-    /// The sender's half.
-    #[inline(always)]
-    pub fn egress(&self) -> Option<Half> {
-        Half::decode(self.egress, self.egress_rule)
-    }
-
-    /// The receiver's half.
-    #[inline(always)]
-    pub fn ingress(&self) -> Option<Half> {
-        Half::decode(self.ingress, self.ingress_rule)
-    }
+/// What was decided about a flow's packets.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Decision {
+    /// Index of the way out among the adjacencies of the tables it was judged under.
+    pub adjacency: u32,
+    /// The sender's half: policy of the port the packets come from, route.
+    pub egress: Half,
+    /// The receiver's half: policy of the port they leave by.
+    pub ingress: Half,
 }
 
 /// What became of an insertion.
@@ -319,11 +250,9 @@ impl FlowTable {
             }
             for slot in 0..SLOTS {
                 let words = &self.entry(index, slot).0;
-                let action = FlowAction {
-                    generation: 0,
-                    ..read_action(words)
-                };
-                write_action(words, action);
+                let mut record = read_record(words);
+                record.generation = 0;
+                write_record(words, record);
             }
         }
         self.live = live;
@@ -391,16 +320,16 @@ impl FlowTable {
     }
 
     #[inline(always)]
-    fn find(&self, key: &FlowKey, in_port: PortId, hash: u64) -> Option<(usize, FlowAction)> {
+    fn find(&self, key: &FlowKey, in_port: PortId, hash: u64) -> Option<(usize, Record)> {
         let index = self.index(hash);
         let wanted: [u64; 5] = zerocopy::transmute!(*key);
         for slot in slots_with(self.bucket(index), layout::tag(hash)) {
             let words = &self.entry(index, slot).0;
             let differs = (0..5).fold(0, |d, i| d | (get(&words[entry::KEY + i]) ^ wanted[i]));
             if differs == 0 {
-                let action = read_action(words);
-                if action.in_port == in_port {
-                    return Some((slot, action));
+                let record = read_record(words);
+                if record.in_port == in_port.0 {
+                    return Some((slot, record));
                 }
             }
         }
@@ -417,22 +346,30 @@ impl FlowTable {
         hash: u64,
         generation: u32,
         now: u32,
-    ) -> Option<FlowAction> {
-        let (slot, action) = self.find(key, in_port, hash)?;
-        if action.generation != generation || generation == 0 {
+    ) -> Option<Decision> {
+        let (slot, record) = self.find(key, in_port, hash)?;
+        if record.generation != generation || generation == 0 {
             return None;
         }
         let bucket = self.bucket(self.index(hash));
         if seen_of(bucket, slot) != now {
             set_seen(bucket, slot, now);
         }
-        Some(action)
+        record.decision()
     }
 
-    /// Remembers a decision.
-    pub fn insert(&mut self, key: &FlowKey, hash: u64, action: FlowAction, now: u32) -> Inserted {
+    /// Remembers a decision for what [`FlowTable::lookup`] is asked for with the same arguments.
+    pub fn insert(
+        &mut self,
+        key: &FlowKey,
+        in_port: PortId,
+        hash: u64,
+        generation: u32,
+        now: u32,
+        decision: &Decision,
+    ) -> Inserted {
         let index = self.index(hash);
-        let (slot, outcome) = match self.find(key, action.in_port, hash) {
+        let (slot, outcome) = match self.find(key, in_port, hash) {
             Some((slot, _)) => (slot, Inserted::Updated),
             None => match slots_with(self.bucket(index), 0).next() {
                 Some(slot) => (slot, Inserted::New),
@@ -444,7 +381,7 @@ impl FlowTable {
         for (i, word) in key.into_iter().enumerate() {
             set(&words[entry::KEY + i], word);
         }
-        write_action(words, action);
+        write_record(words, Record::new(in_port, generation, decision));
         let bucket = self.bucket(index);
         set_tag(bucket, slot, layout::tag(hash));
         set_seen(bucket, slot, now);
@@ -480,14 +417,14 @@ impl FlowTable {
 }
 
 #[inline(always)]
-fn read_action(words: &[AtomicU64; 8]) -> FlowAction {
-    FlowAction::from_words(std::array::from_fn(|i| get(&words[entry::ACTION + i])))
+fn read_record(words: &[AtomicU64; 8]) -> Record {
+    Record::from_words(std::array::from_fn(|i| get(&words[entry::RECORD + i])))
 }
 
 #[inline(always)]
-fn write_action(words: &[AtomicU64; 8], action: FlowAction) {
-    for (i, word) in action.to_words().into_iter().enumerate() {
-        set(&words[entry::ACTION + i], word);
+fn write_record(words: &[AtomicU64; 8], record: Record) {
+    for (i, word) in record.to_words().into_iter().enumerate() {
+        set(&words[entry::RECORD + i], word);
     }
 }
 

@@ -14,30 +14,39 @@ fn key(n: u32) -> FlowKey {
     FlowKey::new(VrfId(7), 6, [1; 16], [2; 16], (n >> 16) as u16, n as u16)
 }
 
-fn action(in_port: u16, generation: u32, adjacency: u32) -> FlowAction {
+fn decision(adjacency: u32) -> Decision {
     let half = |rule| Half {
         drop: None,
         rule: Some(RuleId(rule)),
     };
-    FlowAction::new(PortId(in_port), generation, adjacency, half(1), half(2))
+    Decision {
+        adjacency,
+        egress: half(1),
+        ingress: half(2),
+    }
 }
 
-fn put(table: &mut FlowTable, n: u32, action: FlowAction, now: u32) -> Inserted {
+/// Inserts for (port, generation, adjacency).
+fn put(table: &mut FlowTable, n: u32, entry: (u16, u32, u32), now: u32) -> Inserted {
     let (key, seed) = (key(n), table.seed());
-    table.insert(&key, key.hash(seed), action, now)
+    let (in_port, generation, adjacency) = entry;
+    let decision = decision(adjacency);
+    table.insert(
+        &key,
+        PortId(in_port),
+        key.hash(seed),
+        generation,
+        now,
+        &decision,
+    )
 }
 
-fn look(
-    table: &mut FlowTable,
-    n: u32,
-    in_port: u16,
-    generation: u32,
-    now: u32,
-) -> Option<FlowAction> {
+fn look(table: &mut FlowTable, n: u32, in_port: u16, generation: u32, now: u32) -> Option<u32> {
     let (key, seed) = (key(n), table.seed());
     table.prefetch(key.hash(seed));
     table.prefetch_entry(key.hash(seed));
-    table.lookup(&key, PortId(in_port), key.hash(seed), generation, now)
+    let found = table.lookup(&key, PortId(in_port), key.hash(seed), generation, now)?;
+    Some(found.adjacency)
 }
 
 fn file(table: &FlowTable) -> File {
@@ -49,40 +58,23 @@ fn remembers_by_key_port_and_generation() {
     let mut t = FlowTable::create(1000, SEED).unwrap();
     assert_eq!(t.capacity(), 1024);
     assert!(t.is_empty());
-    assert_eq!(put(&mut t, 1, action(3, 9, 42), 0), Inserted::New);
-    assert_eq!(put(&mut t, 1, action(4, 9, 43), 0), Inserted::New);
-    assert_eq!(look(&mut t, 1, 3, 9, 1).unwrap().adjacency, 42);
-    assert_eq!(look(&mut t, 1, 4, 9, 1).unwrap().adjacency, 43);
+    assert_eq!(put(&mut t, 1, (3, 9, 42), 0), Inserted::New);
+    assert_eq!(put(&mut t, 1, (4, 9, 43), 0), Inserted::New);
+    assert_eq!(look(&mut t, 1, 3, 9, 1).unwrap(), 42);
+    assert_eq!(look(&mut t, 1, 4, 9, 1).unwrap(), 43);
     assert_eq!(look(&mut t, 1, 5, 9, 1), None);
     assert_eq!(look(&mut t, 2, 3, 9, 1), None);
     assert_eq!(look(&mut t, 1, 3, 10, 1), None, "judged under other tables");
-    assert_eq!(put(&mut t, 1, action(3, 10, 44), 2), Inserted::Updated);
-    assert_eq!(look(&mut t, 1, 3, 10, 2).unwrap().adjacency, 44);
+    assert_eq!(put(&mut t, 1, (3, 10, 44), 2), Inserted::Updated);
+    assert_eq!(look(&mut t, 1, 3, 10, 2).unwrap(), 44);
     assert_eq!(t.len(), 2);
 }
 
 #[test]
 fn generation_zero_never_counts() {
     let mut t = FlowTable::create(64, SEED).unwrap();
-    put(&mut t, 1, action(3, 0, 42), 0);
+    put(&mut t, 1, (3, 0, 42), 0);
     assert_eq!(look(&mut t, 1, 3, 0, 0), None);
-}
-
-#[test]
-fn halves_are_kept() {
-    for drop in Reason::ALL.iter().copied().map(Some).chain([None]) {
-        for rule in [None, Some(RuleId(0)), Some(RuleId(65_535))] {
-            let egress = Half { drop, rule };
-            let a = FlowAction::new(PortId(1), 2, 3, egress, Half::default());
-            assert_eq!(a.egress(), Some(egress));
-            assert_eq!(a.ingress(), Some(Half::default()));
-        }
-    }
-    let strange = FlowAction {
-        egress: 255,
-        ..action(1, 1, 1)
-    };
-    assert_eq!(strange.egress(), None);
 }
 
 #[test]
@@ -94,13 +86,10 @@ fn full_bucket_gives_up_the_entry_unseen_for_longest() {
     // Times cross the wrap of the clock.
     let time = |i: usize| (u32::MAX - 3).wrapping_add(i as u32);
     for (i, &n) in ns[..8].iter().enumerate() {
-        assert_eq!(put(&mut t, n, action(0, 1, n), time(i)), Inserted::New);
+        assert_eq!(put(&mut t, n, (0, 1, n), time(i)), Inserted::New);
     }
     assert!(look(&mut t, ns[0], 0, 1, time(9)).is_some());
-    assert_eq!(
-        put(&mut t, ns[8], action(0, 1, 0), time(10)),
-        Inserted::Evicted
-    );
+    assert_eq!(put(&mut t, ns[8], (0, 1, 0), time(10)), Inserted::Evicted);
     assert_eq!(t.len(), 8);
     assert_eq!(look(&mut t, ns[1], 0, 1, time(10)), None);
     for i in [0, 2, 3, 4, 5, 6, 7, 8] {
@@ -112,7 +101,7 @@ fn full_bucket_gives_up_the_entry_unseen_for_longest() {
 fn ages_a_little_at_a_time() {
     let mut t = FlowTable::create(64, SEED).unwrap();
     for n in 0..20 {
-        put(&mut t, n, action(0, 1, n), 0);
+        put(&mut t, n, (0, 1, n), 0);
     }
     let kept = t.len();
     look(&mut t, 0, 0, 1, 100);
@@ -130,13 +119,13 @@ fn ages_a_little_at_a_time() {
 #[test]
 fn an_adopted_table_keeps_entries_that_must_be_judged_again() {
     let mut t = FlowTable::create(64, SEED).unwrap();
-    put(&mut t, 1, action(3, 9, 42), 5);
+    put(&mut t, 1, (3, 9, 42), 5);
     let fd = t.memfd().try_clone_to_owned().unwrap();
     drop(t);
     let mut t = FlowTable::adopt(fd).unwrap();
     assert_eq!((t.len(), t.capacity(), t.seed()), (1, 64, SEED));
     assert_eq!(look(&mut t, 1, 3, 9, 6), None);
-    assert_eq!(put(&mut t, 1, action(3, 9, 42), 6), Inserted::Updated);
+    assert_eq!(put(&mut t, 1, (3, 9, 42), 6), Inserted::Updated);
     assert!(look(&mut t, 1, 3, 9, 6).is_some());
 }
 
@@ -229,12 +218,12 @@ proptest! {
         for s in steps {
             match s {
                 Step::Put { n, in_port, generation, adjacency } => {
-                    let inserted = put(&mut t, n, action(in_port, generation, adjacency), now);
+                    let inserted = put(&mut t, n, (in_port, generation, adjacency), now);
                     let old = model.insert((n, in_port), (generation, adjacency, now));
                     prop_assert_eq!(inserted, if old.is_some() { Inserted::Updated } else { Inserted::New });
                 }
                 Step::Look { n, in_port, generation } => {
-                    let got = look(&mut t, n, in_port, generation, now).map(|a| a.adjacency);
+                    let got = look(&mut t, n, in_port, generation, now);
                     let want = model.get_mut(&(n, in_port)).filter(|e| e.0 == generation).map(|e| {
                         e.2 = now;
                         e.1
@@ -275,14 +264,11 @@ proptest! {
         for s in steps {
             match s {
                 Step::Put { n, in_port, generation, adjacency } => {
-                    let a = action(in_port, generation, adjacency);
-                    put(&mut t, n, a, now);
-                    prop_assert_eq!(look(&mut t, n, in_port, generation, now), Some(a));
+                    put(&mut t, n, (in_port, generation, adjacency), now);
+                    prop_assert_eq!(look(&mut t, n, in_port, generation, now), Some(adjacency));
                 }
                 Step::Look { n, in_port, generation } => {
-                    if let Some(a) = look(&mut t, n, in_port, generation, now) {
-                        let _ = (a.egress(), a.ingress());
-                    }
+                    let _ = look(&mut t, n, in_port, generation, now);
                 }
                 Step::Age { idle } => { t.age(now, idle, 3); }
                 Step::Tick(n) => now += n,
