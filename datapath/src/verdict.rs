@@ -107,6 +107,7 @@ reasons! {
     NeighborUnresolved = "neighbor_unresolved", "No neighbor entry for the next hop.";
     TtlExceeded = "ttl_exceeded", "TTL or hop limit ran out; answered with ICMP time exceeded.";
     PacketTooBig = "packet_too_big", "Larger than the MTU of the way out and may not be fragmented; answered with ICMP too big.";
+    LinkLocalNotRouted = "link_local_not_routed", "An IPv6 packet from or to a link-local address that would leave its link (RFC 4291 section 2.5.6).";
     GatewayUnhandled = "gateway_unhandled", "A packet to the gateway's own address that is neither ARP, ND nor echo.";
     ArpUnanswered = "arp_unanswered", "An ARP packet that asks for nothing the switch answers (duplicate address detection, replies, other addresses).";
     NdUnanswered = "nd_unanswered", "A neighbor discovery packet that the switch does not answer.";
