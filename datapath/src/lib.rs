@@ -8,6 +8,7 @@ pub mod handoff;
 pub mod ids;
 pub mod port;
 pub mod publish;
+pub mod stage;
 mod sync;
 pub mod tables;
 pub mod verdict;

@@ -1,0 +1,364 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What happens to a packet: one decision a file, in this order.
+//!
+//! | stage | decides | where |
+//! |---|---|---|
+//! | [`parse`] | what it is; malformed ones end | worker of the port it came from |
+//! | [`source`] | whether it wears the sender's own addresses | 〃 |
+//! | destination MAC | the gateway's, or a group's (ARP, ND); others end | 〃 |
+//! | flow table | known flow: skip to the way out | 〃 |
+//! | [`local`] | ARP, ND and echo for the gateway are answered; groups end | 〃 |
+//! | [`policy`] egress | may the sender send it | 〃 |
+//! | [`route`] | where to | 〃 |
+//! | way out | TTL, MTU; what cannot go on is answered ([`icmp_error`]) or cut ([`fragment`]) | 〃 |
+//! | [`policy`] ingress | may the receiver have it | worker of the port it leaves by |
+//! | [`rewrite`] | MAC addresses, TTL | worker of the port it came from |
+//!
+//! Frames of L2 ports go through [`parse`], [`source`] and [`segment`], which switches by MAC address and asks
+//! [`policy`] too. A frame that leaves by another worker's port is given to that worker rewritten, and judged for
+//! ingress there ([`run_handoff`]). TTL and MTU come before ingress policy so that it makes no difference how many
+//! workers there are.
+//!
+//! A packet is known by its flow under one generation of the tables. Later fragments have no ports and are judged each
+//! time; what ends at the switch is never in the flow table.
+#![forbid(unsafe_code)]
+
+mod fragment;
+mod icmp_error;
+mod limit;
+mod local;
+mod parse;
+mod policy;
+mod rewrite;
+mod route;
+pub mod segment;
+mod source;
+
+pub use limit::{Rate, RateLimiter};
+pub use segment::{Learned, LearnedEntry};
+
+use crate::counters::{Event, WorkerCounters};
+use crate::flow::{Decision, FlowTable, Half, Inserted};
+use crate::frame::{Batch, Packet, Pool};
+use crate::ids::WorkerId;
+use crate::port::Caps;
+use crate::tables::{PortEntry, PortKind, Tables};
+use crate::verdict::{Reason, Verdict};
+use crate::wire::eth::EthernetHeader;
+use crate::wire::icmp_error::IcmpError;
+use crate::wire::{Fragment, Kind};
+
+/// Monotonic time, nanoseconds; read once a burst. From the same clock as long as the flow memory lives
+/// (CLOCK_MONOTONIC).
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Now(pub u64);
+
+impl Now {
+    /// Milliseconds; wraps around after 49 days. The unit of the flow table's and the FDB's times.
+    #[inline]
+    pub fn millis(self) -> u32 {
+        (self.0 / 1_000_000) as u32
+    }
+}
+
+/// What the stages work with: the worker's own things, and the tables of this turn.
+pub struct Context<'a> {
+    /// Tables.
+    pub tables: &'a Tables,
+    /// Counters.
+    pub counters: &'a WorkerCounters,
+    /// Flow table.
+    pub flows: &'a mut FlowTable,
+    /// Learned MAC addresses and the segments' flood limits.
+    pub fdb: &'a mut Learned,
+    /// Limit of ICMP errors.
+    pub icmp: &'a mut RateLimiter,
+    /// Free chunks.
+    pub pool: &'a mut Pool,
+    /// Packets that came to be here (fragments); dispatched after the batch, in order. Never grown: it takes as many
+    /// as it has capacity.
+    pub extra: &'a mut Vec<Packet>,
+    /// Time of this burst.
+    pub now: Now,
+    /// The worker.
+    pub me: WorkerId,
+    /// What the port that the batch came from can do; of no matter for a handoff.
+    pub caps: Caps,
+}
+
+impl Context<'_> {
+    /// The generation that flow entries of this turn carry.
+    #[inline(always)]
+    fn generation(&self) -> u32 {
+        self.tables.generation() as u32
+    }
+}
+
+/// How many packets ahead headers are asked for.
+const AHEAD: usize = 6;
+
+/// Decides about a batch of frames that one port received: every packet ends with a verdict other than
+/// [`Verdict::Continue`]. [`Verdict::Reply`] leaves by the port it came from; [`Verdict::Flood`] is carried out with
+/// [`segment::members`]. A packet that was turned into an ICMP error is counted as dropped here; all other drops, and
+/// all traffic, are counted by the caller.
+pub fn run(ctx: &mut Context<'_>, batch: &mut Batch) {
+    let Some(in_port) = batch.first().map(|p| p.meta.in_port) else {
+        return;
+    };
+    let Some(port) = ctx.tables.port(in_port) else {
+        for packet in batch.iter_mut() {
+            packet.meta.verdict = Verdict::Drop(Reason::PortGone);
+        }
+        return;
+    };
+    debug_assert!(batch.iter().all(|p| p.meta.in_port == in_port));
+    match &port.kind {
+        PortKind::Routed { .. } => run_routed(ctx, port, batch),
+        PortKind::L2 { .. } => {
+            for packet in batch.iter_mut() {
+                packet.meta.verdict = segment::run(ctx, port, packet);
+            }
+        }
+    }
+}
+
+fn run_routed(ctx: &mut Context<'_>, port: &PortEntry, batch: &mut Batch) {
+    for i in 0..batch.len() {
+        if let Some(later) = batch.get(i + AHEAD) {
+            later.frame.prefetch();
+        }
+        let packet = &mut batch[i];
+        packet.meta.verdict = arrive(ctx, port, packet);
+    }
+    for packet in batch.iter() {
+        if packet.meta.verdict == Verdict::Continue {
+            ctx.flows.prefetch_entry(packet.meta.hash);
+        }
+    }
+    let (mut hits, mut misses) = (0, 0);
+    for packet in batch.iter_mut() {
+        if packet.meta.verdict != Verdict::Continue {
+            continue;
+        }
+        let decision = match lookup(ctx, packet) {
+            Some(decision) => {
+                hits += 1;
+                Ok(decision)
+            }
+            None => {
+                misses += 1;
+                judge(ctx, port, packet)
+            }
+        };
+        packet.meta.verdict = match decision {
+            Ok(decision) => leave(ctx, port, packet, &decision),
+            Err(verdict) => verdict,
+        };
+    }
+    ctx.counters.event(Event::FlowHit, hits);
+    ctx.counters.event(Event::FlowMiss, misses);
+}
+
+/// Parsing, anti-spoofing, destination MAC. `Continue` for a packet to be routed, whose flow entry is on its way.
+#[inline(always)]
+fn arrive(ctx: &mut Context<'_>, port: &PortEntry, packet: &mut Packet) -> Verdict {
+    if let Err(reason) = parse::run(ctx, port, packet, false) {
+        return Verdict::Drop(reason);
+    }
+    let parsed = &packet.meta.parsed;
+    let bytes = packet.frame.bytes();
+    if let Err(reason) = source::check(port, bytes, parsed) {
+        return Verdict::Drop(reason);
+    }
+    let Some(eth) = EthernetHeader::read(bytes) else {
+        return Verdict::Drop(Reason::TruncatedEthernet);
+    };
+    let to_gateway = eth.dst == ctx.tables.gateway().mac;
+    if to_gateway && matches!(parsed.kind, Kind::Ipv4 | Kind::Ipv6) {
+        packet.meta.hash = parsed.key.hash(ctx.flows.seed());
+        ctx.flows.prefetch(packet.meta.hash);
+        return Verdict::Continue;
+    }
+    if to_gateway || eth.dst.is_multicast() {
+        let ends = local::run(ctx, port, packet);
+        return ends.unwrap_or(Verdict::Drop(Reason::MulticastNotRouted));
+    }
+    Verdict::Drop(Reason::NotForUs)
+}
+
+/// The decision about the packet's flow, made under these tables.
+#[inline(always)]
+fn lookup(ctx: &mut Context<'_>, packet: &Packet) -> Option<Decision> {
+    let meta = &packet.meta;
+    if meta.parsed.fragment == Fragment::Later {
+        return None;
+    }
+    let (generation, now) = (ctx.generation(), ctx.now.millis());
+    ctx.flows
+        .lookup(&meta.parsed.key, meta.in_port, meta.hash, generation, now)
+}
+
+/// Remembers a decision for the packets to come.
+fn install(ctx: &mut Context<'_>, packet: &Packet, decision: &Decision) {
+    let meta = &packet.meta;
+    if meta.parsed.fragment == Fragment::Later {
+        return;
+    }
+    let (generation, now) = (ctx.generation(), ctx.now.millis());
+    let key = &meta.parsed.key;
+    let inserted = ctx
+        .flows
+        .insert(key, meta.in_port, meta.hash, generation, now, decision);
+    let event = match inserted {
+        Inserted::Evicted => Event::FlowEvict,
+        Inserted::New | Inserted::Updated => Event::FlowInstall,
+    };
+    ctx.counters.event(event, 1);
+}
+
+/// The first packet of a flow: what it is for the switch itself, then egress policy, route and ingress policy. `Err`
+/// with the verdict when the packet ends here.
+#[cold]
+#[inline(never)]
+fn judge(
+    ctx: &mut Context<'_>,
+    port: &PortEntry,
+    packet: &mut Packet,
+) -> Result<Decision, Verdict> {
+    if let Some(verdict) = local::run(ctx, port, packet) {
+        return Err(verdict);
+    }
+    let parsed = &packet.meta.parsed;
+    let mut decision = Decision {
+        egress: policy::egress(port, parsed),
+        ..Decision::default()
+    };
+    if decision.egress.drop.is_none() {
+        match route::run(ctx, parsed) {
+            Err(reason) => decision.egress.drop = Some(reason),
+            Ok(way) => {
+                decision.adjacency = way.index;
+                if let Some(out) = ctx.tables.port(way.port).filter(|out| out.worker == ctx.me) {
+                    decision.ingress = policy::ingress(out, parsed);
+                }
+            }
+        }
+    }
+    install(ctx, packet, &decision);
+    Ok(decision)
+}
+
+/// The way out of a packet whose flow is decided about.
+#[inline(always)]
+fn leave(
+    ctx: &mut Context<'_>,
+    port: &PortEntry,
+    packet: &mut Packet,
+    decision: &Decision,
+) -> Verdict {
+    let bytes = packet.frame.len();
+    if let Err(reason) = policy::enforce(ctx.counters, decision.egress, bytes) {
+        return match icmp_error::of_route(reason) {
+            Some(error) => icmp_error::refuse(ctx, port, packet, reason, error),
+            None => Verdict::Drop(reason),
+        };
+    }
+    let Some(way) = ctx.tables.adjacency(decision.adjacency) else {
+        return Verdict::Drop(Reason::PortGone);
+    };
+    let parsed = &packet.meta.parsed;
+    if parsed.ttl <= 1 {
+        let error = IcmpError::TimeExceeded;
+        return icmp_error::refuse(ctx, port, packet, Reason::TtlExceeded, error);
+    }
+    let too_big = parsed.l3_len > way.mtu;
+    if too_big && parsed.dont_fragment {
+        let error = IcmpError::TooBig { mtu: way.mtu };
+        return icmp_error::refuse(ctx, port, packet, Reason::PacketTooBig, error);
+    }
+    if let Err(reason) = policy::enforce(ctx.counters, decision.ingress, bytes) {
+        return Verdict::Drop(reason);
+    }
+    rewrite::run(packet, way);
+    let verdict = Verdict::Forward(way.port);
+    if too_big && let Err(reason) = fragment::cut(ctx, packet, way.mtu, verdict) {
+        return Verdict::Drop(reason);
+    }
+    verdict
+}
+
+/// Decides about packets that other workers gave to this one, each with the verdict to forward it out of a port of this
+/// worker: ingress policy, and learning in L2 segments. Nothing is rewritten.
+pub fn run_handoff(ctx: &mut Context<'_>, batch: &mut Batch) {
+    for packet in batch.iter_mut() {
+        let meta = &mut packet.meta;
+        if matches!(meta.parsed.kind, Kind::Ipv4 | Kind::Ipv6) {
+            meta.hash = meta.parsed.key.hash(ctx.flows.seed());
+            ctx.flows.prefetch(meta.hash);
+        }
+    }
+    for packet in batch.iter() {
+        ctx.flows.prefetch_entry(packet.meta.hash);
+    }
+    for packet in batch.iter_mut() {
+        let Verdict::Forward(out) = packet.meta.verdict else {
+            continue;
+        };
+        let out = ctx.tables.port(out).filter(|out| out.worker == ctx.me);
+        packet.meta.verdict = match out {
+            None => Verdict::Drop(Reason::PortGone),
+            Some(out) => receive(ctx, out, packet),
+        };
+    }
+}
+
+/// The receiver's half for a packet from another worker.
+#[inline(always)]
+fn receive(ctx: &mut Context<'_>, out: &PortEntry, packet: &Packet) -> Verdict {
+    let ingress = if matches!(out.kind, PortKind::L2 { .. }) {
+        segment::learn_handed_over(ctx, out, packet);
+        policy::ingress(out, &packet.meta.parsed)
+    } else {
+        known_ingress(ctx, out, packet)
+    };
+    match policy::enforce(ctx.counters, ingress, packet.frame.len()) {
+        Ok(()) => Verdict::Forward(out.id),
+        Err(reason) => Verdict::Drop(reason),
+    }
+}
+
+/// As [`policy::ingress`], remembered by flow. The port stands where a sender's decision has the adjacency: a sender
+/// whose tables are newer may mean another one.
+#[inline(always)]
+fn known_ingress(ctx: &mut Context<'_>, out: &PortEntry, packet: &Packet) -> Half {
+    let adjacency = u32::from(out.id.0);
+    if let Some(decision) = lookup(ctx, packet).filter(|d| d.adjacency == adjacency) {
+        ctx.counters.event(Event::FlowHit, 1);
+        return decision.ingress;
+    }
+    ctx.counters.event(Event::FlowMiss, 1);
+    let ingress = policy::ingress(out, &packet.meta.parsed);
+    let decision = Decision {
+        adjacency,
+        ingress,
+        ..Decision::default()
+    };
+    install(ctx, packet, &decision);
+    ingress
+}
+
+/// Makes a packet's frame these bytes, which fit one chunk. False, with the frame's content undefined, when its first
+/// chunk has no room for them.
+fn replace(pool: &mut Pool, packet: &mut Packet, bytes: &[u8]) -> bool {
+    let Ok(len) = u16::try_from(bytes.len()) else {
+        return false;
+    };
+    let frame = &mut packet.frame;
+    pool.truncate(frame, len.into());
+    if !frame.resize(len) {
+        return false;
+    }
+    frame.offload = Default::default();
+    frame.bytes_mut().copy_from_slice(bytes);
+    true
+}

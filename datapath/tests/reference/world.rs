@@ -1,0 +1,258 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A switch without threads and devices: the stages, workers' memory, and what dispatch does between them.
+
+use std::sync::Arc;
+
+use podswitch_datapath::counters::{Counters, WorkerCounters};
+use podswitch_datapath::flow::FlowTable;
+use podswitch_datapath::frame::{Arena, Batch, Frame, Packet, Pool};
+use podswitch_datapath::port::Caps;
+use podswitch_datapath::stage::{self, Context, Learned, Now, Rate, RateLimiter, segment};
+use podswitch_datapath::tables::{Edit, Gateway, Tables};
+use podswitch_datapath::wire::MacAddr;
+use podswitch_datapath::wire::partial::{self, PartialChecksum};
+use podswitch_datapath::{PortId, Reason, Verdict, WorkerId};
+
+/// What came of a frame that was sent into the switch.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(crate) enum Out {
+    /// A frame left by a port.
+    Sent(u16, Vec<u8>),
+    /// The frame, or a flooded copy of it, was dropped for the reason of this name.
+    Dropped(&'static str),
+}
+
+pub(crate) struct WorkerState {
+    id: WorkerId,
+    pub(crate) pool: Pool,
+    pub(crate) arena: Arc<Arena>,
+    pub(crate) counters: WorkerCounters,
+    pub(crate) flows: FlowTable,
+    pub(crate) fdb: Learned,
+    icmp: RateLimiter,
+    extra: Vec<Packet>,
+}
+
+pub(crate) struct World {
+    pub(crate) tables: Tables,
+    pub(crate) workers: Vec<WorkerState>,
+    /// Nanoseconds.
+    pub(crate) now: u64,
+    /// Capabilities of every port.
+    pub(crate) caps: Caps,
+}
+
+pub(crate) const GATEWAY_MAC: MacAddr = MacAddr([2, 0x70, 0x6f, 0x64, 0x73, 0x77]);
+pub(crate) const CHUNKS: u32 = 512;
+
+/// The gateway as the switch has it by default: link-local addresses.
+pub(crate) fn gateway() -> Gateway {
+    Gateway {
+        mac: GATEWAY_MAC,
+        v4: [169, 254, 1, 1].into(),
+        v6: "fe80::1".parse().expect("an address"),
+    }
+}
+
+impl World {
+    pub(crate) fn new(workers: u8, gateway: Gateway, icmp: Rate) -> World {
+        let workers = (0..workers).map(|n| {
+            let id = WorkerId(n);
+            let arena = Arc::new(Arena::new(id, CHUNKS).expect("memory"));
+            let mut pool = Pool::new(id);
+            pool.add_arena(arena.clone());
+            WorkerState {
+                id,
+                pool,
+                arena,
+                counters: WorkerCounters::new(),
+                flows: FlowTable::create(1024, 0x9e37 + u64::from(n)).expect("memory"),
+                fdb: Learned::new(256, 77 + u64::from(n)),
+                icmp: RateLimiter::new(icmp),
+                extra: Vec::with_capacity(128),
+            }
+        });
+        World {
+            tables: Tables::new(gateway),
+            workers: workers.collect(),
+            now: 1_000_000_000,
+            caps: Caps {
+                local_sender: true,
+                takes_partial_checksum: false,
+                max_segments: 18,
+            },
+        }
+    }
+
+    /// Changes the tables.
+    pub(crate) fn edit(&mut self, change: impl FnOnce(&mut Edit)) {
+        let mut edit = Edit::new(&self.tables, self.tables.generation());
+        change(&mut edit);
+        self.tables = edit.build().expect("tables that can be built");
+        for worker in &self.workers {
+            for port in self.tables.ports() {
+                worker.counters.prepare_port(port.id);
+                for rule in port.egress.rules().iter().chain(port.ingress.rules()) {
+                    worker.counters.prepare_rule(rule.id);
+                }
+            }
+        }
+    }
+
+    /// Sends frames into a port, as one batch; returns what came of each, sorted.
+    pub(crate) fn send(&mut self, port: u16, frames: &[Vec<u8>]) -> Vec<Out> {
+        let worker = self
+            .tables
+            .port(PortId(port))
+            .map_or(0, |p| p.worker.index());
+        let mut batch = Batch::new();
+        for bytes in frames {
+            let state = &mut self.workers[worker];
+            let frame = state.pool.alloc_bytes(&state.arena, bytes).expect("chunks");
+            batch.push(frame, PortId(port)).expect("room");
+        }
+        let mut out = Vec::new();
+        self.stages(worker, &mut batch, false, &mut out);
+        self.bring_home();
+        out.sort();
+        out
+    }
+
+    /// As [`World::send`], for one frame.
+    pub(crate) fn send_one(&mut self, port: u16, frame: &[u8]) -> Vec<Out> {
+        self.send(port, &[frame.to_vec()])
+    }
+
+    fn stages(&mut self, worker: usize, batch: &mut Batch, handoff: bool, out: &mut Vec<Out>) {
+        let state = &mut self.workers[worker];
+        let mut ctx = Context {
+            tables: &self.tables,
+            counters: &state.counters,
+            flows: &mut state.flows,
+            fdb: &mut state.fdb,
+            icmp: &mut state.icmp,
+            pool: &mut state.pool,
+            extra: &mut state.extra,
+            now: Now(self.now),
+            me: state.id,
+            caps: self.caps,
+        };
+        if handoff {
+            stage::run_handoff(&mut ctx, batch);
+        } else {
+            stage::run(&mut ctx, batch);
+        }
+        let mut packets: Vec<Packet> = batch.drain().collect();
+        packets.append(&mut state.extra);
+        for packet in packets {
+            self.dispatch(worker, packet, out);
+        }
+    }
+
+    fn dispatch(&mut self, worker: usize, mut packet: Packet, out: &mut Vec<Out>) {
+        let in_port = packet.meta.in_port;
+        match packet.meta.verdict {
+            Verdict::Continue => panic!("a packet without a verdict"),
+            Verdict::Drop(reason) => self.drop(worker, packet, reason, out),
+            Verdict::Reply => {
+                let state = &mut self.workers[worker];
+                out.push(Out::Sent(
+                    in_port.0,
+                    sent(&mut packet.frame, packet.meta.parsed.frame_len()),
+                ));
+                state.pool.free(packet.frame);
+            }
+            Verdict::Forward(port) => self.forward(worker, packet, port, out),
+            Verdict::Flood => {
+                let (tables, me) = (self.tables.clone(), self.workers[worker].id);
+                let state = &self.workers[worker];
+                let copies: Vec<_> =
+                    segment::members(&tables, &state.counters, me, &packet).collect();
+                for copy in copies {
+                    let state = &mut self.workers[worker];
+                    let frame = state
+                        .pool
+                        .copy(&packet.frame, &state.arena)
+                        .expect("chunks");
+                    let mut copied = Packet {
+                        frame,
+                        meta: packet.meta,
+                    };
+                    copied.meta.verdict = copy.verdict;
+                    assert!(segment::set_tag(&mut copied, copy.tag));
+                    self.dispatch(worker, copied, out);
+                }
+                self.workers[worker].pool.free(packet.frame);
+            }
+        }
+    }
+
+    fn forward(&mut self, worker: usize, mut packet: Packet, port: PortId, out: &mut Vec<Out>) {
+        match self.tables.port(port).map(|p| p.worker.index()) {
+            None => self.drop(worker, packet, Reason::PortGone, out),
+            Some(owner) if owner == worker => {
+                out.push(Out::Sent(
+                    port.0,
+                    sent(&mut packet.frame, packet.meta.parsed.frame_len()),
+                ));
+                self.workers[worker].pool.free(packet.frame);
+            }
+            Some(owner) => {
+                let mut batch = Batch::new();
+                batch.push_packet(packet).expect("room");
+                self.stages(owner, &mut batch, true, out);
+            }
+        }
+    }
+
+    fn drop(&mut self, worker: usize, packet: Packet, reason: Reason, out: &mut Vec<Out>) {
+        let state = &mut self.workers[worker];
+        state.counters.dropped(packet.meta.in_port, reason);
+        state.pool.free(packet.frame);
+        out.push(Out::Dropped(reason.name()));
+    }
+
+    fn bring_home(&mut self) {
+        for worker in 0..self.workers.len() {
+            let frames: Vec<Frame> = self.workers[worker].pool.foreign().drain(..).collect();
+            for frame in frames {
+                let home = self.workers.iter_mut().find(|w| frame.is_of(&w.arena));
+                home.expect("a worker's frame").pool.free(frame);
+            }
+        }
+    }
+
+    /// Counters of all workers together.
+    pub(crate) fn counters(&self) -> Counters {
+        let mut all = Counters::default();
+        for worker in &self.workers {
+            all.add(&worker.counters);
+        }
+        all
+    }
+
+    /// Every chunk is back.
+    pub(crate) fn assert_no_leak(&self) {
+        for worker in &self.workers {
+            assert_eq!(
+                worker.pool.free_chunks(&worker.arena),
+                CHUNKS,
+                "chunks of worker {}",
+                worker.id
+            );
+        }
+    }
+}
+
+/// A frame as it leaves: a checksum that is still partial is finished.
+fn sent(frame: &mut Frame, len: u32) -> Vec<u8> {
+    let offload = frame.offload;
+    if offload.partial_checksum {
+        let at = PartialChecksum {
+            start: offload.csum_start,
+            offset: offload.csum_offset,
+        };
+        assert!(partial::fill(at, len, frame.iter_mut()));
+    }
+    frame.iter().flatten().copied().collect()
+}

@@ -1,0 +1,17 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The stages, decision by decision, on frames written out by hand.
+
+#[path = "../reference/frames.rs"]
+#[allow(dead_code, reason = "shared with the reference test")]
+mod frames;
+#[path = "../reference/world.rs"]
+#[allow(dead_code, reason = "shared with the reference test")]
+mod world;
+
+mod errors;
+mod fragments;
+mod handoff;
+mod local;
+mod node;
+mod routed;
+mod segments;
