@@ -3,9 +3,12 @@
 
 use std::ffi::c_void;
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU16, Ordering};
+
+use rustix::fs::{MemfdFlags, SealFlags};
+use zerocopy::FromBytes;
 
 use crate::ids::{PortId, WorkerId};
 
@@ -15,12 +18,17 @@ pub const CHUNK_SIZE: usize = 4096;
 /// Bytes kept free in front of every frame for encapsulation and transmit metadata
 /// (`XDP_PACKET_HEADROOM`, include/uapi/linux/bpf.h).
 pub const HEADROOM: usize = 256;
+/// The first bytes of every chunk are never part of a frame: AF_XDP takes transmit metadata from in front of a frame's
+/// bytes (`struct xsk_tx_metadata`, include/uapi/linux/if_xdp.h), and refuses frames without that room.
+pub const METADATA_ROOM: usize = 24;
 /// Most chunks of one arena: 128 bytes of kernel memory each, for every socket bound to it.
 pub const MAX_CHUNKS: u32 = 1 << 18;
 
 const MAGIC: u64 = u64::from_be_bytes(*b"PODSWMEM");
 const LAYOUT_VERSION: u32 = 1;
 const HEADER_BYTES: usize = 4096;
+/// From this size on huge pages are asked for.
+const HUGE_PAGE: usize = 2 << 20;
 
 /// Who holds a chunk. Kept in the arena's memory so that whoever adopts it after a crash can tell.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -38,6 +46,8 @@ pub enum Owner {
     Handoff = 4,
     /// Not accounted for after a port went away; never used again while this process lives.
     Quarantine = 5,
+    /// Left with the kernel by a port that is closing; free once its socket is.
+    Closing = 6,
 }
 
 impl Owner {
@@ -48,12 +58,14 @@ impl Owner {
             2 => Owner::Fill,
             3 => Owner::Transmit,
             4 => Owner::Handoff,
+            6 => Owner::Closing,
             _ => Owner::Quarantine,
         }
     }
 }
 
 /// First page of the memfd; read by whoever adopts the memory.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes)]
 #[repr(C)]
 struct Header {
     magic: u64,
@@ -94,18 +106,50 @@ unsafe impl Send for Arena {}
 // SAFETY: (U1) as above.
 unsafe impl Sync for Arena {}
 
-/// Byte offsets of the parts of an arena's memfd: (tags, links, data, total).
-fn layout(chunks: u32) -> (usize, usize, usize, usize) {
-    let n = chunks as usize;
-    let page = |x: usize| x.next_multiple_of(4096);
-    let tags = HEADER_BYTES;
-    let links = page(tags + n * size_of::<u16>());
-    let data = page(links + n * size_of::<Link>());
-    (tags, links, data, data + n * CHUNK_SIZE)
+/// Where the parts of an arena begin in its memfd, in bytes; each is page aligned and none overlap.
+struct Layout {
+    tags: usize,
+    links: usize,
+    data: usize,
+    total: usize,
 }
 
+impl Layout {
+    fn of(chunks: u32) -> Layout {
+        let n = chunks as usize;
+        let page = |x: usize| x.next_multiple_of(4096);
+        let tags = HEADER_BYTES;
+        let links = page(tags + n * size_of::<u16>());
+        let data = page(links + n * size_of::<Link>());
+        Layout {
+            tags,
+            links,
+            data,
+            total: data + n * CHUNK_SIZE,
+        }
+    }
+
+    fn header(&self, worker: WorkerId, chunks: u32) -> Header {
+        Header {
+            magic: MAGIC,
+            version: LAYOUT_VERSION,
+            chunk_size: CHUNK_SIZE as u32,
+            chunks,
+            worker: worker.0.into(),
+            links_offset: self.links as u64,
+            data_offset: self.data as u64,
+        }
+    }
+}
+
+/// The memfd can neither shrink (a shrunk mapping faults) nor grow, and these seals stay.
+const SEALS: SealFlags = SealFlags::SHRINK
+    .union(SealFlags::GROW)
+    .union(SealFlags::SEAL);
+
 impl Arena {
-    /// Makes an arena of `chunks` chunks for one worker. Pages are touched when they are used or pinned by a socket.
+    /// Makes an arena of `chunks` chunks for one worker. Pages are taken from the node when they are first used, all of
+    /// them when a socket registers the arena.
     ///
     /// # Errors
     /// `InvalidInput` when `chunks` is 0 or above [`MAX_CHUNKS`]; otherwise what memfd_create, ftruncate or mmap said.
@@ -116,19 +160,73 @@ impl Arena {
                 format!("an arena has 1 to {MAX_CHUNKS} chunks, not {chunks}"),
             ));
         }
-        let (tags, links, data, bytes) = layout(chunks);
-        // SAFETY: (U2) plain system call with a NUL-terminated name; the result is checked.
-        let fd = unsafe { libc::memfd_create(c"podswitch-arena".as_ptr(), libc::MFD_CLOEXEC) };
-        if fd < 0 {
-            return Err(io::Error::last_os_error());
+        let layout = Layout::of(chunks);
+        let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+        let memfd = rustix::fs::memfd_create(c"podswitch-arena", flags)?;
+        rustix::fs::ftruncate(&memfd, layout.total as u64)?;
+        rustix::fs::fcntl_add_seals(&memfd, SEALS)?;
+        let arena = Arena::map(memfd, worker, chunks)?;
+        // SAFETY: (U2) the first page is the header's, and nobody else has the memfd yet.
+        unsafe {
+            arena
+                .base
+                .cast::<Header>()
+                .write(layout.header(worker, chunks));
         }
-        // SAFETY: (U2) `fd` was just returned to us and nobody else has it.
-        let memfd = unsafe { OwnedFd::from_raw_fd(fd) };
-        // SAFETY: (U2) plain system call on our own descriptor.
-        if unsafe { libc::ftruncate(memfd.as_raw_fd(), bytes as libc::off_t) } != 0 {
-            return Err(io::Error::last_os_error());
+        Ok(arena)
+    }
+
+    /// Maps an arena that another process made, tags and all. A [`Pool`](super::Pool) takes it over with
+    /// [`Pool::adopt_arena`](super::Pool::adopt_arena).
+    ///
+    /// # Errors
+    /// `InvalidData`, naming what differs, when the memfd is not sealed or its header is not that of an arena of this
+    /// version; otherwise what fstat or mmap said.
+    ///
+    /// # Safety
+    /// (U5) Whoever used the arena before has ended or will not touch it again.
+    pub unsafe fn adopt(memfd: OwnedFd) -> io::Result<Arena> {
+        let wrong = |why: String| io::Error::new(io::ErrorKind::InvalidData, why);
+        let seals = rustix::fs::fcntl_get_seals(&memfd)?;
+        if !seals.contains(SealFlags::SHRINK) {
+            return Err(wrong("not a memfd sealed against shrinking".into()));
         }
-        // SAFETY: (U2) a fresh shared mapping of our own memfd; the kernel chooses the address.
+        let mut bytes = [0u8; size_of::<Header>()];
+        let read = rustix::io::pread(&memfd, &mut bytes, 0)?;
+        let header = Header::read_from_bytes(&bytes)
+            .ok()
+            .filter(|h| read == bytes.len() && h.magic == MAGIC)
+            .ok_or_else(|| wrong("not an arena: no magic number".into()))?;
+        if header.version != LAYOUT_VERSION {
+            return Err(wrong(format!(
+                "arena layout version {}, this program knows {LAYOUT_VERSION}",
+                header.version
+            )));
+        }
+        let worker = u8::try_from(header.worker)
+            .map(WorkerId)
+            .map_err(|_| wrong(format!("worker {}", header.worker)))?;
+        if header.chunks == 0 || header.chunks > MAX_CHUNKS {
+            return Err(wrong(format!("{} chunks", header.chunks)));
+        }
+        let layout = Layout::of(header.chunks);
+        if header != layout.header(worker, header.chunks) {
+            return Err(wrong(format!("unexpected layout {header:?}")));
+        }
+        let size = rustix::fs::fstat(&memfd)?.st_size;
+        if usize::try_from(size) != Ok(layout.total) {
+            return Err(wrong(format!(
+                "{size} bytes long, its header says {}",
+                layout.total
+            )));
+        }
+        Arena::map(memfd, worker, header.chunks)
+    }
+
+    fn map(memfd: OwnedFd, worker: WorkerId, chunks: u32) -> io::Result<Arena> {
+        let layout = Layout::of(chunks);
+        let bytes = layout.total;
+        // SAFETY: (U2) a new shared mapping of a file of this size that cannot shrink; the kernel chooses the address.
         let base = unsafe {
             libc::mmap(
                 std::ptr::null_mut(),
@@ -142,33 +240,27 @@ impl Arena {
         if base == libc::MAP_FAILED {
             return Err(io::Error::last_os_error());
         }
+        if bytes >= HUGE_PAGE {
+            // Fewer TLB misses where the node allows huge pages for shared memory; without them nothing changes.
+            // SAFETY: (U2) advice about our own mapping; it changes no content.
+            unsafe { libc::madvise(base, bytes, libc::MADV_HUGEPAGE) };
+        }
         let base = NonNull::new(base.cast::<u8>()).ok_or(io::ErrorKind::AddrNotAvailable)?;
         // SAFETY: (U2) the offsets are inside the mapping of `bytes` bytes, and page aligned.
-        let (tags, links_ptr, data_ptr) = unsafe {
+        let (tags, links, data) = unsafe {
             (
-                base.add(tags).cast(),
-                base.add(links).cast(),
-                base.add(data),
+                base.add(layout.tags).cast(),
+                base.add(layout.links).cast(),
+                base.add(layout.data),
             )
         };
-        let header = Header {
-            magic: MAGIC,
-            version: LAYOUT_VERSION,
-            chunk_size: CHUNK_SIZE as u32,
-            chunks,
-            worker: worker.0.into(),
-            links_offset: links as u64,
-            data_offset: data as u64,
-        };
-        // SAFETY: (U2) the first page is ours, aligned and large enough for the header.
-        unsafe { base.cast::<Header>().write(header) };
         Ok(Arena {
             memfd,
             base,
             bytes,
-            data: data_ptr,
+            data,
             tags,
-            links: links_ptr,
+            links,
             chunks,
             worker,
         })

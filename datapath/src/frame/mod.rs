@@ -7,9 +7,11 @@
 mod arena;
 mod batch;
 mod pool;
+#[cfg(test)]
+mod tests;
 
 pub(crate) use arena::Link;
-pub use arena::{Arena, CHUNK_SIZE, HEADROOM, MAX_CHUNKS, Owner};
+pub use arena::{Arena, CHUNK_SIZE, HEADROOM, MAX_CHUNKS, METADATA_ROOM, Owner};
 pub use batch::{BATCH_SIZE, Batch, Meta, Packet};
 pub use pool::{Audit, Chunk, Pool};
 
@@ -121,6 +123,16 @@ impl Frame {
         unsafe { std::slice::from_raw_parts_mut(at.as_ptr(), self.head_len.into()) }
     }
 
+    /// Writes transmit metadata into the bytes right in front of the frame, which must not have used them up.
+    pub(crate) fn write_metadata(&mut self, metadata: &[u8; METADATA_ROOM]) {
+        let Some(before) = usize::from(self.offset).checked_sub(METADATA_ROOM) else {
+            return;
+        };
+        let at = self.arena().at(self.head, before);
+        // SAFETY: (U1, U4) this frame is the chunk's only holder, and before + METADATA_ROOM is where its bytes begin.
+        unsafe { std::ptr::copy_nonoverlapping(metadata.as_ptr(), at.as_ptr(), METADATA_ROOM) };
+    }
+
     /// Every segment's bytes in order.
     pub fn iter(&self) -> impl Iterator<Item = &[u8]> {
         self.chunks().map(|c| {
@@ -198,7 +210,7 @@ impl Frame {
     /// False, and nothing changed, when the headroom is too small.
     #[must_use]
     pub fn push_front(&mut self, n: u16) -> bool {
-        if n > self.offset {
+        if usize::from(n) + METADATA_ROOM > self.offset.into() {
             return false;
         }
         self.offset -= n;

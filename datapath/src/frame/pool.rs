@@ -18,7 +18,7 @@ pub struct Chunk {
     pub len: u16,
 }
 
-/// Where an arena's chunks are, counted from their tags. The sum of all fields is the arena's size.
+/// Where an arena's chunks are, counted from their tags. `free` to `closing` add up to `chunks`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Audit {
     /// All chunks.
@@ -35,13 +35,70 @@ pub struct Audit {
     pub handoff: u32,
     /// Lost track of; not used again.
     pub quarantine: u32,
+    /// Left with the kernel by ports that are closing.
+    pub closing: u32,
     /// Entries of the free list; differs from `free` only when a tag or the list is wrong.
     pub listed: u32,
+    /// Chunks given back a second time and refused; not 0 only when a holder is wrong.
+    pub refused: u32,
 }
 
-struct Slot {
+/// One arena's free chunks.
+pub(crate) struct Shelf {
     arena: Arc<Arena>,
     free: Vec<u32>,
+    refused: u32,
+}
+
+impl Shelf {
+    /// How many chunks are free.
+    #[inline]
+    pub(crate) fn free(&self) -> u32 {
+        self.free.len() as u32
+    }
+
+    /// Takes a free chunk and names its holder.
+    #[inline]
+    pub(crate) fn take(&mut self, owner: Owner, port: PortId) -> Option<u32> {
+        let chunk = self.free.pop()?;
+        self.arena.set_owner(chunk, owner, port);
+        Some(chunk)
+    }
+
+    /// Puts a chunk back. A chunk that is free already is counted and otherwise left alone.
+    ///
+    /// # Safety
+    /// (U1) The caller holds the chunk of this arena (it came from [`Shelf::take`], a frame or a ring) and gives it up.
+    #[inline]
+    pub(crate) unsafe fn put(&mut self, chunk: u32) {
+        if self.arena.owner(chunk).0 == Owner::Free {
+            self.refused += 1;
+            return;
+        }
+        self.arena.set_owner(chunk, Owner::Free, PortId(0));
+        self.free.push(chunk);
+    }
+
+    fn audit(&self) -> Audit {
+        let mut audit = Audit {
+            chunks: self.arena.chunks(),
+            listed: self.free(),
+            refused: self.refused,
+            ..Audit::default()
+        };
+        for chunk in 0..self.arena.chunks() {
+            *match self.arena.owner(chunk).0 {
+                Owner::Free => &mut audit.free,
+                Owner::User => &mut audit.user,
+                Owner::Fill => &mut audit.fill,
+                Owner::Transmit => &mut audit.transmit,
+                Owner::Handoff => &mut audit.handoff,
+                Owner::Quarantine => &mut audit.quarantine,
+                Owner::Closing => &mut audit.closing,
+            } += 1;
+        }
+        audit
+    }
 }
 
 /// The free chunks of one worker's arenas.
@@ -50,7 +107,7 @@ struct Slot {
 /// the loop, which sends them home.
 pub struct Pool {
     worker: WorkerId,
-    slots: Vec<Slot>,
+    shelves: Vec<Shelf>,
     foreign: Vec<Frame>,
 }
 
@@ -59,7 +116,7 @@ impl Pool {
     pub fn new(worker: WorkerId) -> Pool {
         Pool {
             worker,
-            slots: Vec::new(),
+            shelves: Vec::new(),
             foreign: Vec::with_capacity(4096),
         }
     }
@@ -74,64 +131,92 @@ impl Pool {
     /// # Panics
     /// When the arena is another worker's or is in a pool already.
     pub fn add_arena(&mut self, arena: Arc<Arena>) {
+        self.shelve(arena, |_, _| Owner::Free);
+    }
+
+    /// Takes over an arena from a process that is gone, by its chunks' tags: what that process held is free, what the
+    /// kernel holds for one of `ports` stays so (those ports are adopted next), what it holds for others is quarantined.
+    ///
+    /// # Panics
+    /// When the arena is another worker's or is in a pool already.
+    pub fn adopt_arena(&mut self, arena: Arc<Arena>, ports: &[PortId]) {
+        self.shelve(arena, |owner, port| match owner {
+            Owner::Free | Owner::User | Owner::Handoff => Owner::Free,
+            Owner::Fill | Owner::Transmit if ports.contains(&port) => owner,
+            Owner::Fill | Owner::Transmit | Owner::Closing | Owner::Quarantine => Owner::Quarantine,
+        });
+    }
+
+    fn shelve(&mut self, arena: Arc<Arena>, becomes: impl Fn(Owner, PortId) -> Owner) {
         assert_eq!(
             arena.worker(),
             self.worker,
             "an arena belongs to one worker"
         );
-        assert!(self.slot(&arena).is_none(), "an arena is added once");
-        let free = (0..arena.chunks()).rev().collect();
-        self.slots.push(Slot { arena, free });
+        assert!(self.index(&arena).is_none(), "an arena is added once");
+        let mut free = Vec::with_capacity(arena.chunks() as usize);
+        for chunk in (0..arena.chunks()).rev() {
+            let (owner, port) = arena.owner(chunk);
+            match becomes(owner, port) {
+                Owner::Free => {
+                    arena.set_owner(chunk, Owner::Free, PortId(0));
+                    free.push(chunk);
+                }
+                other => arena.set_owner(chunk, other, port),
+            }
+        }
+        self.shelves.push(Shelf {
+            arena,
+            free,
+            refused: 0,
+        });
     }
 
     /// Gives an arena up when all its chunks are free or quarantined; false otherwise.
     pub fn remove_arena(&mut self, arena: &Arc<Arena>) -> bool {
-        let Some(i) = self.slot(arena) else {
+        let Some(i) = self.index(arena) else {
             return false;
         };
-        let audit = self.audit_slot(&self.slots[i]);
+        let audit = self.shelves[i].audit();
         if audit.free + audit.quarantine != audit.chunks {
             return false;
         }
-        self.slots.swap_remove(i);
+        self.shelves.swap_remove(i);
         true
     }
 
     #[inline]
-    fn slot(&self, arena: &Arc<Arena>) -> Option<usize> {
-        self.slots.iter().position(|s| Arc::ptr_eq(&s.arena, arena))
+    fn index(&self, arena: &Arc<Arena>) -> Option<usize> {
+        self.shelves
+            .iter()
+            .position(|s| Arc::ptr_eq(&s.arena, arena))
+    }
+
+    /// The free chunks of one of this worker's arenas.
+    #[inline]
+    pub(crate) fn shelf(&mut self, arena: &Arc<Arena>) -> Option<&mut Shelf> {
+        self.shelves
+            .iter_mut()
+            .find(|s| Arc::ptr_eq(&s.arena, arena))
+    }
+
+    /// The free chunks of the arena a frame is of, when it is this worker's.
+    #[inline]
+    fn home(&mut self, frame: &Frame) -> Option<&mut Shelf> {
+        let arena: *const Arena = frame.arena();
+        self.shelves
+            .iter_mut()
+            .find(|s| Arc::as_ptr(&s.arena) == arena)
     }
 
     /// Free chunks of an arena; 0 when it is not this pool's.
     pub fn free_chunks(&self, arena: &Arc<Arena>) -> u32 {
-        self.slot(arena)
-            .map_or(0, |i| self.slots[i].free.len() as u32)
-    }
-
-    /// Takes a free chunk for a ring; the caller sets its owner.
-    #[inline]
-    pub(crate) fn take(&mut self, arena: &Arc<Arena>) -> Option<u32> {
-        let i = self.slot(arena)?;
-        self.slots[i].free.pop()
-    }
-
-    /// Puts a chunk back that a ring returned.
-    ///
-    /// # Safety
-    /// (U1) The caller holds the chunk (it came from a completion ring, or from [`Pool::take`]) and gives it up.
-    #[inline]
-    #[expect(dead_code, reason = "the AF_XDP rings return chunks through it")]
-    pub(crate) unsafe fn put(&mut self, arena: &Arc<Arena>, chunk: u32) {
-        if let Some(i) = self.slot(arena) {
-            arena.set_owner(chunk, Owner::Free, PortId(0));
-            self.slots[i].free.push(chunk);
-        }
+        self.index(arena).map_or(0, |i| self.shelves[i].free())
     }
 
     /// A frame of one empty segment behind [`HEADROOM`] bytes, or `None` when the arena has no free chunk.
     pub fn alloc(&mut self, arena: &Arc<Arena>) -> Option<Frame> {
-        let chunk = self.take(arena)?;
-        arena.set_owner(chunk, Owner::User, PortId(0));
+        let chunk = self.shelf(arena)?.take(Owner::User, PortId(0))?;
         // SAFETY: (U1) the chunk came off the free list, so nobody else holds it.
         Some(unsafe { Frame::mint(arena, chunk, HEADROOM as u16, 0) })
     }
@@ -157,8 +242,7 @@ impl Pool {
         total: usize,
         parts: impl Iterator<Item = &'a [u8]>,
     ) -> Option<Frame> {
-        let slot = self.slots.iter().find(|s| frame.is_of(&s.arena))?;
-        let arena = slot.arena.clone();
+        let arena = self.home(frame)?.arena.clone();
         self.gather(&arena, total, parts)
     }
 
@@ -170,16 +254,11 @@ impl Pool {
     ) -> Option<Frame> {
         const PAYLOAD: usize = CHUNK_SIZE - HEADROOM;
         let needed = total.div_ceil(PAYLOAD).max(1);
-        let slot = self.slot(arena)?;
-        if needed > usize::from(MAX_SEGMENTS) || self.slots[slot].free.len() < needed {
+        let shelf = self.shelf(arena)?;
+        if needed > usize::from(MAX_SEGMENTS) || (shelf.free() as usize) < needed {
             return None;
         }
-        let free = &mut self.slots[slot].free;
-        let mut take = || {
-            let chunk = free.pop()?;
-            arena.set_owner(chunk, Owner::User, PortId(0));
-            Some(chunk)
-        };
+        let mut take = || shelf.take(Owner::User, PortId(0));
         let seg_len = |i: usize| total.saturating_sub(i * PAYLOAD).min(PAYLOAD) as u16;
         let head = take()?;
         // SAFETY: (U1) the chunk came off the free list, so nobody else holds it.
@@ -207,17 +286,12 @@ impl Pool {
             self.foreign.push(frame);
             return;
         }
-        let arena: *const Arena = frame.arena();
-        let Some(slot) = self
-            .slots
-            .iter_mut()
-            .find(|s| Arc::as_ptr(&s.arena) == arena)
-        else {
+        let Some(shelf) = self.home(&frame) else {
             return;
         };
         for chunk in frame.chunks() {
-            slot.arena.set_owner(chunk.index, Owner::Free, PortId(0));
-            slot.free.push(chunk.index);
+            // SAFETY: (U1) the frame held its chunks and ends here.
+            unsafe { shelf.put(chunk.index) };
         }
     }
 
@@ -227,18 +301,13 @@ impl Pool {
         if len >= frame.len() || frame.arena().worker() != self.worker {
             return;
         }
-        let arena: *const Arena = frame.arena();
         let spare = frame.cut(len);
-        let Some(slot) = self
-            .slots
-            .iter_mut()
-            .find(|s| Arc::as_ptr(&s.arena) == arena)
-        else {
+        let Some(shelf) = self.home(frame) else {
             return;
         };
         for chunk in spare {
-            slot.arena.set_owner(chunk, Owner::Free, PortId(0));
-            slot.free.push(chunk);
+            // SAFETY: (U1) the frame held these chunks and has given them up.
+            unsafe { shelf.put(chunk) };
         }
     }
 
@@ -249,39 +318,50 @@ impl Pool {
 
     /// Where every chunk of each arena is.
     pub fn audit(&self) -> Vec<Audit> {
-        self.slots.iter().map(|s| self.audit_slot(s)).collect()
+        self.shelves.iter().map(Shelf::audit).collect()
     }
 
-    fn audit_slot(&self, slot: &Slot) -> Audit {
-        let mut audit = Audit {
-            chunks: slot.arena.chunks(),
-            listed: slot.free.len() as u32,
-            ..Audit::default()
-        };
-        for chunk in 0..slot.arena.chunks() {
-            *match slot.arena.owner(chunk).0 {
-                Owner::Free => &mut audit.free,
-                Owner::User => &mut audit.user,
-                Owner::Fill => &mut audit.fill,
-                Owner::Transmit => &mut audit.transmit,
-                Owner::Handoff => &mut audit.handoff,
-                Owner::Quarantine => &mut audit.quarantine,
-            } += 1;
-        }
-        audit
-    }
-
-    /// Marks every chunk that a closed port held as never to be used again, and says how many.
-    pub fn quarantine(&mut self, arena: &Arc<Arena>, port: PortId) -> u32 {
+    /// Tags every chunk that the kernel holds for `port` as left behind by a port that is closing, and says how many.
+    pub(crate) fn start_closing(&mut self, arena: &Arc<Arena>, port: PortId) -> u32 {
         let mut n = 0;
         for chunk in 0..arena.chunks() {
             let (owner, of) = arena.owner(chunk);
             if of == port && matches!(owner, Owner::Fill | Owner::Transmit) {
-                arena.set_owner(chunk, Owner::Quarantine, port);
+                arena.set_owner(chunk, Owner::Closing, port);
                 n += 1;
             }
         }
         n
+    }
+
+    /// Settles the chunks that `port` left behind: free, or quarantined where `lost` says so. Says how many of each.
+    ///
+    /// # Safety
+    /// (U1, X3) The kernel holds none of them any more but those that are `lost`.
+    pub(crate) unsafe fn finish_closing(
+        &mut self,
+        arena: &Arc<Arena>,
+        port: PortId,
+        lost: impl Fn(u32) -> bool,
+    ) -> (u32, u32) {
+        let (mut freed, mut quarantined) = (0, 0);
+        let Some(shelf) = self.shelf(arena) else {
+            return (0, 0);
+        };
+        for chunk in 0..arena.chunks() {
+            if arena.owner(chunk) != (Owner::Closing, port) {
+                continue;
+            }
+            if lost(chunk) {
+                arena.set_owner(chunk, Owner::Quarantine, port);
+                quarantined += 1;
+            } else {
+                // SAFETY: (U1) the caller says that the kernel has let go of it.
+                unsafe { shelf.put(chunk) };
+                freed += 1;
+            }
+        }
+        (freed, quarantined)
     }
 }
 
@@ -314,135 +394,12 @@ fn scatter<'a>(frame: &Frame, parts: impl Iterator<Item = &'a [u8]>) {
 
 impl Drop for Pool {
     fn drop(&mut self) {
-        for slot in &self.slots {
-            let audit = self.audit_slot(slot);
+        for shelf in &self.shelves {
+            let audit = shelf.audit();
             if audit.free != audit.chunks {
                 // (U3) somebody may still hold a frame or the kernel a chunk: the mapping stays.
-                std::mem::forget(slot.arena.clone());
+                std::mem::forget(shelf.arena.clone());
             }
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn pool(chunks: u32) -> (Pool, Arc<Arena>) {
-        let arena = Arc::new(Arena::new(WorkerId(0), chunks).unwrap());
-        let mut pool = Pool::new(WorkerId(0));
-        pool.add_arena(arena.clone());
-        (pool, arena)
-    }
-
-    fn bytes(frame: &Frame) -> Vec<u8> {
-        frame.iter().flatten().copied().collect()
-    }
-
-    #[test]
-    fn segments_can_be_changed_and_gathered_anew() {
-        let (mut pool, arena) = pool(16);
-        let content: Vec<u8> = (0..9000u32).map(|n| n as u8).collect();
-        let mut frame = pool.alloc_bytes(&arena, &content).unwrap();
-        frame.prefetch();
-        for segment in frame.iter_mut() {
-            segment.iter_mut().for_each(|b| *b ^= 0xff);
-        }
-        let changed: Vec<u8> = content.iter().map(|b| b ^ 0xff).collect();
-        assert_eq!(bytes(&frame), changed);
-        let parts = std::iter::once(&b"head"[..]).chain(frame.iter());
-        let other = pool.gather_beside(&frame, 9004, parts).unwrap();
-        assert!(other.is_of(&arena));
-        assert_eq!(bytes(&other), [b"head", &changed[..]].concat());
-        pool.free(frame);
-        pool.free(other);
-        assert_eq!(pool.free_chunks(&arena), 16);
-    }
-
-    #[test]
-    fn bytes_of_every_length_survive_chaining_and_copying() {
-        let (mut pool, arena) = pool(64);
-        let data: Vec<u8> = (0..super::super::MAX_FRAME)
-            .map(|i| (i * 7 + i / 251) as u8)
-            .collect();
-        for len in [
-            0,
-            1,
-            60,
-            1514,
-            3839,
-            3840,
-            3841,
-            7680,
-            7681,
-            65_549,
-            data.len(),
-        ] {
-            let frame = pool.alloc_bytes(&arena, &data[..len]).unwrap();
-            assert_eq!(frame.len() as usize, len);
-            assert_eq!(usize::from(frame.segments()), len.div_ceil(3840).max(1));
-            assert_eq!(bytes(&frame), &data[..len]);
-            let copy = pool.copy(&frame, &arena).unwrap();
-            assert_eq!(bytes(&copy), &data[..len]);
-            pool.free(frame);
-            pool.free(copy);
-        }
-        let audit = pool.audit()[0];
-        assert_eq!((audit.free, audit.listed), (64, 64));
-    }
-
-    #[test]
-    fn what_does_not_fit_is_refused_and_nothing_is_lost() {
-        let (mut pool, arena) = pool(4);
-        assert!(pool.alloc_bytes(&arena, &[0; 3840 * 5]).is_none());
-        assert!(pool.alloc_bytes(&arena, &[0; 3840 * 19]).is_none());
-        let frames: Vec<_> = (0..4).map(|_| pool.alloc(&arena).unwrap()).collect();
-        assert!(pool.alloc(&arena).is_none());
-        assert_eq!(pool.audit()[0].user, 4);
-        frames.into_iter().for_each(|f| pool.free(f));
-        assert_eq!(pool.audit()[0].free, 4);
-        assert!(Arena::new(WorkerId(0), 0).is_err());
-        assert!(Arena::new(WorkerId(0), MAX_CHUNKS_PLUS_ONE).is_err());
-    }
-    const MAX_CHUNKS_PLUS_ONE: u32 = super::super::MAX_CHUNKS + 1;
-
-    #[test]
-    fn truncating_frees_what_is_cut_off() {
-        let (mut pool, arena) = pool(8);
-        let data: Vec<u8> = (0..10_000u32).map(|i| i as u8).collect();
-        for len in [9_999u32, 7_680, 3_841, 3_840, 60, 1] {
-            let mut frame = pool.alloc_bytes(&arena, &data).unwrap();
-            pool.truncate(&mut frame, len);
-            assert_eq!(bytes(&frame), &data[..len as usize]);
-            assert_eq!(pool.audit()[0].user, len.div_ceil(3840));
-            pool.free(frame);
-        }
-        assert_eq!(pool.audit()[0].listed, 8);
-    }
-
-    #[test]
-    fn headroom_is_given_and_taken_back() {
-        let (mut pool, arena) = pool(1);
-        let mut frame = pool.alloc_bytes(&arena, b"payload").unwrap();
-        assert!(frame.push_front(HEADROOM as u16));
-        assert!(!frame.push_front(1));
-        assert_eq!(frame.len(), 263);
-        assert!(frame.pull_front(HEADROOM as u16));
-        assert!(!frame.pull_front(8));
-        assert_eq!(frame.bytes(), b"payload");
-        assert!(frame.resize(3840) && !frame.resize(3841));
-        pool.free(frame);
-    }
-
-    #[test]
-    fn another_workers_frame_waits_to_go_home() {
-        let (mut home, arena) = pool(2);
-        let frame = home.alloc_bytes(&arena, b"x").unwrap();
-        let mut away = Pool::new(WorkerId(1));
-        away.free(frame);
-        assert_eq!(home.audit()[0].user, 1);
-        let frame = away.foreign().pop().unwrap();
-        home.free(frame);
-        assert_eq!(home.audit()[0].free, 2);
     }
 }
