@@ -3,6 +3,7 @@
 //!
 //! | variant | what it is |
 //! |---|---|
+//! | `Xdp` | AF_XDP socket on the host end of a pod's veth |
 //! | `Memory` | frames in memory, for tests and benches |
 //! | `Pcap` | replays a capture file in, records one out |
 //! | `Fault` | another port behind loss, duplication, reorder and corruption |
@@ -10,6 +11,7 @@
 mod fault;
 mod memory;
 mod pcap;
+pub mod xdp;
 
 use std::collections::VecDeque;
 use std::os::fd::BorrowedFd;
@@ -25,6 +27,7 @@ pub use pcap::{
 use crate::frame::{Arena, Batch, Frame, Pool};
 use crate::ids::PortId;
 use crate::verdict::Reason;
+use xdp::{ClosingPort, XdpPort};
 
 /// What a port can do; asked once when it is added.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -79,6 +82,10 @@ port_counters! {
     rx_too_long,
     /// Received frames freed because no chunk was free to hold them.
     rx_no_memory,
+    /// Descriptors from the kernel that named no chunk it was given, or bytes outside one.
+    rx_invalid,
+    /// Frames freed instead of sent: no device takes them (too short, no room for metadata) or the device is gone.
+    tx_refused,
     /// Frames lost on purpose.
     fault_injected,
     /// Frames sent that were not recorded: the disk was too slow, or recording has stopped.
@@ -87,13 +94,14 @@ port_counters! {
 
 impl PortCounters {
     /// How many of them are drops under a [`Reason`].
-    pub const DROPS: usize = 3;
+    pub const DROPS: usize = 4;
 
-    /// Those that are drops of received frames, which no stage has seen.
+    /// Those that are drops of frames, which no stage has seen or can do anything about.
     pub fn drops(&self) -> [(Reason, u64); Self::DROPS] {
         [
             (Reason::FrameTooLong, self.rx_too_long),
             (Reason::NoMemory, self.rx_no_memory),
+            (Reason::TxLinkError, self.tx_refused),
             (Reason::FaultInjected, self.fault_injected),
         ]
     }
@@ -108,6 +116,8 @@ impl PortCounters {
 /// A device. Its methods are for the worker that it belongs to; frames it is given are of its arena.
 #[derive(Debug)]
 pub enum Port {
+    /// AF_XDP.
+    Xdp(Box<XdpPort>),
     /// Frames in memory.
     Memory(MemoryPort),
     /// Capture files.
@@ -122,6 +132,8 @@ pub enum Port {
 pub enum Closed {
     /// Nothing.
     Nothing,
+    /// A socket to be closed; its chunks are settled afterwards ([`xdp::Released::settle`]).
+    Xdp(Box<ClosingPort>),
     /// Files, of which one may still be written.
     Pcap(Box<PcapPort>),
 }
@@ -131,6 +143,7 @@ impl Port {
     #[inline]
     pub fn arena(&self) -> &Arc<Arena> {
         match self {
+            Port::Xdp(p) => p.arena(),
             Port::Memory(p) => p.arena(),
             Port::Pcap(p) => p.arena(),
             Port::Fault(p) => p.inner().arena(),
@@ -141,6 +154,7 @@ impl Port {
     #[inline]
     pub fn caps(&self) -> Caps {
         match self {
+            Port::Xdp(p) => p.caps(),
             Port::Memory(p) => p.caps(),
             Port::Pcap(p) => p.caps(),
             Port::Fault(p) => p.inner().caps(),
@@ -157,6 +171,7 @@ impl Port {
         budget: usize,
     ) -> usize {
         match self {
+            Port::Xdp(p) => p.receive(id, pool, batch, budget),
             Port::Memory(p) => p.receive(id, pool, batch, budget),
             Port::Pcap(p) => p.receive(id, pool, batch, budget),
             Port::Fault(p) => p.receive(id, pool, batch, budget),
@@ -167,6 +182,7 @@ impl Port {
     #[inline]
     pub fn transmit(&mut self, id: PortId, pool: &mut Pool, outbox: &mut VecDeque<Frame>) -> usize {
         match self {
+            Port::Xdp(p) => p.transmit(id, pool, outbox),
             Port::Memory(p) => p.transmit(pool, outbox),
             Port::Pcap(p) => p.transmit(pool, outbox),
             Port::Fault(p) => p.transmit(id, pool, outbox),
@@ -178,6 +194,7 @@ impl Port {
     #[inline]
     pub fn kick(&mut self) -> bool {
         match self {
+            Port::Xdp(p) => p.kick(),
             Port::Memory(_) => false,
             Port::Pcap(p) => p.kick(),
             Port::Fault(p) => p.kick(),
@@ -187,8 +204,8 @@ impl Port {
     /// Takes back chunks of frames that were sent, and gives the device chunks to receive into.
     #[inline]
     pub fn reclaim(&mut self, pool: &mut Pool) {
-        let _ = pool;
         match self {
+            Port::Xdp(p) => p.reclaim(pool),
             Port::Memory(_) | Port::Pcap(_) => {}
             Port::Fault(p) => p.inner_mut().reclaim(pool),
         }
@@ -198,6 +215,7 @@ impl Port {
     #[inline]
     pub fn pending(&self) -> u32 {
         match self {
+            Port::Xdp(p) => p.pending(),
             Port::Memory(_) | Port::Pcap(_) => 0,
             Port::Fault(p) => p.pending(),
         }
@@ -206,6 +224,7 @@ impl Port {
     /// Readable when frames wait; `None` when a worker need not wake for this device.
     pub fn wait_fd(&self) -> Option<BorrowedFd<'_>> {
         match self {
+            Port::Xdp(p) => p.wait_fd(),
             Port::Memory(p) => p.wait_fd(),
             Port::Pcap(_) => None,
             Port::Fault(p) => p.inner().wait_fd(),
@@ -215,7 +234,7 @@ impl Port {
     /// Time until frames will wait that no descriptor announces; `None` when none are expected.
     pub fn due_in(&self) -> Option<Duration> {
         match self {
-            Port::Memory(_) => None,
+            Port::Xdp(_) | Port::Memory(_) => None,
             Port::Pcap(p) => p.due_in(),
             Port::Fault(p) => p.inner().due_in(),
         }
@@ -225,6 +244,7 @@ impl Port {
     #[inline]
     pub fn has_work(&self) -> bool {
         match self {
+            Port::Xdp(p) => p.has_work(),
             Port::Memory(p) => p.has_work(),
             Port::Pcap(p) => p.due_in() == Some(Duration::ZERO),
             Port::Fault(p) => p.has_work(),
@@ -234,6 +254,7 @@ impl Port {
     /// What the device has counted.
     pub fn counters(&self) -> PortCounters {
         match self {
+            Port::Xdp(p) => p.counters(),
             Port::Memory(p) => p.counters(),
             Port::Pcap(p) => p.counters(),
             Port::Fault(p) => p.counters(),
@@ -243,6 +264,7 @@ impl Port {
     /// Gives its chunks back to the pool and the rest to control.
     pub fn close(self, id: PortId, pool: &mut Pool) -> Closed {
         match self {
+            Port::Xdp(p) => Closed::Xdp(Box::new(p.close(id, pool))),
             Port::Memory(p) => {
                 p.close(pool);
                 Closed::Nothing

@@ -1,0 +1,29 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* The few pieces of the kernel's BPF interface that the steering programs use, so that building them needs a compiler
+ * and no header package. Values are those of include/uapi/linux/bpf.h, which are stable. */
+#ifndef PODSWITCH_BPF_ABI_H
+#define PODSWITCH_BPF_ABI_H
+
+typedef unsigned int u32;
+typedef unsigned long long u64;
+
+#define SEC(name) __attribute__((section(name), used))
+#define UINT(name, value) int(*name)[value]
+#define TYPE(name, value) value *name
+
+enum { MAP_PERCPU_ARRAY = 6, MAP_XSKMAP = 17 };
+enum { XDP_DROP = 1, XDP_REDIRECT = 4 };
+
+struct xdp_md {
+	u32 data;
+	u32 data_end;
+	u32 data_meta;
+	u32 ingress_ifindex;
+	u32 rx_queue_index;
+	u32 egress_ifindex;
+};
+
+static void *(*const map_lookup)(void *map, const void *key) = (void *)1;
+static long (*const redirect_map)(void *map, u64 key, u64 flags) = (void *)51;
+
+#endif

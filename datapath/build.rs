@@ -1,0 +1,47 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Compiles the programs in `bpf/` for the kernel's BPF machine.
+
+use std::env;
+use std::path::Path;
+use std::process::{Command, ExitCode};
+
+const PROGRAMS: [&str; 1] = ["pod"];
+
+fn main() -> ExitCode {
+    println!("cargo:rerun-if-changed=bpf");
+    println!("cargo:rerun-if-env-changed=CLANG");
+    let out = env::var("OUT_DIR").expect("cargo sets OUT_DIR");
+    for name in PROGRAMS {
+        if let Err(why) = compile(name, Path::new(&out)) {
+            eprintln!("{why}");
+            return ExitCode::FAILURE;
+        }
+    }
+    ExitCode::SUCCESS
+}
+
+fn compile(name: &str, out: &Path) -> Result<(), String> {
+    let clang = env::var("CLANG").unwrap_or_else(|_| "clang".into());
+    let source = format!("{name}.bpf.c");
+    // Run in bpf/ with a relative source name, so that the object is the same wherever the project lies.
+    let status = Command::new(&clang)
+        .current_dir("bpf")
+        .args(["-target", "bpf", "-mcpu=v3", "-O2", "-g"])
+        .args(["-Wall", "-Wextra", "-Werror", "-fdebug-compilation-dir=."])
+        .args(["-c", &source, "-o"])
+        .arg(out.join(format!("{name}.bpf.o")))
+        .status()
+        .map_err(|e| {
+            format!(
+                "cannot run `{clang}` to compile datapath/bpf/{source}: {e}. \
+                 Install the package `clang` (11 or later), or name the compiler in the environment variable CLANG."
+            )
+        })?;
+    if status.success() {
+        Ok(())
+    } else {
+        Err(format!(
+            "`{clang}` failed on datapath/bpf/{source} ({status})"
+        ))
+    }
+}

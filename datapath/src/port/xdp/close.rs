@@ -1,0 +1,144 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The end of a port, in an order that never lets userspace reuse a chunk the kernel may still write or read.
+//!
+//! 1. The worker stops using the rings and tags what the kernel holds as closing ([`XdpPort::close`](super::XdpPort)).
+//! 2. Another thread (closing waits for an RCU grace period, some milliseconds) collects completions for a while, then
+//!    unmaps the rings and closes the socket ([`ClosingPort::finish`]). The last reference gone, the kernel unbinds the
+//!    socket and waits until no receive is under way (`xsk_release`, `xsk_unbind_dev`, net/xdp/xsk.c): chunks it had to
+//!    receive into are ours again, wherever in its queues they were, and so are transmit descriptors it had not taken.
+//!    Those it had taken and not completed are in socket buffers that may point at the chunk (devices with
+//!    `IFF_TX_SKB_NO_LINEAR`): these are quarantined.
+//! 3. The worker settles: free, or quarantined ([`Released::settle`]).
+//!
+//! While another process may have the socket (a duplicate was made), closing ours ends nothing and all is quarantined.
+
+use std::collections::HashSet;
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::socket::{Rings, Socket};
+use crate::frame::{Arena, CHUNK_SIZE, Pool};
+use crate::ids::PortId;
+
+/// A port that its worker has given up and whose socket is still open.
+pub struct ClosingPort {
+    id: PortId,
+    arena: Arc<Arena>,
+    socket: Arc<Socket>,
+    rings: Rings,
+    /// Chunks in transmission when the worker gave the port up.
+    sending: Vec<u32>,
+}
+
+/// A port whose socket is closed; its chunks are still to be settled by the worker.
+#[must_use = "the port's chunks stay out of use until this is settled"]
+#[derive(Debug)]
+pub struct Released {
+    id: PortId,
+    arena: Arc<Arena>,
+    lost: Lost,
+}
+
+#[derive(Debug)]
+enum Lost {
+    /// The kernel may still use all of them.
+    All,
+    /// It may still read these.
+    Some(HashSet<u32>),
+}
+
+/// Where a released port's chunks went.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Settled {
+    /// Back to the free list.
+    pub freed: u32,
+    /// Never to be used again.
+    pub quarantined: u32,
+}
+
+impl fmt::Debug for ClosingPort {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ClosingPort")
+            .field("id", &self.id)
+            .field("queue", &self.socket.queue())
+            .field("sending", &self.sending.len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl ClosingPort {
+    pub(super) fn new(
+        id: PortId,
+        arena: Arc<Arena>,
+        socket: Arc<Socket>,
+        rings: Rings,
+        sending: Vec<u32>,
+    ) -> ClosingPort {
+        ClosingPort {
+            id,
+            arena,
+            socket,
+            rings,
+            sending,
+        }
+    }
+
+    /// The port.
+    pub fn id(&self) -> PortId {
+        self.id
+    }
+
+    /// Waits up to `patience` for frames in transmission, then closes the socket; blocks for some milliseconds at least.
+    /// The socket must not be polled any more (epoll).
+    pub fn finish(mut self, patience: Duration) -> Released {
+        let deadline = Instant::now() + patience;
+        let mut sending: HashSet<u32> = self.sending.into_iter().collect();
+        let chunk = |addr: u64| (addr / CHUNK_SIZE as u64) as u32;
+        for desc in self.rings.tx.untaken() {
+            sending.remove(&chunk(desc.addr));
+        }
+        loop {
+            while let Some(addr) = self.rings.completion.pop() {
+                sending.remove(&chunk(addr));
+            }
+            if sending.is_empty() || Instant::now() >= deadline {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        drop(self.rings);
+        let duplicated = self.socket.is_duplicated();
+        let lost = match Arc::into_inner(self.socket) {
+            Some(socket) if !duplicated => {
+                drop(socket);
+                Lost::Some(sending)
+            }
+            _ => Lost::All,
+        };
+        Released {
+            id: self.id,
+            arena: self.arena,
+            lost,
+        }
+    }
+}
+
+impl Released {
+    /// The port.
+    pub fn id(&self) -> PortId {
+        self.id
+    }
+
+    /// Puts the port's chunks where they belong. `pool` is that of the arena's worker.
+    pub fn settle(self, pool: &mut Pool) -> Settled {
+        let quarantine = |chunk| match &self.lost {
+            Lost::All => true,
+            Lost::Some(chunks) => chunks.contains(&chunk),
+        };
+        // SAFETY: (U1, X3) the socket is closed and was the only one, so the kernel holds no chunk of it but those in
+        // `lost`.
+        let (freed, quarantined) = unsafe { pool.finish_closing(&self.arena, self.id, quarantine) };
+        Settled { freed, quarantined }
+    }
+}

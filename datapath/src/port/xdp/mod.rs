@@ -1,0 +1,37 @@
+// SPDX-License-Identifier: Apache-2.0
+//! AF_XDP: a port on the host end of a pod's veth.
+//!
+//! | module | what it is |
+//! |---|---|
+//! | `plan` | how many chunks and ring entries ports and arenas get |
+//! | `probe` | what this kernel can do, each feature tried |
+//! | `umem` | an arena as the memory of its ports' sockets; opens and adopts ports |
+//! | `port` | the port: receive, transmit, kick, reclaim |
+//! | `close` | the end of a port, in an order that loses no chunk and reuses none too early |
+//! | `program` | the BPF program that steers frames to the socket |
+//! | `socket` | system calls of the socket |
+//! | `ring` | one end of a ring in shared memory |
+//! | `txmeta` | partial checksums passed on |
+//!
+//! Why the raw interface and no library: `docs/design/0002-af-xdp-raw-abi.md`.
+
+mod bpf;
+mod close;
+mod error;
+mod plan;
+mod port;
+mod probe;
+mod program;
+mod ring;
+mod socket;
+mod txmeta;
+mod umem;
+
+pub use close::{ClosingPort, Released, Settled};
+pub use error::XdpError;
+pub use plan::{ArenaPlan, PortPlan, RingSizes, segments};
+pub use port::{Handover, KickCauses, Link, XdpHandle, XdpPort};
+pub use probe::{Features, KERNEL_FLOOR, Outcome, Probe, ProbeRow, Refusal};
+pub use program::{Loader, STEERING_NAME, Steering, SteeringCounters};
+pub use socket::{DEFAULT_TX_BUDGET, KernelDrops, Queue, Socket};
+pub use umem::{Umem, XdpConfig};

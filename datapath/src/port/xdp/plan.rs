@@ -1,0 +1,199 @@
+// SPDX-License-Identifier: Apache-2.0
+//! How much memory ports get: pure arithmetic, so that the daemon, the tests and the documentation say the same.
+#![forbid(unsafe_code)]
+
+use crate::frame::{CHUNK_SIZE, HEADROOM, MAX_SEGMENTS};
+
+/// Entries of a socket's four rings; each is a power of two.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct RingSizes {
+    /// Receive descriptors (16 bytes each).
+    pub rx: u32,
+    /// Transmit descriptors (16 bytes each, and 16 more of kernel memory).
+    pub tx: u32,
+    /// Chunks to receive into (8 bytes each).
+    pub fill: u32,
+    /// Chunks sent (8 bytes each).
+    pub completion: u32,
+}
+
+/// What one port may hold.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct PortPlan {
+    /// Most chunks the kernel holds for the port to receive into, received and not yet taken ones included.
+    pub fill: u32,
+    /// Most chunks the kernel holds for the port to transmit.
+    pub transmit: u32,
+    /// Most chunks that should wait in userspace to be sent by the port.
+    pub backlog: u32,
+    /// The socket's rings. Receive and completion ring hold as much as the kernel can put in under these caps, so
+    /// neither ever overflows.
+    pub rings: RingSizes,
+}
+
+/// Sizes of an arena and of the ports in it.
+///
+/// A port of MTU 1500 costs 216 chunks (864 KiB) of its arena, 128 bytes of kernel memory for every chunk of the arena
+/// (`struct xdp_buff_xsk`, net/xdp/xsk_buff_pool.h) and some 30 KiB of rings: 1.3 MiB when the arena has 16 ports, all
+/// used. Chunks beyond the caps of [`PortPlan`] are the room for frames on their way between ports.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ArenaPlan {
+    /// How many ports share the arena.
+    pub ports: u32,
+    /// How many chunks the arena has.
+    pub chunks: u32,
+    /// What each port may hold.
+    pub port: PortPlan,
+}
+
+/// Fewest chunks a port receives into: what a pod may send while the worker serves others.
+const FILL_FLOOR: u32 = 144;
+/// Frames of the port's MTU that fit what it receives into.
+const FILL_FRAMES: u32 = 11;
+/// Kernel memory per chunk of the arena and socket bound to it.
+const HEAD_BYTES: u64 = 128;
+
+impl ArenaPlan {
+    /// The plan for `ports` ports (at least one is assumed) whose pods send packets of up to `mtu` bytes.
+    pub fn new(mtu: u32, ports: u32) -> ArenaPlan {
+        let port = PortPlan::new(mtu);
+        let ports = ports.max(1);
+        ArenaPlan {
+            ports,
+            chunks: ports * (port.fill + port.fill / 2),
+            port,
+        }
+    }
+
+    /// How many ports the arena made after `earlier` others of the same worker is for: 4, 4, 8, then 16 each. Frames
+    /// are copied between arenas and not within one, but an arena is paid for in full when its first port comes.
+    pub fn ports_of_next(earlier: usize) -> u32 {
+        match earlier {
+            0 | 1 => 4,
+            2 => 8,
+            _ => 16,
+        }
+    }
+
+    /// Bytes of memory when `open` of its ports are: the arena, what the kernel keeps for each chunk and socket, and
+    /// the rings.
+    pub fn bytes(&self, open: u32) -> u64 {
+        let chunks = u64::from(self.chunks);
+        let rings = self.port.rings;
+        let page = |bytes: u32| u64::from(bytes).next_multiple_of(4096);
+        // Each ring begins with three cache line pairs of indices; the kernel mirrors transmit descriptors.
+        let ring = 384;
+        let ring_bytes = page(ring + rings.rx * 16)
+            + page(ring + rings.tx * 16)
+            + page(ring + rings.fill * 8)
+            + page(ring + rings.completion * 8)
+            + u64::from(rings.tx * 16);
+        chunks * CHUNK_SIZE as u64 + u64::from(open) * (chunks * HEAD_BYTES + ring_bytes)
+    }
+}
+
+impl PortPlan {
+    /// The plan for a port whose pod sends packets of up to `mtu` bytes.
+    pub fn new(mtu: u32) -> PortPlan {
+        let fill = FILL_FLOOR.max(segments(mtu) * FILL_FRAMES);
+        let ring = fill.next_power_of_two();
+        PortPlan {
+            fill,
+            transmit: fill,
+            backlog: fill,
+            rings: RingSizes {
+                rx: ring,
+                tx: ring,
+                fill: ring,
+                completion: ring,
+            },
+        }
+    }
+}
+
+/// Chunks that a frame around a packet of `mtu` bytes takes when it is received: Ethernet header and two VLAN tags on
+/// top, split after what a chunk holds behind its headroom.
+pub fn segments(mtu: u32) -> u32 {
+    const LINK_HEADERS: u32 = 14 + 2 * 4;
+    let per_chunk = (CHUNK_SIZE - HEADROOM) as u32;
+    mtu.saturating_add(LINK_HEADERS)
+        .div_ceil(per_chunk)
+        .clamp(1, MAX_SEGMENTS.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn segments_follow_the_mtu() {
+        for (mtu, expected) in [
+            (0, 1),
+            (68, 1),
+            (1500, 1),
+            (3818, 1),
+            (3819, 2),
+            (9000, 3),
+            (65_535, 18),
+            (u32::MAX, 18),
+        ] {
+            assert_eq!(segments(mtu), expected, "MTU {mtu}");
+        }
+    }
+
+    #[test]
+    fn rings_hold_what_the_caps_allow() {
+        for mtu in [68, 1500, 9000, 65_535] {
+            let plan = PortPlan::new(mtu);
+            for size in [
+                plan.rings.rx,
+                plan.rings.tx,
+                plan.rings.fill,
+                plan.rings.completion,
+            ] {
+                assert!(size.is_power_of_two());
+            }
+            assert!(plan.rings.fill >= plan.fill && plan.rings.rx >= plan.fill);
+            assert!(plan.rings.tx >= plan.transmit && plan.rings.completion >= plan.transmit);
+            assert!(plan.fill >= 2 * segments(mtu) && plan.transmit >= 2 * segments(mtu));
+        }
+    }
+
+    #[test]
+    fn every_port_can_be_filled_with_room_to_spare() {
+        for mtu in [1500, 9000, 65_535] {
+            for ports in [1, 4, 16, 32] {
+                let plan = ArenaPlan::new(mtu, ports);
+                assert!(plan.chunks >= ports * plan.port.fill + plan.port.transmit / 2);
+                assert!(plan.chunks <= crate::frame::MAX_CHUNKS);
+            }
+        }
+        assert_eq!(ArenaPlan::new(1500, 0), ArenaPlan::new(1500, 1));
+    }
+
+    #[test]
+    fn two_ports_and_a_hundred_cost_two_mebibytes_each_at_most() {
+        for (mtu, wanted) in [
+            (1500u32, 2u32),
+            (1500, 5),
+            (1500, 9),
+            (1500, 17),
+            (1500, 100),
+            (65_535, 100),
+        ] {
+            let (mut left, mut bytes, mut arenas) = (wanted, 0, 0);
+            while left > 0 {
+                let plan = ArenaPlan::new(mtu, ArenaPlan::ports_of_next(arenas));
+                let open = left.min(plan.ports);
+                bytes += plan.bytes(open);
+                left -= open;
+                arenas += 1;
+            }
+            let per_port = bytes / u64::from(wanted);
+            assert!(
+                per_port <= 2 << 20,
+                "{wanted} ports of MTU {mtu}: {per_port} bytes each"
+            );
+        }
+    }
+}
