@@ -14,20 +14,14 @@ pub struct ArenaAudit {
     pub chunks: u64,
     /// Bytes of a chunk.
     pub chunk_size: u32,
-    /// Ports that use it.
-    pub ports: u32,
     /// Owned by nobody.
     pub free: u64,
-    /// In fill rings: lent to the kernel for frames to come.
+    /// Lent to the kernel for frames to come, received ones that were not taken yet included.
     pub fill: u64,
-    /// In receive rings: frames not taken yet.
-    pub rx: u64,
     /// In a worker's hands: on their way, in a backlog, or between workers.
     pub held: u64,
-    /// In transmit rings or in the kernel: not known to be sent yet.
+    /// Given to the kernel to send, sent ones that were not reclaimed yet included.
     pub tx: u64,
-    /// In completion rings: sent, not reclaimed yet.
-    pub completion: u64,
     /// Set aside because nobody can say where they are.
     pub quarantined: u64,
     /// `chunks` less all of the above: not 0 is a leak, below 0 a chunk that was counted twice.

@@ -89,8 +89,9 @@ pub struct Problem {
 pub struct WorkerHealth {
     /// Index into the configured list.
     pub id: u8,
-    /// The core it runs on.
-    pub core: u32,
+    /// The core it is pinned to; absent when it could not be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub core: Option<u32>,
     /// Its thread runs, and was heard of lately.
     pub alive: bool,
     /// It sleeps until there is work.

@@ -98,8 +98,6 @@ pub struct PortStats {
     pub kicks: u64,
     /// Those of them that it answered with "again".
     pub kicks_again: u64,
-    /// Chunks of packet memory the port holds now.
-    pub chunks: u64,
 }
 
 /// Counters of a worker.
@@ -108,24 +106,23 @@ pub struct PortStats {
 pub struct WorkerStats {
     /// Index into the configured list.
     pub id: u8,
-    /// The core it runs on.
-    pub core: u32,
+    /// The core it is pinned to; absent when it could not be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub core: Option<u32>,
     /// Ports it owns.
     pub ports: u32,
     /// Turns of its loop.
     pub turns: u64,
-    /// Turns that found work.
-    pub busy_turns: u64,
-    /// Frames received on its ports.
-    pub packets: u64,
-    /// Frames handed to other workers.
-    pub handoffs: u64,
     /// Nanoseconds spent in turns that found work.
     pub busy_ns: u64,
     /// Times it went to sleep.
     pub sleeps: u64,
-    /// Nanoseconds slept.
-    pub sleep_ns: u64,
+    /// Nanoseconds spent in turns that found nothing to do.
+    pub idle_ns: u64,
+    /// Times the core was taken away from it for over a millisecond.
+    pub stalls: u64,
+    /// Nanoseconds lost so.
+    pub stalled_ns: u64,
 }
 
 /// Counters of a rule.
@@ -154,8 +151,6 @@ pub struct TableStats {
     pub name: String,
     /// Entries in it.
     pub entries: u64,
-    /// Memory it takes, in bytes.
-    pub bytes: u64,
     /// Lookups in it.
     pub lookups: u64,
     /// Lookups that found something.
