@@ -21,6 +21,8 @@ const TCA_BPF_NAME: u16 = 7;
 const TCA_BPF_FLAGS: u16 = 8;
 const TCA_BPF_ID: u16 = 11;
 const TCA_BPF_FLAG_ACT_DIRECT: u32 = 1;
+/// In `TCA_STATS2` (`include/uapi/linux/gen_stats.h`).
+const TCA_STATS_QUEUE: u16 = 3;
 const TC_ACT_SHOT: u32 = 2;
 
 /// Name of the filter and of the program of [`deny`].
@@ -251,12 +253,39 @@ pub fn denied<'a>(socket: &mut Socket, link: impl Into<LinkId<'a>>) -> Result<bo
     Ok(true)
 }
 
+/// Packets that filters on the clsact hooks have dropped, since the hooks were added; 0 without them.
+///
+/// # Errors
+/// [`Error::is_gone`](crate::Error::is_gone) when there is no such interface.
+pub fn dropped<'a>(socket: &mut Socket, link: impl Into<LinkId<'a>>) -> Result<u64> {
+    let link = link.into();
+    let index = link::index(socket, link)?;
+    let found = qdisc(socket, link, index, |payload| {
+        let attributes = payload.get(20..)?;
+        // struct gnet_stats_queue (include/uapi/linux/gen_stats.h): qlen, backlog, drops, ...
+        let queue = attr(attr(attributes, libc::TCA_STATS2)?, TCA_STATS_QUEUE)?;
+        u32_at(queue, 8)
+    })?;
+    Ok(found.unwrap_or(0).into())
+}
+
 fn is_deny(filter: &Filter) -> bool {
     filter.name == DENY_NAME && filter.priority == DENY_PRIORITY
 }
 
 /// The kind of the qdisc at the clsact or ingress place, if there is one.
 fn qdisc_kind(socket: &mut Socket, link: LinkId<'_>, index: u32) -> Result<Option<String>> {
+    let kind = |payload: &[u8]| attr(payload.get(20..)?, libc::TCA_KIND).map(string);
+    qdisc(socket, link, index, kind)
+}
+
+/// What `read` finds in the qdisc at the clsact or ingress place, if there is one.
+fn qdisc<T>(
+    socket: &mut Socket,
+    link: LinkId<'_>,
+    index: u32,
+    read: impl Fn(&[u8]) -> Option<T>,
+) -> Result<Option<T>> {
     // net/sched/sch_api.c answers as a notice, which its cause gets only by asking for an echo.
     let request = Request::new(
         libc::RTM_GETQDISC,
@@ -264,9 +293,8 @@ fn qdisc_kind(socket: &mut Socket, link: LinkId<'_>, index: u32) -> Result<Optio
         &tcmsg(index, 0, TC_H_CLSACT, 0),
     );
     let what = format!("looking up the clsact qdisc of {link}");
-    let kind = |payload: &[u8]| attr(payload.get(20..)?, libc::TCA_KIND).map(string);
     // Without one the kernel answers ENOENT, or nothing once there has been one.
-    match socket.get_optional(what, request, kind) {
+    match socket.get_optional(what, request, read) {
         Err(e) if e.errno() == Some(libc::ENOENT) => Ok(None),
         other => other,
     }

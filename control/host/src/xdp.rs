@@ -217,6 +217,14 @@ pub fn detach<'a>(socket: &mut Socket, link: impl Into<LinkId<'a>>, mode: Mode) 
     Ok(true)
 }
 
+/// Refuses an interface that has a program of somebody else's, in whichever mode.
+///
+/// # Errors
+/// [`Error::ForeignXdp`], naming it.
+pub fn refuse_foreign(link: &link::Link) -> Result<()> {
+    foreign(LinkId::Name(&link.name), link.xdp)?.map_or(Ok(()), Err)
+}
+
 /// The error for a foreign program among those attached, if there is one.
 fn foreign(link: LinkId<'_>, attached: Attached) -> Result<Option<Error>> {
     for mode in [Mode::Offload, Mode::Native, Mode::Generic] {

@@ -405,6 +405,9 @@ fn the_drop_filter_drops_both_ways_after_its_process_has_ended() {
             .rx_packets
             > before
     });
+    common::eventually("the filter's drops are counted", || {
+        tc::dropped(&mut p.node_socket, "host0").unwrap() >= 1
+    });
     for direction in Direction::BOTH {
         assert_eq!(
             tc::remove(&mut p.node_socket, "host0", direction, tc::DENY_NAME).unwrap(),
