@@ -2,6 +2,7 @@
 //! Policy: the rules of one port in one direction.
 #![forbid(unsafe_code)]
 
+mod matcher;
 mod set;
 
 pub use set::{Judgement, RuleEntry, RuleSet};
@@ -66,6 +67,8 @@ pub struct Rule {
     /// What becomes of the packet.
     pub action: Action,
 }
+
+const _: () = assert!(super::limits::MAX_PORT_RULES <= matcher::MAX);
 
 /// Whether a protocol's header begins with ports that rules can name.
 pub fn has_ports(protocol: u8) -> bool {

@@ -2,14 +2,13 @@
 //! A set of rules, compiled.
 #![forbid(unsafe_code)]
 
-use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::{Action, Rule, has_ports};
+use super::matcher::Matcher;
+use super::{Action, Rule};
 use crate::ids::RuleId;
 use crate::tables::trie::allocation;
 use crate::wire::FlowKey;
-use crate::wire::flow_key::to_ip;
 
 /// What the rules of a port say to a packet.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -31,21 +30,41 @@ pub struct RuleEntry {
     pub rule: Arc<Rule>,
 }
 
-/// The rules of one port in one direction.
-#[derive(Clone, Debug, Default)]
+/// The rules of one port in one direction, compiled.
+#[derive(Clone, Debug)]
 pub struct RuleSet {
     default: Action,
     /// In the order in which they are looked at.
     rules: Arc<[RuleEntry]>,
+    /// None without rules.
+    compiled: Option<Arc<Compiled>>,
+}
+
+#[derive(Debug)]
+struct Compiled {
+    matcher: Matcher,
+    /// What each rule says.
+    judgements: Box<[Judgement]>,
 }
 
 impl RuleSet {
     /// Of rules in any order.
     pub(crate) fn new(default: Action, mut rules: Vec<RuleEntry>) -> RuleSet {
         rules.sort_by(|a, b| (a.rule.priority, &a.rule.name).cmp(&(b.rule.priority, &b.rule.name)));
+        let judgement = |entry: &RuleEntry| Judgement {
+            allow: entry.rule.action == Action::Allow,
+            rule: Some(entry.id),
+        };
+        let compiled = (!rules.is_empty()).then(|| {
+            Arc::new(Compiled {
+                matcher: Matcher::new(rules.iter().map(|entry| &*entry.rule)),
+                judgements: rules.iter().map(judgement).collect(),
+            })
+        });
         RuleSet {
             default,
             rules: rules.into(),
+            compiled,
         }
     }
 
@@ -72,6 +91,14 @@ impl RuleSet {
         for entry in &*self.rules {
             allocation(&entry.rule, f);
         }
+        if let Some(compiled) = &self.compiled {
+            allocation(compiled, f);
+            let address = std::ptr::from_ref(&*compiled.judgements).addr();
+            f(
+                address,
+                size_of_val(&*compiled.judgements) + compiled.matcher.bytes(),
+            );
+        }
     }
 
     /// Judges a packet by its key: the first rule that matches, else the default.
@@ -81,58 +108,15 @@ impl RuleSet {
     /// useless to the receiver.
     #[inline]
     pub fn judge(&self, key: &FlowKey, later_fragment: bool) -> Judgement {
-        if self.rules.is_empty() {
-            return Judgement {
-                allow: self.default == Action::Allow,
-                rule: None,
-            };
+        if let Some(compiled) = &self.compiled
+            && let Some(rule) = compiled.matcher.first(key, later_fragment)
+            && let Some(judgement) = compiled.judgements.get(rule)
+        {
+            return *judgement;
         }
-        self.judge_rules(key, later_fragment)
-    }
-
-    fn judge_rules(&self, key: &FlowKey, later_fragment: bool) -> Judgement {
-        let (source, destination) = (to_ip(&key.src), to_ip(&key.dst));
-        let hit = self.rules.iter().find(|entry| {
-            matches(
-                &entry.rule,
-                source,
-                destination,
-                key.protocol(),
-                key.dport,
-                later_fragment,
-            )
-        });
-        match hit {
-            Some(entry) => Judgement {
-                allow: entry.rule.action == Action::Allow,
-                rule: Some(entry.id),
-            },
-            None => Judgement {
-                allow: self.default == Action::Allow,
-                rule: None,
-            },
+        Judgement {
+            allow: self.default == Action::Allow,
+            rule: None,
         }
     }
-}
-
-fn matches(
-    rule: &Rule,
-    source: IpAddr,
-    destination: IpAddr,
-    protocol: u8,
-    port: u16,
-    later_fragment: bool,
-) -> bool {
-    rule.source.is_none_or(|net| net.contains(&source))
-        && rule
-            .destination
-            .is_none_or(|net| net.contains(&destination))
-        && rule.protocol.is_none_or(|p| p == protocol)
-        && rule.ports.as_ref().is_none_or(|ports| {
-            has_ports(protocol)
-                && match later_fragment {
-                    true => rule.action == Action::Allow,
-                    false => ports.contains(&port),
-                }
-        })
 }
