@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 mod basic;
+mod edits;
+mod model;
 mod policy;
 mod trie;

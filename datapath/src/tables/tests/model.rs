@@ -1,0 +1,286 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Tables as plain maps, searched from end to end: what [`Edit`](crate::tables::Edit) has to agree with.
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use super::basic::gateway;
+use crate::ids::{PortId, VrfId};
+use crate::tables::*;
+use crate::verdict::Reason;
+use crate::wire::MacAddr;
+
+/// One change.
+#[derive(Clone, Debug)]
+pub(super) enum Change {
+    Port(PortId, Option<PortSpec>),
+    Route(RouteKey, Option<Route>),
+    Neighbor(NeighborKey, Option<MacAddr>),
+    Segment(VrfId, Option<SegmentSpec>),
+    Fdb(FdbKey, Option<PortId>),
+    Rule(PortId, Direction, String, Option<Rule>),
+}
+
+impl Change {
+    pub(super) fn apply(&self, edit: &mut Edit) {
+        match self.clone() {
+            Change::Port(_, Some(spec)) => edit.set_port(spec),
+            Change::Port(id, None) => edit.remove_port(id),
+            Change::Route(key, Some(route)) => edit.set_route(key.vrf, key.prefix, route),
+            Change::Route(key, None) => edit.remove_route(key.vrf, key.prefix),
+            Change::Neighbor(k, Some(mac)) => edit.set_neighbor(k.vrf, k.port, k.address, mac),
+            Change::Neighbor(k, None) => edit.remove_neighbor(k.vrf, k.port, k.address),
+            Change::Segment(_, Some(spec)) => edit.set_segment(spec),
+            Change::Segment(id, None) => edit.remove_segment(id),
+            Change::Fdb(k, Some(port)) => edit.set_fdb(k.segment, k.vlan, k.mac, port),
+            Change::Fdb(k, None) => edit.remove_fdb(k.segment, k.vlan, k.mac),
+            Change::Rule(port, direction, _, Some(rule)) => edit.set_rule(port, direction, rule),
+            Change::Rule(port, direction, name, None) => edit.remove_rule(port, direction, &name),
+        };
+    }
+}
+
+/// Everything that control set.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub(super) struct Model {
+    pub(super) ports: BTreeMap<PortId, PortSpec>,
+    pub(super) routes: BTreeMap<RouteKey, Route>,
+    pub(super) neighbors: BTreeMap<NeighborKey, MacAddr>,
+    pub(super) segments: BTreeMap<VrfId, SegmentSpec>,
+    pub(super) fdb: BTreeMap<FdbKey, PortId>,
+    pub(super) rules: BTreeMap<(PortId, Direction, String), Rule>,
+}
+
+fn put<K: Ord + Clone, V: Clone>(map: &mut BTreeMap<K, V>, key: &K, value: &Option<V>) {
+    match value {
+        Some(value) => map.insert(key.clone(), value.clone()),
+        None => map.remove(key),
+    };
+}
+
+impl Model {
+    /// With changes, of which the last of each object counts; none if the result is not allowed.
+    pub(super) fn changed(&self, changes: &[Change]) -> Option<Model> {
+        let mut next = self.clone();
+        let mut ports = BTreeMap::new();
+        for change in changes {
+            match change {
+                Change::Port(id, spec) => {
+                    put(&mut next.ports, id, spec);
+                    ports.insert(*id, spec.is_some());
+                }
+                Change::Route(key, route) => put(&mut next.routes, key, route),
+                Change::Neighbor(key, mac) => put(&mut next.neighbors, key, mac),
+                Change::Segment(id, spec) => put(&mut next.segments, id, spec),
+                Change::Fdb(key, port) => put(&mut next.fdb, key, port),
+                Change::Rule(..) => {}
+            }
+        }
+        // A port takes its rules along.
+        next.rules
+            .retain(|(port, ..), _| ports.get(port) != Some(&false));
+        for change in changes {
+            if let Change::Rule(port, direction, name, rule) = change {
+                put(&mut next.rules, &(*port, *direction, name.clone()), rule);
+            }
+        }
+        next.allowed().then_some(next)
+    }
+
+    /// As changes of empty tables.
+    pub(super) fn changes(&self) -> Vec<Change> {
+        let mut all = Vec::new();
+        all.extend(
+            self.rules
+                .iter()
+                .map(|((p, d, n), r)| Change::Rule(*p, *d, n.clone(), Some(r.clone()))),
+        );
+        all.extend(self.fdb.iter().map(|(k, p)| Change::Fdb(*k, Some(*p))));
+        all.extend(self.routes.iter().map(|(k, r)| Change::Route(*k, Some(*r))));
+        all.extend(
+            self.neighbors
+                .iter()
+                .map(|(k, m)| Change::Neighbor(*k, Some(*m))),
+        );
+        all.extend(
+            self.ports
+                .iter()
+                .map(|(k, p)| Change::Port(*k, Some(p.clone()))),
+        );
+        all.extend(
+            self.segments
+                .iter()
+                .map(|(k, s)| Change::Segment(*k, Some(s.clone()))),
+        );
+        all
+    }
+
+    fn routed(&self, port: PortId, vrf: VrfId) -> Option<&PortSpec> {
+        self.ports
+            .get(&port)
+            .filter(|p| matches!(p.kind, PortKindSpec::Routed { vrf: v, .. } if v == vrf))
+    }
+
+    fn own(&self, port: PortId, address: IpAddr) -> bool {
+        match &self.ports[&port].kind {
+            PortKindSpec::Routed { addresses, .. } => addresses.contains(&address),
+            PortKindSpec::L2 { .. } => false,
+        }
+    }
+
+    /// The port that owns an address.
+    pub(super) fn owner(&self, vrf: VrfId, address: IpAddr) -> Option<&PortSpec> {
+        self.ports.values().find(|p| match &p.kind {
+            PortKindSpec::Routed { vrf: v, addresses } => *v == vrf && addresses.contains(&address),
+            PortKindSpec::L2 { .. } => false,
+        })
+    }
+
+    fn longest(&self, vrf: VrfId, address: IpAddr) -> Option<(&RouteKey, &Route)> {
+        let covers = |key: &RouteKey| key.vrf == vrf && key.prefix.contains(&address);
+        self.routes
+            .iter()
+            .filter(|(key, _)| covers(key))
+            .max_by_key(|(key, _)| key.prefix.prefix_len())
+    }
+
+    fn known(&self, vrf: VrfId, port: PortId, address: IpAddr) -> Option<MacAddr> {
+        match self.own(port, address) {
+            true => Some(self.ports[&port].mac),
+            false => self
+                .neighbors
+                .get(&NeighborKey { vrf, port, address })
+                .copied(),
+        }
+    }
+
+    /// Port, MAC address and MTU, or why not.
+    pub(super) fn hop(
+        &self,
+        vrf: VrfId,
+        address: IpAddr,
+    ) -> Result<(PortId, MacAddr, u32), Reason> {
+        if let Some(port) = self.owner(vrf, address) {
+            return Ok((port.id, port.mac, port.mtu));
+        }
+        match self.longest(vrf, address).ok_or(Reason::NoRoute)?.1 {
+            Route::Unicast { port, via, mtu } => {
+                let mac = self.known(vrf, *port, via.unwrap_or(address));
+                let most = self.ports[port].mtu.min(mtu.unwrap_or(u32::MAX));
+                mac.map(|mac| (*port, mac, most))
+                    .ok_or(Reason::NeighborUnresolved)
+            }
+            Route::Blackhole => Err(Reason::RouteBlackhole),
+            Route::Unreachable => Err(Reason::RouteUnreachable),
+            Route::Prohibit => Err(Reason::RouteProhibit),
+        }
+    }
+
+    /// The port of a MAC address.
+    pub(super) fn fixed(&self, segment: VrfId, vlan: u16, mac: MacAddr) -> Option<PortId> {
+        let entry = self.fdb.get(&FdbKey { segment, vlan, mac });
+        entry.copied().or_else(|| self.fixed_owner(segment, mac))
+    }
+
+    fn fixed_owner(&self, segment: VrfId, mac: MacAddr) -> Option<PortId> {
+        let is = |p: &&PortSpec| match p.kind {
+            PortKindSpec::L2 {
+                segment: s,
+                fixed_mac,
+                ..
+            } => s == segment && fixed_mac && p.mac == mac,
+            PortKindSpec::Routed { .. } => false,
+        };
+        self.ports.values().find(is).map(|p| p.id)
+    }
+
+    fn allowed(&self) -> bool {
+        self.ports_allowed()
+            && self.routes_allowed()
+            && self
+                .neighbors
+                .keys()
+                .all(|k| self.routed(k.port, k.vrf).is_some() && !self.own(k.port, k.address))
+            && self.segments.keys().all(|id| self.segment_allowed(*id))
+            && self
+                .fdb
+                .keys()
+                .all(|k| self.segments.contains_key(&k.segment))
+            && self
+                .rules
+                .keys()
+                .all(|(port, ..)| self.ports.contains_key(port))
+    }
+
+    fn ports_allowed(&self) -> bool {
+        let mut names = BTreeSet::new();
+        let mut taken = BTreeSet::new();
+        self.ports.values().all(|port| {
+            names.insert(&port.name)
+                && match &port.kind {
+                    PortKindSpec::Routed { vrf, addresses } => addresses
+                        .iter()
+                        .all(|a| !gateway().owns(*a) && taken.insert((*vrf, *a))),
+                    PortKindSpec::L2 { segment, .. } => self.segments.contains_key(segment),
+                }
+        })
+    }
+
+    fn routes_allowed(&self) -> bool {
+        self.routes.iter().all(|(key, route)| {
+            let Route::Unicast { port, via, .. } = route else {
+                return true;
+            };
+            if self.routed(*port, key.vrf).is_none() {
+                return false;
+            }
+            let Some(via) = via else { return true };
+            let on_link = matches!(
+                self.longest(key.vrf, *via),
+                Some((_, Route::Unicast { port: p, via: None, .. })) if p == port
+            );
+            self.known(key.vrf, *port, *via).is_some()
+                || on_link && self.owner(key.vrf, *via).is_none()
+        })
+    }
+
+    fn segment_allowed(&self, id: VrfId) -> bool {
+        let vrf = self.routes.keys().any(|k| k.vrf == id)
+            || self
+                .ports
+                .values()
+                .any(|p| matches!(p.kind, PortKindSpec::Routed { vrf, .. } if vrf == id));
+        let fixed: Vec<MacAddr> = self
+            .ports
+            .values()
+            .filter(|p| matches!(p.kind, PortKindSpec::L2 { segment, fixed_mac: true, .. } if segment == id))
+            .map(|p| p.mac)
+            .collect();
+        let entries: Vec<_> = self.fdb.iter().filter(|(k, _)| k.segment == id).collect();
+        let member = |key: &FdbKey, port: &PortId| {
+            self.ports.get(port).is_some_and(|p| match &p.kind {
+                PortKindSpec::L2 { segment, vlan, .. } => *segment == id && vlan.contains(key.vlan),
+                PortKindSpec::Routed { .. } => false,
+            })
+        };
+        !vrf && fixed.len() == fixed.iter().collect::<BTreeSet<_>>().len()
+            && fixed.len() + entries.len() <= self.segments[&id].max_entries as usize
+            && entries.iter().all(|(key, port)| {
+                member(key, port) && self.fixed_owner(id, key.mac).is_none_or(|p| p == **port)
+            })
+    }
+
+    /// All addresses that anything names, and some beside.
+    pub(super) fn probes(&self) -> BTreeSet<IpAddr> {
+        let mut all: BTreeSet<IpAddr> = self.neighbors.keys().map(|k| k.address).collect();
+        let ends = |net: &IpNet| [net.network(), net.broadcast()];
+        all.extend(self.routes.keys().flat_map(|k| ends(&k.prefix)));
+        for port in self.ports.values() {
+            if let PortKindSpec::Routed { addresses, .. } = &port.kind {
+                all.extend(addresses);
+            }
+        }
+        all
+    }
+}
