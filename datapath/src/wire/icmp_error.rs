@@ -14,7 +14,7 @@ use super::ipv6::{self, Ipv6Header};
 use super::parse::{Fragment, Kind, Parsed};
 use super::protocol;
 
-/// Most bytes that [`write`] needs: the largest IPv6 error and an Ethernet header with two tags.
+/// Most bytes that [`write()`] needs: the largest IPv6 error and an Ethernet header with two tags.
 pub const MAX_FRAME: usize = ipv6::MIN_MTU + 22;
 
 /// Type of service of IPv4 errors: precedence 6, internetwork control (RFC 1812 section 4.3.2.5).
