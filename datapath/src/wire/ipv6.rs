@@ -14,6 +14,8 @@ pub const HEADER_LEN: usize = 40;
 pub const MIN_MTU: usize = 1280;
 /// Most extension headers the switch reads in one packet.
 pub const MAX_EXTENSIONS: usize = 8;
+/// Length of an authentication header without a check value (RFC 4302 section 2), bytes.
+const AH_MIN_LEN: usize = 12;
 
 /// The fixed header.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
@@ -113,8 +115,13 @@ pub fn walk(packet: &[u8], packet_len: usize, next_header: u8) -> Result<Upper, 
         if upper.protocol == protocol::IPV6_ROUTE && head[2] == 0 {
             return Err(Reason::Ipv6RoutingHeader);
         }
+        let shortest = if upper.protocol == protocol::AH {
+            AH_MIN_LEN
+        } else {
+            8
+        };
         offset += len;
-        if offset > packet_len || len < 8 {
+        if offset > packet_len || len < shortest {
             return Err(Reason::BadIpv6Extension);
         }
         upper.protocol = head[0];
