@@ -11,7 +11,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::ids::{MAX_PORTS, MAX_RULES, PortId, RuleId};
-use crate::port::PortCounters;
+use crate::port::{Link, PortCounters};
 use crate::verdict::Reason;
 
 const RULES_PER_PAGE: usize = 1024;
@@ -102,7 +102,9 @@ pub struct Traffic {
 }
 
 impl Traffic {
-    fn plus(self, other: Traffic) -> Traffic {
+    /// The sum.
+    #[must_use]
+    pub fn plus(self, other: Traffic) -> Traffic {
         Traffic {
             packets: self.packets.wrapping_add(other.packets),
             bytes: self.bytes.wrapping_add(other.bytes),
@@ -145,6 +147,7 @@ struct PortCells {
     cycles: Cell,
     drops: [Cell; Reason::COUNT],
     device: [Cell; PortCounters::FIELDS],
+    link: Cell,
 }
 
 impl PortCells {
@@ -155,6 +158,7 @@ impl PortCells {
             cycles: Cell::default(),
             drops: std::array::from_fn(|_| Cell::default()),
             device: std::array::from_fn(|_| Cell::default()),
+            link: Cell::default(),
         })
     }
 }
@@ -257,9 +261,10 @@ impl WorkerCounters {
         self.events[event as usize].add(n);
     }
 
-    /// What the device counted since it was opened.
-    pub fn device(&self, port: PortId, counters: &PortCounters) {
+    /// What the device counted since it was opened, and whether it can be used.
+    pub fn device(&self, port: PortId, counters: &PortCounters, link: Link) {
         if let Some(cells) = self.port(port) {
+            cells.link.set(link as u64);
             for (cell, value) in cells.device.iter().zip(counters.to_array()) {
                 cell.set(value);
             }
@@ -268,13 +273,22 @@ impl WorkerCounters {
 
     /// The device is closed: its drops stay counted, the rest of its counters begin at zero again.
     pub fn device_closed(&self, port: PortId, last: &PortCounters) {
-        self.device(port, &PortCounters::default());
+        self.device(port, &PortCounters::default(), Link::Up);
         for (reason, n) in last.drops() {
             self.drops[reason.index()].add(n);
             if let Some(cells) = self.port(port) {
                 cells.drops[reason.index()].add(n);
             }
         }
+    }
+
+    /// Reads one rule's.
+    pub fn rule(&self, rule: RuleId) -> Traffic {
+        let page = self.rules.get(rule.index() / RULES_PER_PAGE);
+        page.and_then(OnceLock::get)
+            .map_or(Traffic::default(), |page| {
+                page[rule.index() % RULES_PER_PAGE].get()
+            })
     }
 
     /// Reads everything.
@@ -298,6 +312,8 @@ pub struct PortStats {
     pub drops: [u64; Reason::COUNT],
     /// What the device itself counted.
     pub device: PortCounters,
+    /// Whether it can be used, as far as its worker knows.
+    pub link: Link,
 }
 
 impl Default for PortStats {
@@ -308,6 +324,7 @@ impl Default for PortStats {
             cycles: 0,
             drops: [0; Reason::COUNT],
             device: PortCounters::default(),
+            link: Link::Up,
         }
     }
 }
@@ -325,6 +342,12 @@ impl PortStats {
         let drops = device.drops();
         add_drops(&mut self.drops, drops);
         self.device = self.device.plus(&device);
+        let link = match cells.link.get() {
+            0 => Link::Up,
+            1 => Link::Down,
+            _ => Link::Gone,
+        };
+        self.link = self.link.max(link);
         drops
     }
 
@@ -335,6 +358,7 @@ impl PortStats {
             cycles: self.cycles.wrapping_sub(before.cycles),
             drops: std::array::from_fn(|i| self.drops[i].wrapping_sub(before.drops[i])),
             device: self.device,
+            link: self.link,
         }
     }
 
@@ -428,10 +452,19 @@ pub struct Baseline {
 }
 
 impl Baseline {
-    /// `port` begins anew at the values in `now`.
-    pub fn begin_port(&mut self, port: PortId, now: &Counters) {
-        self.ports
-            .insert(port, now.ports.get(&port).cloned().unwrap_or_default());
+    /// `port` begins anew; what `workers` have counted under its number is not its own.
+    pub fn begin_port<'a>(
+        &mut self,
+        port: PortId,
+        workers: impl IntoIterator<Item = &'a WorkerCounters>,
+    ) {
+        let mut before = PortStats::default();
+        for worker in workers {
+            if let Some(cells) = worker.port(port) {
+                before.add(cells);
+            }
+        }
+        self.ports.insert(port, before);
     }
 
     /// `port` is gone: [`Baseline::apply`] leaves it out.
@@ -439,10 +472,16 @@ impl Baseline {
         self.ports.remove(&port);
     }
 
-    /// `rule` begins anew at the values in `now`.
-    pub fn begin_rule(&mut self, rule: RuleId, now: &Counters) {
-        self.rules
-            .insert(rule, now.rules.get(&rule).copied().unwrap_or_default());
+    /// `rule` begins anew; as [`Baseline::begin_port`].
+    pub fn begin_rule<'a>(
+        &mut self,
+        rule: RuleId,
+        workers: impl IntoIterator<Item = &'a WorkerCounters>,
+    ) {
+        let before = workers
+            .into_iter()
+            .fold(Traffic::default(), |sum, w| sum.plus(w.rule(rule)));
+        self.rules.insert(rule, before);
     }
 
     /// Makes `counters` count since each number was given out; ports that are not in use are left out.
@@ -532,12 +571,10 @@ mod tests {
         };
         let mut base = Baseline::default();
         assert!(sum(&base).ports.is_empty(), "not given out");
-        base.begin_port(P, &Counters::default());
+        base.begin_port(P, []);
         assert_eq!(sum(&base).ports[&P].rx.packets, 2);
-        let mut now = a.snapshot();
-        now.add(&b);
-        base.begin_port(P, &now);
-        base.begin_rule(R, &now);
+        base.begin_port(P, [&a, &b]);
+        base.begin_rule(R, [&a, &b]);
         b.received(P, 5, 500);
         a.judged(R, 11);
         let s = sum(&base);
@@ -570,15 +607,17 @@ mod tests {
             fault_injected: 4,
             ..PortCounters::default()
         };
-        c.device(P, &device);
-        c.device(P, &device);
+        c.device(P, &device, Link::Up);
+        c.device(P, &device, Link::Gone);
         let s = c.snapshot();
         assert_eq!(s.ports[&P].device, device);
+        assert_eq!(s.ports[&P].link, Link::Gone);
         assert_eq!(s.ports[&P].dropped(Reason::FaultInjected), 4);
         assert_eq!(s.dropped(Reason::FaultInjected), 4);
         c.device_closed(P, &device);
         let s = c.snapshot();
         assert_eq!(s.ports[&P].device, PortCounters::default());
+        assert_eq!(s.ports[&P].link, Link::Up);
         assert_eq!(s.ports[&P].dropped(Reason::FaultInjected), 4);
         assert_eq!(s.dropped(Reason::FaultInjected), 4);
     }

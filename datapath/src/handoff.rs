@@ -184,41 +184,29 @@ pub fn link(from: WorkerId, to: WorkerId, capacity: usize) -> (Outgoing, Incomin
     (outgoing, incoming)
 }
 
-fn mark(frame: &Frame, owner: Owner) {
-    for chunk in frame.chunks() {
-        frame.arena().set_owner(chunk.index, owner, PortId(0));
-    }
-}
-
 impl Outgoing {
     /// The peer.
     pub fn to(&self) -> WorkerId {
         self.to
     }
 
-    /// Hands a packet over; gives it back when the peer holds all it may. A packet whose frame is the peer's own goes
-    /// home without using credit.
+    /// Hands a packet over, whose frame is of this worker's arenas; gives it back when the peer holds all it may.
     pub fn send(&mut self, packet: Packet) -> Result<(), Packet> {
-        let own = packet.frame.arena().worker() != self.to;
-        if own && self.credit == 0 {
+        debug_assert!(packet.frame.arena().worker() != self.to);
+        if self.credit == 0 {
             return Err(packet);
         }
-        if own {
-            mark(&packet.frame, Owner::Handoff);
+        for chunk in packet.frame.chunks() {
+            packet
+                .frame
+                .arena()
+                .set_owner(chunk.index, Owner::Handoff, PortId(0));
         }
-        match self.packets.push(packet) {
-            Ok(()) => {
-                self.credit -= u32::from(own);
-                self.staged = true;
-                Ok(())
-            }
-            Err(packet) => {
-                if own {
-                    mark(&packet.frame, Owner::User);
-                }
-                Err(packet)
-            }
-        }
+        // Credit is never more than the ring holds.
+        self.packets.push(packet)?;
+        self.credit -= 1;
+        self.staged = true;
+        Ok(())
     }
 
     /// Takes back a frame of this worker that the peer has done with.
@@ -226,12 +214,6 @@ impl Outgoing {
         let frame = self.returns.pop()?;
         self.credit += 1;
         Some(frame)
-    }
-
-    /// A frame of this worker came back from the peer as a packet.
-    pub fn came_home(&mut self, frame: &Frame) {
-        mark(frame, Owner::User);
-        self.credit += 1;
     }
 
     /// Frames the peer may still be given.
@@ -378,7 +360,8 @@ mod tests {
         assert!(!out.publish());
         let first = inc.receive().unwrap();
         let second = inc.receive().unwrap();
-        let refused = out.send(packet(&mut pool, &arena)).unwrap_err();
+        let refused = packet(&mut pool, &arena);
+        let refused = out.send(refused).unwrap_err();
         assert_eq!(pool.audit()[0].handoff, 2);
         peer_pool.free(first.frame);
         for frame in peer_pool.foreign().drain(..) {
@@ -387,17 +370,16 @@ mod tests {
         assert!(inc.publish());
         pool.free(out.take_return().unwrap());
         out.send(refused).unwrap();
-        // The other frame comes home as a packet (an ICMP error), over the rings of the other direction.
-        let (mut back, mut from_peer) = link(b, a, 2);
-        back.send(second).unwrap();
-        assert_eq!(back.credit(), 2, "the peer's own frame costs no credit");
-        back.publish();
-        let home = from_peer.receive().unwrap();
-        out.came_home(&home.frame);
-        pool.free(home.frame);
-        assert_eq!(out.credit(), 1);
         out.publish();
-        pool.free(inc.receive().unwrap().frame);
+        for packet in [second, inc.receive().unwrap()] {
+            inc.give_back(packet.frame).unwrap();
+        }
+        inc.publish();
+        assert!(out.has_returns());
+        while let Some(frame) = out.take_return() {
+            pool.free(frame);
+        }
+        assert_eq!(out.credit(), 2);
         let audit = pool.audit()[0];
         assert_eq!((audit.free, audit.listed), (16, 16));
     }

@@ -9,10 +9,12 @@ pub mod ids;
 pub mod port;
 pub mod publish;
 pub mod stage;
+pub mod switch;
 mod sync;
 pub mod tables;
 pub mod verdict;
 pub mod wire;
+pub mod worker;
 
 pub use ids::{PortId, RuleId, VrfId, WorkerId};
 pub use verdict::{Reason, Verdict};

@@ -29,6 +29,9 @@ use crate::ids::PortId;
 use crate::verdict::Reason;
 use xdp::{ClosingPort, XdpPort};
 
+/// Chunks that may wait for a device which has no plan of its own.
+const BACKLOG: u32 = 512;
+
 /// What a port can do; asked once when it is added.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Caps {
@@ -39,6 +42,18 @@ pub struct Caps {
     pub takes_partial_checksum: bool,
     /// Most segments of a frame it transmits.
     pub max_segments: u8,
+}
+
+/// Whether the device under a port can be used.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
+pub enum Link {
+    /// As far as the last transmission knows.
+    #[default]
+    Up,
+    /// The interface is set down; frames wait, the next transmission looks again.
+    Down,
+    /// The interface was deleted; it does not come back.
+    Gone,
 }
 
 macro_rules! port_counters {
@@ -218,6 +233,35 @@ impl Port {
             Port::Xdp(p) => p.pending(),
             Port::Memory(_) | Port::Pcap(_) => 0,
             Port::Fault(p) => p.pending(),
+        }
+    }
+
+    /// Whether the device has fewer chunks to receive into than it should, for want of free ones. A worker must not sleep
+    /// for long then: chunks that come back wake nobody.
+    #[inline]
+    pub fn starved(&self) -> bool {
+        match self {
+            Port::Xdp(p) => p.starved(),
+            Port::Memory(_) | Port::Pcap(_) => false,
+            Port::Fault(p) => p.inner().starved(),
+        }
+    }
+
+    /// Most chunks that should wait for the device to take them, so that a slow receiver does not hold the others'.
+    pub fn backlog(&self) -> u32 {
+        match self {
+            Port::Xdp(p) => p.plan().backlog,
+            Port::Memory(_) | Port::Pcap(_) => BACKLOG,
+            Port::Fault(p) => p.inner().backlog(),
+        }
+    }
+
+    /// Whether the device can be used.
+    pub fn link(&self) -> Link {
+        match self {
+            Port::Xdp(p) => p.link(),
+            Port::Memory(_) | Port::Pcap(_) => Link::Up,
+            Port::Fault(p) => p.inner().link(),
         }
     }
 

@@ -25,7 +25,7 @@ pub use port::{OwnAddresses, PortEntry, PortKind, PortKindSpec, PortSpec, Vlan, 
 pub use route::{Adjacency, Hop, NeighborKey, Route, RouteKey};
 pub use segment::{FdbKey, Member, Segment, SegmentSpec};
 
-use crate::ids::{PortId, VrfId};
+use crate::ids::{PortId, RuleId, VrfId};
 use crate::verdict::Reason;
 use crate::wire::{FlowKey, MacAddr};
 use paged::{Paged, Slab};
@@ -237,6 +237,11 @@ impl Tables {
             });
         }
         all
+    }
+
+    /// The ids of all rules, ascending.
+    pub fn rule_ids(&self) -> impl Iterator<Item = RuleId> {
+        self.rule_ids.iter().map(|(id, ())| RuleId(id))
     }
 
     /// How much is in them.

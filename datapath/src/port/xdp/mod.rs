@@ -27,10 +27,11 @@ mod socket;
 mod txmeta;
 mod umem;
 
+pub use super::Link;
 pub use close::{ClosingPort, Released, Settled};
 pub use error::XdpError;
 pub use plan::{ArenaPlan, PortPlan, RingSizes, segments};
-pub use port::{Handover, KickCauses, Link, XdpHandle, XdpPort};
+pub use port::{Handover, KickCauses, XdpHandle, XdpPort};
 pub use probe::{Features, KERNEL_FLOOR, Outcome, Probe, ProbeRow, Refusal};
 pub use program::{Loader, STEERING_NAME, Steering, SteeringCounters};
 pub use socket::{DEFAULT_TX_BUDGET, KernelDrops, Queue, Socket};

@@ -22,21 +22,10 @@ use crate::frame::{
     Arena, Batch, CHUNK_SIZE, Chunk, Frame, MAX_SEGMENTS, METADATA_ROOM, Owner, Pool,
 };
 use crate::ids::PortId;
-use crate::port::{Caps, PortCounters};
+use crate::port::{Caps, Link, PortCounters};
 
 const CHUNK_SHIFT: u32 = CHUNK_SIZE.trailing_zeros();
 const ETHERNET_HEADER: u32 = 14;
-
-/// Whether the device under a port can be used.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Link {
-    /// As far as the last kick knows.
-    Up,
-    /// The interface is set down (ENETDOWN); frames wait, the next kick looks again.
-    Down,
-    /// The interface was deleted or the socket unbound (ENXIO, EBADF); it does not come back.
-    Gone,
-}
 
 /// Why transmit calls stopped short, beside the sums in [`PortCounters`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]

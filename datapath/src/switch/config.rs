@@ -1,0 +1,111 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What a switch is started with, and what a port is made of.
+
+use std::time::Duration;
+
+use crate::ids::WorkerId;
+use crate::port::xdp::{Features, Queue};
+use crate::port::{FaultPlan, MemoryDevice, PcapSpec};
+use crate::stage::Rate;
+pub use crate::worker::idle::IdleConfig;
+
+/// What a switch is started with.
+#[derive(Clone, Debug)]
+pub struct SwitchConfig {
+    /// One for each worker, at least one.
+    pub workers: Vec<WorkerConfig>,
+    /// Whether workers have threads.
+    pub mode: Mode,
+    /// How they wait for work.
+    pub idle: IdleConfig,
+    /// How much memory ports get.
+    pub memory: MemoryPlan,
+    /// What the kernel's AF_XDP can do ([`Probe`](crate::port::xdp::Probe)).
+    pub features: Features,
+    /// Most transmit system calls for a port in a turn.
+    pub kicks_per_turn: u32,
+    /// Decisions each worker remembers, rounded up to a power of two.
+    pub flow_entries: usize,
+    /// MAC addresses each worker learns at most.
+    pub fdb_entries: usize,
+    /// ICMP errors to each port.
+    pub icmp_errors: Rate,
+    /// Frames that a worker may have with each other worker.
+    pub handoff_frames: usize,
+    /// How long a worker may take to answer.
+    pub answer_within: Duration,
+}
+
+impl Default for SwitchConfig {
+    /// One worker that is not pinned.
+    fn default() -> SwitchConfig {
+        SwitchConfig {
+            workers: vec![WorkerConfig::default()],
+            mode: Mode::Threads,
+            idle: IdleConfig::default(),
+            memory: MemoryPlan::default(),
+            features: Features::default(),
+            kicks_per_turn: 4,
+            flow_entries: 1 << 16,
+            fdb_entries: crate::stage::segment::DEFAULT_ENTRIES,
+            icmp_errors: Rate {
+                per_second: 100,
+                burst: 50,
+            },
+            handoff_frames: 512,
+            answer_within: Duration::from_secs(5),
+        }
+    }
+}
+
+/// Whether workers have threads.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Mode {
+    /// Each has its own.
+    #[default]
+    Threads,
+    /// None has; [`Switch::turn`](super::Switch::turn) turns them all.
+    Inline,
+}
+
+/// A worker to be started.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct WorkerConfig {
+    /// The core it is pinned to.
+    pub core: Option<usize>,
+    /// Refuse to start when it cannot be pinned; otherwise it runs anyway and its health says so.
+    pub require_core: bool,
+}
+
+/// How much memory ports get.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct MemoryPlan {
+    /// Ports that share an arena. `None`: what `ArenaPlan` says.
+    pub ports_per_arena: Option<u32>,
+    /// Chunks (4 KiB) of a port's share of its arena. `None`: what its MTU asks for.
+    pub chunks_per_port: Option<u32>,
+}
+
+/// A port to be added.
+#[derive(Debug)]
+pub struct PortSpec {
+    /// The worker that is to serve it; the one with the fewest ports when absent.
+    pub worker: Option<WorkerId>,
+    /// Largest packet, bytes from the IP header on.
+    pub mtu: u32,
+    /// What is behind it.
+    pub device: Device,
+    /// Faults to put in front of it.
+    pub faults: Option<FaultPlan>,
+}
+
+/// What is behind a port.
+#[derive(Debug)]
+pub enum Device {
+    /// AF_XDP on a queue of an interface in the calling thread's network namespace.
+    Xdp(Queue),
+    /// Memory.
+    Memory(MemoryDevice),
+    /// Capture files.
+    Pcap(PcapSpec),
+}

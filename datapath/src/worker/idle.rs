@@ -1,0 +1,88 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Waiting for work: spin for a while, then sleep on the descriptors of all ports and the worker's bell.
+#![forbid(unsafe_code)]
+
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::time::Duration;
+
+use rustix::event::Timespec;
+use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
+
+use super::sleep::Waker;
+
+/// How long a worker waits for work.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct IdleConfig {
+    /// How long it looks for more after the last work before it sleeps.
+    pub spin: Duration,
+    /// How long a frame may wait for the worker to wake. 0: the worker never sleeps. Otherwise it sleeps unless waking
+    /// it was measured to take longer.
+    pub latency: Duration,
+}
+
+impl Default for IdleConfig {
+    fn default() -> IdleConfig {
+        IdleConfig {
+            spin: Duration::from_micros(50),
+            latency: Duration::from_micros(500),
+        }
+    }
+}
+
+/// First and longest sleep while a device owes chunks or takes no more: nothing tells when it has them.
+const SHORTEST: Duration = Duration::from_millis(1);
+const LONGEST: Duration = Duration::from_secs(1);
+
+/// The descriptors a worker sleeps on, and for how long.
+pub(crate) struct Bed {
+    epoll: OwnedFd,
+    nap: Duration,
+}
+
+impl Bed {
+    pub(crate) fn new(waker: &Waker) -> io::Result<Bed> {
+        let bed = Bed {
+            epoll: epoll::create(CreateFlags::CLOEXEC)?,
+            nap: SHORTEST,
+        };
+        bed.add(waker.bell())?;
+        Ok(bed)
+    }
+
+    /// Wakes for this descriptor too, while it is open.
+    pub(crate) fn add(&self, fd: BorrowedFd<'_>) -> io::Result<()> {
+        epoll::add(&self.epoll, fd, EventData::new_u64(0), EventFlags::IN)?;
+        Ok(())
+    }
+
+    /// Wakes for it no more.
+    pub(crate) fn remove(&self, fd: BorrowedFd<'_>) {
+        // It may have been refused when it was added.
+        let _ = epoll::delete(&self.epoll, fd);
+    }
+
+    /// There was work: the next sleep is short again.
+    pub(crate) fn worked(&mut self) {
+        self.nap = SHORTEST;
+    }
+
+    /// Waits for a descriptor, until `due` at most. With `owed` work that nothing announces it waits for a millisecond
+    /// first, then longer each time.
+    pub(crate) fn wait(&mut self, owed: bool, due: Option<Duration>) {
+        let limit = match owed {
+            true => self.nap,
+            false => LONGEST,
+        };
+        self.nap = (self.nap * 2).min(LONGEST);
+        let limit = due.map_or(limit, |due| due.min(limit));
+        let timeout = Timespec {
+            tv_sec: limit.as_secs() as i64,
+            tv_nsec: limit.subsec_nanos().into(),
+        };
+        // A signal or an error ends the sleep early; the loop looks at everything anyway.
+        let mut events = [MaybeUninit::<Event>::uninit(); 1];
+        let _ = epoll::wait(&self.epoll, &mut events, Some(&timeout));
+    }
+}

@@ -1,0 +1,171 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A worker: the loop that serves its ports.
+//!
+//! A turn takes the newest tables, gives every port and every ring from a peer its share ([`schedule`], [`serve`]),
+//! exchanges frames with the peers, finishes what transmit queues did not take, ages a little, and looks at the mailbox
+//! when a flag says so ([`answer`]). After turns without work for a while the worker sleeps ([`idle`], [`sleep`]).
+
+mod answer;
+pub mod clock;
+pub(crate) mod health;
+pub(crate) mod idle;
+pub(crate) mod mailbox;
+mod outlets;
+pub(crate) mod peers;
+mod schedule;
+mod serve;
+pub(crate) mod sleep;
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::counters::WorkerCounters;
+use crate::flow::FlowTable;
+use crate::ids::WorkerId;
+use crate::publish::Reader;
+use crate::stage::{Learned, RateLimiter};
+use crate::tables::Tables;
+use clock::{Clock, cycles};
+use health::{Stats, WorkerCycles};
+use idle::Bed;
+use mailbox::Inbox;
+use peers::Peers;
+use serve::Engine;
+use sleep::Waker;
+
+/// Not running for longer than this while awake is a stall.
+const STALL: Duration = Duration::from_millis(1);
+
+/// What a worker is made of.
+pub(crate) struct Parts {
+    pub(crate) id: WorkerId,
+    pub(crate) tables: Reader<Tables>,
+    pub(crate) flows: FlowTable,
+    pub(crate) fdb: Learned,
+    pub(crate) icmp: RateLimiter,
+    pub(crate) peers: Peers,
+    pub(crate) counters: Arc<WorkerCounters>,
+    pub(crate) stats: Arc<Stats>,
+    pub(crate) inbox: Inbox,
+    pub(crate) waker: Arc<Waker>,
+    /// How long to spin before sleeping.
+    pub(crate) spin: Duration,
+}
+
+/// A worker; its methods are for its thread.
+pub(crate) struct Worker {
+    tables: Reader<Tables>,
+    engine: Engine,
+    inbox: Inbox,
+    waker: Arc<Waker>,
+    bed: Bed,
+    /// Cycles to spin before sleeping; `None` never sleeps.
+    spin: Option<u64>,
+    clock: Clock,
+    /// When the last turn ended, and when there was work last.
+    ended: u64,
+    worked: u64,
+    counts: WorkerCycles,
+    stats: Arc<Stats>,
+    stopping: bool,
+}
+
+impl Worker {
+    pub(crate) fn new(parts: Parts) -> io::Result<Worker> {
+        let clock = Clock::get();
+        let bed = Bed::new(&parts.waker)?;
+        let now = cycles();
+        Ok(Worker {
+            engine: Engine::new(
+                parts.id,
+                clock,
+                parts.flows,
+                parts.fdb,
+                parts.icmp,
+                parts.peers,
+                parts.counters,
+            ),
+            tables: parts.tables,
+            inbox: parts.inbox,
+            waker: parts.waker,
+            bed,
+            spin: Some(clock.cycles(parts.spin)),
+            clock,
+            ended: now,
+            worked: now,
+            counts: WorkerCycles::default(),
+            stats: parts.stats,
+            stopping: false,
+        })
+    }
+
+    /// Takes turns, and sleeps, until told to stop.
+    pub(crate) fn run(mut self) {
+        self.ended = cycles();
+        while !self.stopping {
+            if self.turn() {
+                continue;
+            }
+            match self.spin {
+                Some(spin) if self.ended.wrapping_sub(self.worked) > spin => self.sleep(),
+                _ => std::hint::spin_loop(),
+            }
+        }
+    }
+
+    /// One turn; false when there was nothing to do.
+    pub(crate) fn turn(&mut self) -> bool {
+        let began = cycles();
+        let tables = self.tables.refresh();
+        self.counts.generation = tables.generation();
+        let mut worked = self.engine.turn(tables, began);
+        if self.inbox.knocked() {
+            self.answer();
+            worked = true;
+        }
+        self.account(began, worked);
+        worked
+    }
+
+    fn account(&mut self, began: u64, worked: bool) {
+        let counts = &mut self.counts;
+        let ended = cycles();
+        let spent = ended.wrapping_sub(began);
+        counts.turns += 1;
+        if worked {
+            counts.busy += spent;
+            self.worked = ended;
+            self.bed.worked();
+        } else {
+            // From the end of the turn before: the loop itself is all there is to do.
+            let spent = ended.wrapping_sub(self.ended);
+            counts.idle += spent;
+            if spent > self.clock.cycles(STALL) {
+                counts.stalls += 1;
+                counts.stalled += spent;
+            }
+        }
+        self.ended = ended;
+        self.stats.write(counts);
+    }
+
+    /// Sleeps until there is work, unless there is when looked at again.
+    fn sleep(&mut self) {
+        let owed = self.engine.settle();
+        self.tables.rest();
+        let due = self.engine.due_in();
+        let Worker {
+            engine, inbox, bed, ..
+        } = self;
+        let slept = self.waker.sleep(
+            || inbox.has_knock() || engine.has_work(),
+            || bed.wait(owed, due),
+        );
+        match slept {
+            true => self.counts.sleeps += 1,
+            false => self.counts.sleeps_averted += 1,
+        }
+        self.ended = cycles();
+    }
+}

@@ -1,0 +1,265 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Where packets go: the worker's ports with their outboxes, and the rings to its peers.
+#![forbid(unsafe_code)]
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use super::peers::Peers;
+use super::schedule::Balance;
+use crate::counters::{Event, WorkerCounters};
+use crate::frame::{Frame, Packet, Pool};
+use crate::ids::{MAX_PORTS, PortId, WorkerId};
+use crate::port::{Caps, Closed, Port};
+use crate::stage::segment;
+use crate::tables::Tables;
+use crate::verdict::{Reason, Verdict};
+use crate::wire::partial;
+
+/// A port of this worker.
+pub(crate) struct Slot {
+    pub(crate) id: PortId,
+    pub(crate) port: Port,
+    pub(crate) caps: Caps,
+    pub(crate) balance: Balance,
+    outbox: VecDeque<Frame>,
+    /// Bytes and chunks of the frames in the outbox.
+    waiting: (u64, u32),
+    /// Chunks that may wait; beyond that frames are dropped.
+    backlog: u32,
+    /// The outbox has got frames in this burst.
+    touched: bool,
+    /// The device is to be kicked again, or did not take all.
+    pub(crate) unfinished: bool,
+    /// The port whose frames the outbox got last: it pays for what is left to do.
+    pub(crate) fed_by: PortId,
+}
+
+/// Ports by id, peers, and the memory and counters that sending needs.
+pub(crate) struct Outlets {
+    me: WorkerId,
+    pub(crate) slots: Vec<Slot>,
+    /// Place of each port among the slots.
+    index: Box<[u16]>,
+    touched: Vec<u16>,
+    pub(crate) peers: Peers,
+    pub(crate) pool: Pool,
+    pub(crate) counters: Arc<WorkerCounters>,
+}
+
+const NOWHERE: u16 = u16::MAX;
+const _: () = assert!(MAX_PORTS < NOWHERE as usize);
+
+impl Outlets {
+    pub(crate) fn new(me: WorkerId, peers: Peers, counters: Arc<WorkerCounters>) -> Outlets {
+        Outlets {
+            me,
+            slots: Vec::new(),
+            index: vec![NOWHERE; MAX_PORTS].into(),
+            touched: Vec::new(),
+            peers,
+            pool: Pool::new(me),
+            counters,
+        }
+    }
+
+    /// Takes over a port.
+    pub(crate) fn add(&mut self, id: PortId, port: Port) {
+        self.index[id.index()] = self.slots.len() as u16;
+        self.slots.push(Slot {
+            id,
+            caps: port.caps(),
+            backlog: port.backlog(),
+            outbox: VecDeque::with_capacity(port.backlog() as usize),
+            waiting: (0, 0),
+            port,
+            balance: Balance::default(),
+            touched: false,
+            unfinished: true,
+            fed_by: id,
+        });
+        self.touched.reserve(self.slots.len());
+    }
+
+    /// Gives a port up; frames that wait for it are dropped.
+    pub(crate) fn remove(&mut self, id: PortId) -> Option<Closed> {
+        let at = self.at(id)?;
+        let mut slot = self.slots.swap_remove(at);
+        self.index[id.index()] = NOWHERE;
+        if let Some(moved) = self.slots.get(at) {
+            self.index[moved.id.index()] = at as u16;
+        }
+        for frame in slot.outbox.drain(..) {
+            self.counters.dropped(id, Reason::PortGone);
+            self.pool.free(frame);
+        }
+        let last = slot.port.counters();
+        let closed = slot.port.close(id, &mut self.pool);
+        self.counters.device_closed(id, &last);
+        Some(closed)
+    }
+
+    #[inline]
+    pub(crate) fn at(&self, id: PortId) -> Option<usize> {
+        match *self.index.get(id.index())? {
+            NOWHERE => None,
+            at => Some(at.into()),
+        }
+    }
+
+    /// Does what the stages decided for a packet.
+    #[inline]
+    pub(crate) fn dispatch(&mut self, tables: &Tables, packet: Packet) {
+        match packet.meta.verdict {
+            Verdict::Forward(out) => self.forward(tables, packet, out),
+            Verdict::Reply => {
+                let out = packet.meta.in_port;
+                self.forward(tables, packet, out);
+            }
+            Verdict::Flood => self.flood(tables, packet),
+            Verdict::Drop(reason) => self.discard(packet, reason),
+            Verdict::Continue => {
+                debug_assert!(false, "the stages end with a verdict");
+                self.discard(packet, Reason::NoRoute);
+            }
+        }
+    }
+
+    #[inline]
+    fn forward(&mut self, tables: &Tables, packet: Packet, out: PortId) {
+        if let Some(at) = self.at(out) {
+            self.put(at, packet);
+            return;
+        }
+        match tables.port(out) {
+            Some(port) if port.worker != self.me => self.hand_over(packet, port.worker),
+            _ => self.discard(packet, Reason::PortGone),
+        }
+    }
+
+    fn hand_over(&mut self, packet: Packet, to: WorkerId) {
+        // A packet that came from a peer goes no further: the port has moved on while it was under way.
+        if packet.frame.arena().worker() != self.me {
+            return self.discard(packet, Reason::PortGone);
+        }
+        match self.peers.send(to, packet) {
+            Ok(()) => self.counters.event(Event::HandoffSent, 1),
+            Err(packet) => self.discard(packet, Reason::HandoffFull),
+        }
+    }
+
+    #[inline]
+    fn discard(&mut self, packet: Packet, reason: Reason) {
+        self.counters.dropped(packet.meta.in_port, reason);
+        self.pool.free(packet.frame);
+    }
+
+    /// A copy for every port the frame goes to; ports of other workers get theirs over the rings.
+    fn flood(&mut self, tables: &Tables, packet: Packet) {
+        let counters = self.counters.clone();
+        for copy in segment::members(tables, &counters, self.me, &packet) {
+            if let Verdict::Drop(reason) = copy.verdict {
+                counters.dropped(packet.meta.in_port, reason);
+                continue;
+            }
+            let Some(frame) = copy_beside(&mut self.pool, &packet.frame) else {
+                counters.dropped(packet.meta.in_port, Reason::NoMemory);
+                continue;
+            };
+            counters.event(Event::Copied, 1);
+            let mut meta = packet.meta;
+            meta.verdict = copy.verdict;
+            let mut packet = Packet { frame, meta };
+            match segment::set_tag(&mut packet, copy.tag) {
+                true => self.forward(tables, packet, copy.port),
+                false => self.discard(packet, Reason::NoMemory),
+            }
+        }
+        self.pool.free(packet.frame);
+    }
+
+    /// Puts a packet into the outbox of one of this worker's ports.
+    #[inline]
+    fn put(&mut self, at: usize, mut packet: Packet) {
+        let slot = &mut self.slots[at];
+        if slot.waiting.1 >= slot.backlog {
+            return self.discard(packet, Reason::TxQueueFull);
+        }
+        if packet.frame.segments() > slot.caps.max_segments {
+            return self.discard(packet, Reason::FrameTooLong);
+        }
+        if packet.frame.offload.partial_checksum && !slot.caps.takes_partial_checksum {
+            fill_checksum(&mut packet);
+            self.counters.event(Event::ChecksumFilled, 1);
+        }
+        let frame = if packet.frame.is_of(slot.port.arena()) {
+            packet.frame
+        } else {
+            let Some(copy) = self.pool.copy(&packet.frame, slot.port.arena()) else {
+                return self.discard(packet, Reason::NoMemory);
+            };
+            self.counters.event(Event::Copied, 1);
+            self.pool.free(packet.frame);
+            copy
+        };
+        slot.waiting.0 += u64::from(frame.len());
+        slot.waiting.1 += u32::from(frame.segments());
+        slot.fed_by = packet.meta.in_port;
+        slot.outbox.push_back(frame);
+        if !slot.touched {
+            slot.touched = true;
+            self.touched.push(at as u16);
+        }
+    }
+
+    /// Sends what this burst has put into outboxes and rings.
+    #[inline]
+    pub(crate) fn flush_touched(&mut self) {
+        while let Some(at) = self.touched.pop() {
+            self.slots[at as usize].touched = false;
+            self.flush(at.into());
+        }
+        self.peers.publish_packets();
+    }
+
+    /// Sends what waits for a port, as far as the device takes it. Returns how many frames it took.
+    #[inline]
+    pub(crate) fn flush(&mut self, at: usize) -> usize {
+        let slot = &mut self.slots[at];
+        slot.port.reclaim(&mut self.pool);
+        let sent = slot
+            .port
+            .transmit(slot.id, &mut self.pool, &mut slot.outbox);
+        let left = slot.outbox.iter().fold((0, 0), |(bytes, chunks), frame| {
+            (
+                bytes + u64::from(frame.len()),
+                chunks + u32::from(frame.segments()),
+            )
+        });
+        self.counters
+            .transmitted(slot.id, sent as u64, slot.waiting.0 - left.0);
+        slot.waiting = left;
+        slot.unfinished = slot.port.kick() || !slot.outbox.is_empty();
+        sent
+    }
+}
+
+/// A copy in the same arena.
+fn copy_beside(pool: &mut Pool, frame: &Frame) -> Option<Frame> {
+    let mut copy = pool.gather_beside(frame, frame.len() as usize, frame.iter())?;
+    copy.offload = frame.offload;
+    Some(copy)
+}
+
+/// Finishes the transport checksum that the sender left for its device.
+#[inline]
+fn fill_checksum(packet: &mut Packet) {
+    let offload = packet.frame.offload;
+    let field = partial::PartialChecksum {
+        start: offload.csum_start,
+        offset: offload.csum_offset,
+    };
+    let len = packet.meta.parsed.frame_len();
+    partial::fill(field, len, packet.frame.iter_mut());
+    packet.frame.offload.partial_checksum = false;
+}

@@ -1,0 +1,314 @@
+// SPDX-License-Identifier: Apache-2.0
+//! One turn over everything a worker receives from.
+//!
+//! Serving a port: receive a burst, run the stages, put each packet where its verdict says ([`super::outlets`]), send
+//! what the outboxes have got and kick each of those devices once, and charge the port the cycles all that took.
+#![forbid(unsafe_code)]
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::clock::{Clock, cycles};
+use super::outlets::Outlets;
+use super::peers::Peers;
+use super::schedule::Quantum;
+use crate::counters::{Event, WorkerCounters};
+use crate::flow::FlowTable;
+use crate::frame::{BATCH_SIZE, Batch, Packet};
+use crate::ids::{PortId, WorkerId};
+use crate::port::{Caps, Closed};
+use crate::stage::{self, Context, Learned, Now, RateLimiter};
+use crate::tables::Tables;
+
+/// Time that a port or peer is given each round: less than a burst takes, so that shares are exact.
+const QUANTUM: Duration = Duration::from_micros(1);
+/// Time between two steps of ageing.
+const AGEING_STEP: Duration = Duration::from_millis(1);
+/// Buckets of the flow table, and places of the FDB, looked at in a step.
+const AGED_AT_ONCE: usize = 8;
+/// A decision about a flow that sent nothing for so long is forgotten, milliseconds.
+const FLOW_IDLE_MS: u32 = 60_000;
+/// Packets that a burst may add to itself (fragments).
+const EXTRA: usize = 256;
+
+/// What the ports of other workers can do, as far as it matters here.
+const NO_CAPS: Caps = Caps {
+    local_sender: false,
+    takes_partial_checksum: false,
+    max_segments: 0,
+};
+
+/// Everything that moves frames.
+pub(super) struct Engine {
+    me: WorkerId,
+    clock: Clock,
+    flows: FlowTable,
+    pub(super) fdb: Learned,
+    icmp: RateLimiter,
+    batch: Batch,
+    extra: Vec<Packet>,
+    pub(super) outlets: Outlets,
+    quantum: Quantum,
+    /// The port that is looked after next.
+    cared_for: usize,
+    aged: u64,
+}
+
+impl Engine {
+    pub(super) fn new(
+        me: WorkerId,
+        clock: Clock,
+        flows: FlowTable,
+        fdb: Learned,
+        icmp: RateLimiter,
+        peers: Peers,
+        counters: Arc<WorkerCounters>,
+    ) -> Engine {
+        Engine {
+            me,
+            clock,
+            flows,
+            fdb,
+            icmp,
+            batch: Batch::new(),
+            extra: Vec::with_capacity(EXTRA),
+            outlets: Outlets::new(me, peers, counters),
+            quantum: Quantum::new(clock.cycles(QUANTUM)),
+            cared_for: 0,
+            aged: 0,
+        }
+    }
+
+    /// One turn that began at `now` (cycles); whether there was anything to do.
+    pub(super) fn turn(&mut self, tables: &Tables, mut now: u64) -> bool {
+        let began = now;
+        let served = self.round(tables, &mut now);
+        let outlets = &mut self.outlets;
+        outlets.peers.exchange_frames(&mut outlets.pool);
+        let finished = self.finish(&mut now);
+        if began.wrapping_sub(self.aged) > self.clock.cycles(AGEING_STEP) {
+            self.aged = began;
+            self.age(tables, began);
+        }
+        self.care();
+        served | finished
+    }
+
+    /// A round of service; `now` moves on to its end. When all who have work are in debt, it adds what the smallest of
+    /// these debts needs and goes around again.
+    fn round(&mut self, tables: &Tables, now: &mut u64) -> bool {
+        if self.serve_all(tables, 1, now) {
+            return true;
+        }
+        match self.smallest_debt() {
+            Some(rounds) => self.serve_all(tables, rounds, now),
+            None => false,
+        }
+    }
+
+    /// Adds quanta to every balance and serves whose is positive.
+    fn serve_all(&mut self, tables: &Tables, rounds: i64, now: &mut u64) -> bool {
+        let quantum = self.quantum;
+        let mut served = false;
+        for at in 0..self.outlets.slots.len() {
+            let slot = &mut self.outlets.slots[at];
+            if quantum.begin(&mut slot.balance, rounds) && slot.port.has_work() {
+                served |= self.serve_port(tables, at, now);
+            }
+        }
+        for at in 0..self.outlets.peers.0.len() {
+            let peer = &mut self.outlets.peers.0[at];
+            if quantum.begin(&mut peer.balance, rounds) && peer.incoming.has_packets() {
+                served |= self.serve_peer(tables, at, now);
+            }
+        }
+        served
+    }
+
+    /// Rounds until the first of those who have work and may not be served may be.
+    fn smallest_debt(&mut self) -> Option<i64> {
+        let quantum = self.quantum;
+        let ports = self.outlets.slots.iter();
+        let ports = ports
+            .filter(|s| s.balance.is_debt() && s.port.has_work())
+            .map(|s| s.balance);
+        let peers = self.outlets.peers.0.iter_mut();
+        let peers = peers
+            .filter_map(|p| (p.balance.is_debt() && p.incoming.has_packets()).then_some(p.balance));
+        ports.chain(peers).map(|b| quantum.rounds_left(b)).min()
+    }
+
+    fn serve_port(&mut self, tables: &Tables, at: usize, now: &mut u64) -> bool {
+        let outlets = &mut self.outlets;
+        let slot = &mut outlets.slots[at];
+        let (id, caps) = (slot.id, slot.caps);
+        let n = slot
+            .port
+            .receive(id, &mut outlets.pool, &mut self.batch, BATCH_SIZE);
+        slot.port.reclaim(&mut outlets.pool);
+        if n == 0 {
+            return false;
+        }
+        let bytes = self.batch.iter().map(|p| u64::from(p.frame.len())).sum();
+        outlets.counters.received(id, n as u64, bytes);
+        self.decide(tables, caps, *now, stage::run);
+        self.dispatch(tables);
+        let cost = self.lap(now);
+        let slot = &mut self.outlets.slots[at];
+        let charged = self.quantum.charge(&mut slot.balance, cost);
+        self.outlets.counters.spent(id, charged);
+        true
+    }
+
+    fn serve_peer(&mut self, tables: &Tables, at: usize, now: &mut u64) -> bool {
+        let outlets = &mut self.outlets;
+        let incoming = &mut outlets.peers.0[at].incoming;
+        let mut n = 0;
+        while self.batch.room() > 0
+            && let Some(packet) = incoming.receive()
+        {
+            // There is room.
+            let _ = self.batch.push_packet(packet);
+            n += 1;
+        }
+        outlets.counters.event(Event::HandoffReceived, n);
+        self.decide(tables, NO_CAPS, *now, stage::run_handoff);
+        self.dispatch(tables);
+        let cost = self.lap(now);
+        self.quantum
+            .charge(&mut self.outlets.peers.0[at].balance, cost);
+        n > 0
+    }
+
+    /// Takes what peers have sent so far, whoever's turn it is.
+    pub(super) fn drain_peers(&mut self, tables: &Tables) {
+        let mut now = cycles();
+        for at in 0..self.outlets.peers.0.len() {
+            let bursts = self.outlets.peers.0[at].capacity / BATCH_SIZE + 1;
+            for _ in 0..bursts {
+                if !self.serve_peer(tables, at, &mut now) {
+                    break;
+                }
+            }
+        }
+    }
+
+    /// Cycles since `now`, which moves on.
+    #[inline]
+    fn lap(&self, now: &mut u64) -> u64 {
+        let before = std::mem::replace(now, cycles());
+        now.wrapping_sub(before)
+    }
+
+    #[inline]
+    fn decide(
+        &mut self,
+        tables: &Tables,
+        caps: Caps,
+        now: u64,
+        stages: fn(&mut Context<'_>, &mut Batch),
+    ) {
+        let mut context = Context {
+            tables,
+            counters: &self.outlets.counters,
+            flows: &mut self.flows,
+            fdb: &mut self.fdb,
+            icmp: &mut self.icmp,
+            pool: &mut self.outlets.pool,
+            extra: &mut self.extra,
+            now: Now(self.clock.monotonic(now)),
+            me: self.me,
+            caps,
+        };
+        stages(&mut context, &mut self.batch);
+    }
+
+    /// Puts the burst and what it added where their verdicts say, and sends it.
+    #[inline]
+    fn dispatch(&mut self, tables: &Tables) {
+        for packet in self.batch.drain().chain(self.extra.drain(..)) {
+            self.outlets.dispatch(tables, packet);
+        }
+        self.outlets.flush_touched();
+    }
+
+    /// Goes on with ports whose device did not take all; who filled them pays.
+    fn finish(&mut self, now: &mut u64) -> bool {
+        let mut moved = false;
+        for at in 0..self.outlets.slots.len() {
+            let slot = &self.outlets.slots[at];
+            if !slot.unfinished {
+                continue;
+            }
+            let (by, pending) = (slot.fed_by, slot.port.pending());
+            let sent = self.outlets.flush(at);
+            moved |= sent > 0 || self.outlets.slots[at].port.pending() != pending;
+            let cost = self.lap(now);
+            if let Some(by) = self.outlets.at(by) {
+                let payer = &mut self.outlets.slots[by];
+                let charged = self.quantum.charge(&mut payer.balance, cost);
+                self.outlets.counters.spent(payer.id, charged);
+            }
+        }
+        moved
+    }
+
+    fn age(&mut self, tables: &Tables, now: u64) {
+        let now = Now(self.clock.monotonic(now));
+        self.flows.age(now.millis(), FLOW_IDLE_MS, AGED_AT_ONCE);
+        self.fdb
+            .age(tables, now, AGED_AT_ONCE, &self.outlets.counters);
+    }
+
+    /// Looks after one port: chunks back and forth, and what its device has counted.
+    #[inline]
+    fn care(&mut self) {
+        if self.cared_for >= self.outlets.slots.len() {
+            self.cared_for = 0;
+        }
+        if !self.outlets.slots.is_empty() {
+            self.care_for(self.cared_for);
+            self.cared_for += 1;
+        }
+    }
+
+    fn care_for(&mut self, at: usize) {
+        let outlets = &mut self.outlets;
+        let slot = &mut outlets.slots[at];
+        slot.port.reclaim(&mut outlets.pool);
+        let (counters, link) = (slot.port.counters(), slot.port.link());
+        outlets.counters.device(slot.id, &counters, link);
+    }
+
+    /// Looks after every port before sleeping. True when something will be left to do that nothing announces: a device
+    /// that owes chunks or takes no more.
+    pub(super) fn settle(&mut self) -> bool {
+        let mut owed = false;
+        for at in 0..self.outlets.slots.len() {
+            self.care_for(at);
+            let slot = &self.outlets.slots[at];
+            owed |= slot.unfinished || slot.port.pending() > 0 || slot.port.starved();
+        }
+        owed
+    }
+
+    /// Time until a port has frames that no descriptor announces.
+    pub(super) fn due_in(&self) -> Option<Duration> {
+        self.outlets
+            .slots
+            .iter()
+            .filter_map(|s| s.port.due_in())
+            .min()
+    }
+
+    /// Whether a port or a peer has something.
+    pub(super) fn has_work(&mut self) -> bool {
+        self.outlets.peers.have_work() || self.outlets.slots.iter().any(|s| s.port.has_work())
+    }
+
+    /// Forgets what was learned behind a port, and gives the port up.
+    pub(super) fn remove_port(&mut self, id: PortId) -> Option<Closed> {
+        self.fdb.forget_port(id);
+        self.outlets.remove(id)
+    }
+}
