@@ -3,12 +3,19 @@
 //!
 //! | module | what it does |
 //! |---|---|
+//! | [`daemon`] | puts the parts together |
+//! | [`engine`] | carries requests out: desired state to store, switch and kernel |
+//! | [`kernel`] | the host end of a pod's veth |
 //! | [`compile`], [`names`] | from differences of the desired state to an edit of the switch's tables |
 //! | [`logging`] | structured logs |
 //! | [`server`] | the control socket, a mio loop on the main thread |
 #![forbid(unsafe_code)]
 
 pub mod compile;
+pub mod daemon;
+pub mod engine;
+pub mod kernel;
 pub mod logging;
 pub mod names;
+pub mod probe;
 pub mod server;

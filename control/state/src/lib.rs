@@ -5,7 +5,9 @@
 //! |---|---|
 //! | [`config`] | the daemon's configuration file |
 //! | [`store`] | the desired state on disk, and what was changed in the kernel |
+//! | [`teardown`](mod@teardown) | taking everything apart |
 #![forbid(unsafe_code)]
 
 pub mod config;
 pub mod store;
+pub mod teardown;

@@ -194,21 +194,7 @@ impl Store {
     /// What the system said, with what is still there.
     pub fn destroy(self) -> Result<(), StoreError> {
         drop(self.database);
-        remove_file(&self.path)?;
-        remove_file(&self.path.with_file_name(DRAFT))?;
-        self.lock.remove()?;
-        let Some(directory) = self.path.parent() else {
-            return Ok(());
-        };
-        match fs::remove_dir(directory) {
-            Err(e)
-                if e.kind() != io::ErrorKind::NotFound
-                    && e.kind() != io::ErrorKind::DirectoryNotEmpty =>
-            {
-                Err(StoreError::io(directory, "remove the state directory", e))
-            }
-            _ => Ok(()),
-        }
+        remove_files(&self.path, self.lock)
     }
 
     fn database(&self) -> Result<&Database, Fault> {
@@ -362,6 +348,33 @@ fn text(bytes: &[u8]) -> Result<&str, Fault> {
 
 fn decode<T: DeserializeOwned>(what: &str, key: &str, value: &[u8]) -> Result<T, Fault> {
     serde_json::from_slice(value).map_err(|e| Fault::Content(format!("{what} {key}: {e}")))
+}
+
+/// Removes a state that cannot be opened, readable or not.
+///
+/// # Errors
+/// [`StoreError::Locked`] when another process has it, or what the system said.
+pub fn remove(directory: &Path) -> Result<(), StoreError> {
+    let lock = Lock::take(directory)?;
+    remove_files(&directory.join(FILE), lock)
+}
+
+fn remove_files(path: &Path, lock: Lock) -> Result<(), StoreError> {
+    remove_file(path)?;
+    remove_file(&path.with_file_name(DRAFT))?;
+    lock.remove()?;
+    let Some(directory) = path.parent() else {
+        return Ok(());
+    };
+    match fs::remove_dir(directory) {
+        Err(e)
+            if e.kind() != io::ErrorKind::NotFound
+                && e.kind() != io::ErrorKind::DirectoryNotEmpty =>
+        {
+            Err(StoreError::io(directory, "remove the state directory", e))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn remove_file(path: &Path) -> Result<(), StoreError> {

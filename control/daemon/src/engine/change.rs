@@ -1,0 +1,194 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Changes of the desired state, all or nothing: judge, open ports, build tables, store, publish, close what went.
+//! Everything up to the store can be undone; what comes after cannot fail.
+
+use std::collections::HashMap;
+
+use podswitch_api::RpcError;
+use podswitch_api::desired::{Applied, Delta, DesiredState, Difference};
+use podswitch_api::method::{ApplyParams, ApplyResult, CommitResult};
+use podswitch_api::object::{Object, Port};
+use podswitch_datapath::tables::Tables;
+use tracing::{error, info};
+
+use super::{Engine, Transaction};
+use crate::compile::{Compiler, table_error};
+
+impl Engine {
+    pub(super) fn apply(&mut self, params: &ApplyParams) -> Result<ApplyResult, RpcError> {
+        self.model.expect(params.expect_generation)?;
+        let applied = self.model.apply(&params.changes)?;
+        let changed = applied.delta.len() as u64;
+        let generation = self.realise(applied)?;
+        Ok(ApplyResult {
+            generation,
+            changed,
+        })
+    }
+
+    pub(super) fn commit(&mut self, transaction: &Transaction) -> Result<CommitResult, RpcError> {
+        self.model.expect(transaction.generation)?;
+        let applied = self.model.replace(&transaction.kinds, &transaction.state)?;
+        let d = &applied.delta;
+        let (added, changed, removed) = (d.added(), d.changed(), d.removed());
+        let generation = self.realise(applied)?;
+        Ok(CommitResult {
+            generation,
+            added,
+            changed,
+            removed,
+        })
+    }
+
+    /// Makes a judged change real, or takes it back.
+    pub(super) fn realise(&mut self, applied: Applied) -> Result<u64, RpcError> {
+        if applied.delta.is_empty() {
+            return Ok(applied.generation);
+        }
+        let moves = Moves::of(&applied.delta);
+        let opened = match self.open_ports(&moves) {
+            Ok(opened) => opened,
+            Err(e) => {
+                self.model.revert(&applied);
+                return Err(e);
+            }
+        };
+        let ready = self.compile(&applied.delta).and_then(|tables| {
+            self.store.commit(&applied).map_err(RpcError::from)?;
+            Ok(tables)
+        });
+        match ready {
+            Ok(tables) => {
+                self.switch.publish(tables);
+                self.close_ports(&moves);
+                info!(
+                    generation = applied.generation,
+                    added = applied.delta.added(),
+                    changed = applied.delta.changed(),
+                    removed = applied.delta.removed(),
+                    "desired state changed"
+                );
+                Ok(applied.generation)
+            }
+            Err(e) => {
+                self.undo_ports(&opened, &moves);
+                self.model.revert(&applied);
+                Err(e)
+            }
+        }
+    }
+
+    /// The tables after these differences, which the model has taken already.
+    fn compile(&self, delta: &Delta) -> Result<Tables, RpcError> {
+        let mut edit = self.switch.edit();
+        let delta = with_dependents(delta, self.model.state());
+        let segments_before: HashMap<String, u32> = segments_before(&delta, self.model.state());
+        let compiler = Compiler {
+            names: &self.names,
+            state: self.model.state(),
+            segments_before: &segments_before,
+            worker: &|id| self.worker_of(id),
+            default_mtu: self.config.mtu,
+        };
+        for difference in &delta {
+            compiler.difference(&mut edit, difference)?;
+        }
+        edit.build().map_err(|e| table_error(&e))
+    }
+
+    /// Puts the whole desired state into force when the daemon starts.
+    pub(super) fn compile_all(&mut self) {
+        let whole = DesiredState::default().diff(self.model.state());
+        match self.compile(&whole) {
+            Ok(tables) => self.switch.publish(tables),
+            // The store holds only what was in force once; a limit of the configuration may have shrunk since.
+            Err(e) => {
+                error!(error = %e, "the stored desired state does not fit the tables; all ports stay closed")
+            }
+        }
+    }
+}
+
+/// Ports whose device is to be opened or closed.
+#[derive(Debug, Default)]
+pub(super) struct Moves {
+    /// New ones, or ones with another device.
+    pub(super) open: Vec<Port>,
+    /// Gone ones.
+    pub(super) close: Vec<Port>,
+    /// As they were before, of those that are opened anew.
+    pub(super) reopen: Vec<Port>,
+}
+
+impl Moves {
+    fn of(delta: &Delta) -> Moves {
+        let mut moves = Moves::default();
+        for difference in &delta.differences {
+            let port = |o: &Option<Object>| match o {
+                Some(Object::Port(p)) => Some((**p).clone()),
+                _ => None,
+            };
+            match (port(&difference.before), port(&difference.after)) {
+                (None, Some(new)) => moves.open.push(new),
+                (Some(old), None) => moves.close.push(old),
+                (Some(old), Some(new)) if device_differs(&old, &new) => {
+                    moves.reopen.push(old);
+                    moves.open.push(new);
+                }
+                _ => {}
+            }
+        }
+        moves
+    }
+}
+
+/// Whether a change of the port needs its device opened anew.
+fn device_differs(old: &Port, new: &Port) -> bool {
+    old.device != new.device || old.mtu != new.mtu || old.worker != new.worker
+}
+
+/// Objects refer to a segment by name, tables by its id: when the id changes, they are compiled again.
+fn with_dependents(delta: &Delta, state: &DesiredState) -> Vec<Difference> {
+    let mut all = delta.differences.clone();
+    let renumbered: Vec<&str> = delta
+        .differences
+        .iter()
+        .filter_map(|d| match (&d.before, &d.after) {
+            (Some(Object::Segment(a)), Some(Object::Segment(b))) if a.id != b.id => {
+                Some(a.name.as_str())
+            }
+            _ => None,
+        })
+        .collect();
+    if renumbered.is_empty() {
+        return all;
+    }
+    let touched = |o: &Object| match o {
+        Object::Port(p) => p
+            .segment
+            .as_ref()
+            .is_some_and(|s| renumbered.contains(&s.name.as_str())),
+        Object::Fdb(f) => renumbered.contains(&f.segment.as_str()),
+        _ => false,
+    };
+    for object in state.iter().filter(touched) {
+        if !delta.differences.iter().any(|d| d.key() == object.key()) {
+            all.extend(Difference::new(Some(object.clone()), Some(object)));
+        }
+    }
+    all
+}
+
+fn segments_before(delta: &[Difference], state: &DesiredState) -> HashMap<String, u32> {
+    let mut ids: HashMap<String, u32> = state
+        .segments
+        .values()
+        .map(|s| (s.name.clone(), s.id))
+        .collect();
+    for difference in delta {
+        if let Some(Object::Segment(s)) = &difference.before {
+            ids.insert(s.name.clone(), s.id);
+        }
+    }
+    ids
+}

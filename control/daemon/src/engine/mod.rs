@@ -1,0 +1,379 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Carries requests out, one at a time, on a thread of its own: it keeps the switch, the store and the kernel equal to
+//! the desired state.
+
+mod change;
+mod links;
+mod ports;
+mod read;
+mod start;
+mod stats;
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::{Duration, Instant};
+
+use podswitch_api::desired::{DesiredState, Gateway, Model};
+use podswitch_api::method::{BeginResult, Call, Problem, PutResult, VersionResult};
+use podswitch_api::object::Kind;
+use podswitch_api::rpc::{self, Id};
+use podswitch_api::{ErrorCode, PROTOCOL_VERSION, RpcError};
+use podswitch_datapath::port::xdp::{Probe, Refusal};
+use podswitch_datapath::switch::{Switch, SwitchError};
+use podswitch_datapath::tables::{self, Tables};
+use podswitch_host::watch::Event as LinkEvent;
+use podswitch_state::config::Config;
+use podswitch_state::store::{Store, StoreError};
+use podswitch_state::teardown::take_apart;
+use serde::Serialize;
+use tracing::{debug, error, info, warn};
+
+use crate::kernel::Kernel;
+use crate::names::Names;
+use crate::server::{Answer, Answers, ClientId, Job};
+use ports::LivePort;
+use stats::Pulse;
+
+/// Transactions one client may have open.
+const TRANSACTIONS_PER_CLIENT: usize = 4;
+/// How often what is no longer used is freed.
+const TIDY: Duration = Duration::from_secs(1);
+
+/// What wakes the engine.
+#[derive(Debug)]
+pub enum Task {
+    /// From the control socket.
+    Job(Job),
+    /// From the kernel.
+    Link(LinkEvent),
+    /// A signal: stop, and leave everything in place.
+    Stop,
+}
+
+impl From<Job> for Task {
+    fn from(job: Job) -> Task {
+        Task::Job(job)
+    }
+}
+
+/// How the engine ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Ended {
+    /// By a signal: programs and interfaces stay, closed, for a successor.
+    Stopped,
+    /// By `teardown`: nothing is left.
+    TornDown,
+}
+
+/// A desired state in the making.
+struct Transaction {
+    kinds: Vec<Kind>,
+    generation: Option<u64>,
+    state: DesiredState,
+}
+
+/// The engine.
+pub struct Engine {
+    config: Config,
+    model: Model,
+    store: Store,
+    switch: Switch,
+    kernel: Kernel,
+    names: Names,
+    ports: BTreeMap<String, LivePort>,
+    start_problems: Vec<Problem>,
+    pulse: Pulse,
+    transactions: HashMap<(ClientId, u64), Transaction>,
+    next_transaction: u64,
+    answers: Answers,
+    started: Instant,
+    kernel_release: String,
+}
+
+/// Why the engine cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// The kernel lacks something.
+    #[error(transparent)]
+    Kernel(#[from] Refusal),
+    /// The stored desired state cannot be read.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The stored desired state is not right under this configuration.
+    #[error(
+        "the stored desired state does not fit this configuration: {0}; raise the limit it names, or move state_dir away to start with none"
+    )]
+    State(RpcError),
+    /// The workers.
+    #[error(transparent)]
+    Switch(#[from] SwitchError),
+}
+
+impl Engine {
+    /// Starts the workers and puts the stored desired state into force.
+    ///
+    /// # Errors
+    /// [`EngineError`]; nothing runs then.
+    pub fn start(config: Config, store: Store, answers: Answers) -> Result<Engine, EngineError> {
+        let probe = Probe::run();
+        let features = probe.features()?;
+        let stored = store.load()?;
+        let bounds = config.bounds();
+        let model =
+            Model::load(stored.state, stored.generation, bounds).map_err(EngineError::State)?;
+        let gateway = tables::Gateway {
+            mac: podswitch_datapath::wire::MacAddr(bounds.gateway.mac.0),
+            v4: bounds.gateway.ipv4,
+            v6: bounds.gateway.ipv6,
+        };
+        let switch = Switch::start(
+            start::switch_config(&config, features),
+            Tables::new(gateway),
+        )?;
+        let mut engine = Engine {
+            kernel: Kernel::new(config.xdp.mode),
+            start_problems: start::problems(&config),
+            pulse: Pulse::default(),
+            config,
+            model,
+            store,
+            switch,
+            names: Names::default(),
+            ports: BTreeMap::new(),
+            transactions: HashMap::new(),
+            next_transaction: 0,
+            answers,
+            started: Instant::now(),
+            kernel_release: probe.release,
+        };
+        engine.restore_ports();
+        info!(
+            ports = engine.ports.len(),
+            generation = engine.model.generation(),
+            "the stored desired state is in force"
+        );
+        Ok(engine)
+    }
+
+    /// Serves until it is told to stop.
+    pub fn run(mut self, tasks: &Receiver<Task>) -> Ended {
+        loop {
+            let task = match tasks.recv_timeout(TIDY) {
+                Ok(task) => task,
+                Err(RecvTimeoutError::Timeout) => {
+                    self.tidy();
+                    continue;
+                }
+                Err(RecvTimeoutError::Disconnected) => return Ended::Stopped,
+            };
+            match task {
+                Task::Job(Job::Call { client, id, call }) => {
+                    if matches!(*call, Call::Teardown(_)) {
+                        return self.teardown(client, &id);
+                    }
+                    let bytes = self.serve(client, &id, *call);
+                    self.answers.send(Answer::Line { client, bytes });
+                }
+                Task::Job(Job::Gone(client)) => self.transactions.retain(|(c, _), _| *c != client),
+                Task::Link(event) => self.link(event),
+                Task::Stop => return Ended::Stopped,
+            }
+        }
+    }
+
+    /// Takes everything apart and answers with what came of it.
+    fn teardown(self, client: ClientId, id: &Id) -> Ended {
+        info!("taking everything apart");
+        let Engine {
+            switch,
+            store,
+            config,
+            ports,
+            kernel,
+            answers,
+            ..
+        } = self;
+        drop(ports);
+        drop(kernel);
+        switch.stop();
+        let report = take_apart(Some(store), &config);
+        for failure in &report.failed {
+            error!(
+                kind = failure.kind,
+                name = failure.name,
+                message = failure.message,
+                "left behind"
+            );
+        }
+        let bytes = answer(id, &report).unwrap_or_else(|e| rpc::write_error(Some(id), &e));
+        answers.send(Answer::Line { client, bytes });
+        Ended::TornDown
+    }
+
+    fn tidy(&mut self) {
+        self.pulse.feel(&self.switch.workers());
+        if let Err(e) = self.switch.tidy() {
+            warn!(error = %e, "memory no longer used could not be freed");
+        }
+    }
+
+    fn serve(&mut self, client: ClientId, id: &Id, call: Call) -> Vec<u8> {
+        let name = call.name();
+        let before = Instant::now();
+        let result = self.dispatch(client, id, call);
+        let micros = before.elapsed().as_micros() as u64;
+        match result {
+            Ok(bytes) => {
+                debug!(client = client.0, method = name, micros, "served");
+                bytes
+            }
+            Err(e) => {
+                info!(client = client.0, method = name, micros, error = %e, code = e.code, "refused");
+                rpc::write_error(Some(id), &e)
+            }
+        }
+    }
+
+    fn dispatch(&mut self, client: ClientId, id: &Id, call: Call) -> Result<Vec<u8>, RpcError> {
+        match call {
+            Call::Version(_) => answer(id, &self.version()),
+            Call::Apply(p) => answer(id, &self.apply(&p)?),
+            Call::Begin(p) => {
+                self.model.expect(p.generation)?;
+                let open = self
+                    .transactions
+                    .keys()
+                    .filter(|(c, _)| *c == client)
+                    .count();
+                if open >= TRANSACTIONS_PER_CLIENT {
+                    let msg = format!(
+                        "{open} transactions are open on this connection, which is the limit"
+                    );
+                    return Err(
+                        RpcError::new(ErrorCode::Limit, msg).hint("commit or abort one first")
+                    );
+                }
+                self.next_transaction += 1;
+                let kinds = p.kinds.unwrap_or_else(|| Kind::ALL.to_vec());
+                let new = Transaction {
+                    kinds,
+                    generation: p.generation,
+                    state: DesiredState::default(),
+                };
+                self.transactions
+                    .insert((client, self.next_transaction), new);
+                answer(
+                    id,
+                    &BeginResult {
+                        transaction: self.next_transaction,
+                        generation: self.model.generation(),
+                    },
+                )
+            }
+            Call::Put(p) => {
+                let bounds = *self.model.bounds();
+                let transaction = self.transaction(client, p.transaction)?;
+                transaction.put(p.objects, &bounds)?;
+                answer(
+                    id,
+                    &PutResult {
+                        objects: transaction.state.len() as u64,
+                    },
+                )
+            }
+            Call::Commit(p) => {
+                self.transaction(client, p.transaction)?;
+                let transaction = self.transactions.remove(&(client, p.transaction));
+                let transaction = transaction.ok_or_else(|| unknown_transaction(p.transaction))?;
+                answer(id, &self.commit(&transaction)?)
+            }
+            Call::Abort(p) => {
+                self.transaction(client, p.transaction)?;
+                self.transactions.remove(&(client, p.transaction));
+                answer(id, &podswitch_api::method::AbortResult {})
+            }
+            Call::Get(p) => answer(id, &self.get(&p)?),
+            Call::Stats(p) => answer(id, &self.stats(&p)?),
+            Call::Health(_) => answer(id, &self.health()),
+            Call::Audit(_) => answer(id, &self.audit()?),
+            Call::Teardown(_) => Err(RpcError::new(
+                ErrorCode::Internal,
+                "teardown is served by the loop",
+            )),
+        }
+    }
+
+    fn transaction(&mut self, client: ClientId, number: u64) -> Result<&mut Transaction, RpcError> {
+        self.transactions
+            .get_mut(&(client, number))
+            .ok_or_else(|| unknown_transaction(number))
+    }
+
+    fn version(&self) -> VersionResult {
+        VersionResult {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            protocol: PROTOCOL_VERSION,
+            pid: std::process::id(),
+            uptime_seconds: self.started.elapsed().as_secs(),
+            kernel: self.kernel_release.clone(),
+            gateway: self.gateway(),
+            mtu: self.config.mtu,
+        }
+    }
+
+    fn gateway(&self) -> Gateway {
+        self.model.bounds().gateway
+    }
+}
+
+impl Transaction {
+    /// Takes a piece in, whole or not at all.
+    fn put(
+        &mut self,
+        objects: Vec<podswitch_api::Object>,
+        bounds: &podswitch_api::desired::Bounds,
+    ) -> Result<(), RpcError> {
+        for object in &objects {
+            let kind = object.key().kind();
+            if !self.kinds.contains(&kind) {
+                let msg = format!(
+                    "{} is not of a kind that this transaction replaces",
+                    object.key()
+                );
+                return Err(RpcError::new(ErrorCode::Refused, msg).hint("name its kind in `begin`"));
+            }
+            podswitch_api::desired::check_object(object, bounds)?;
+        }
+        let mut put = Vec::new();
+        for object in objects {
+            let key = object.key();
+            if let Err(e) = self.state.insert_new(object) {
+                for key in &put {
+                    self.state.remove(key);
+                }
+                return Err(RpcError::new(ErrorCode::Conflict, e.to_string()).about(&key));
+            }
+            put.push(key);
+        }
+        Ok(())
+    }
+}
+
+fn unknown_transaction(number: u64) -> RpcError {
+    RpcError::new(
+        ErrorCode::NotFound,
+        format!("there is no transaction {number} on this connection"),
+    )
+    .value(number)
+    .hint("open one with `begin`; it is forgotten when its connection closes")
+}
+
+fn answer<R: Serialize>(id: &Id, result: &R) -> Result<Vec<u8>, RpcError> {
+    rpc::write_result(id, result).map_err(|e| {
+        error!(error = %e, "an answer could not be written");
+        RpcError::new(
+            ErrorCode::Internal,
+            format!("the answer could not be written: {e}"),
+        )
+    })
+}

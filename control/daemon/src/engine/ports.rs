@@ -1,0 +1,287 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Opening and closing the devices behind ports.
+
+use std::os::fd::AsFd;
+
+use podswitch_api::method::PortState;
+use podswitch_api::object::{Device, Port};
+use podswitch_api::{ErrorCode, Key, RpcError};
+use podswitch_datapath::port::PcapSpec;
+use podswitch_datapath::port::xdp::Queue;
+use podswitch_datapath::switch::{self, PortSpec, SwitchError};
+use podswitch_datapath::{PortId, WorkerId};
+use podswitch_state::store::OwnedInterface;
+use tracing::{info, warn};
+
+use super::Engine;
+use super::change::Moves;
+use crate::kernel::{Attached, KernelError};
+
+/// A port of the desired state, as it is.
+pub(super) struct LivePort {
+    pub(super) id: PortId,
+    pub(super) worker: WorkerId,
+    pub(super) state: PortState,
+    /// Why it is not up.
+    pub(super) message: Option<String>,
+    /// What is attached to its interface.
+    pub(super) attached: Option<Attached>,
+}
+
+impl Engine {
+    /// Opens every device that a change needs. What is opened anew is closed first; a failure puts everything back.
+    pub(super) fn open_ports(&mut self, moves: &Moves) -> Result<Vec<Port>, RpcError> {
+        for port in &moves.reopen {
+            self.close_device(&port.name);
+        }
+        let mut opened = Vec::new();
+        for port in &moves.open {
+            let result = self.open(port);
+            // Also after a failure: whatever was assigned on the way has to go.
+            opened.push(port.clone());
+            if let Err(e) = result {
+                self.undo_ports(&opened, moves);
+                return Err(e);
+            }
+        }
+        Ok(opened)
+    }
+
+    /// Closes what a failed change has opened, and opens what it had closed.
+    pub(super) fn undo_ports(&mut self, opened: &[Port], moves: &Moves) {
+        for port in opened {
+            self.close_device(&port.name);
+            if !moves.reopen.iter().any(|p| p.name == port.name) {
+                self.forget(&port.name);
+            }
+        }
+        for port in &moves.reopen {
+            if let Err(e) = self.open(port) {
+                self.fault(&port.name, e.to_string());
+            }
+        }
+    }
+
+    /// Closes the devices of ports that are gone.
+    pub(super) fn close_ports(&mut self, moves: &Moves) {
+        for port in &moves.close {
+            self.close_device(&port.name);
+            self.forget(&port.name);
+            info!(port = port.name, "port removed");
+        }
+    }
+
+    fn forget(&mut self, name: &str) {
+        self.ports.remove(name);
+        self.names.release(name);
+    }
+
+    /// Opens one port's device under its id, a fresh one when it has none.
+    pub(super) fn open(&mut self, port: &Port) -> Result<(), RpcError> {
+        let key = Key::Port {
+            name: port.name.clone(),
+        };
+        let id = self.names.assign(&port.name).ok_or_else(|| {
+            RpcError::new(ErrorCode::Limit, "all port numbers are taken")
+                .about(&key)
+                .hint("remove ports first")
+        })?;
+        let worker = self.choose_worker(port);
+        let live = LivePort {
+            id,
+            worker,
+            state: PortState::Faulted,
+            message: None,
+            attached: None,
+        };
+        self.ports.insert(port.name.clone(), live);
+        let attached = self
+            .open_device(port, id, worker)
+            .map_err(|e| e.about(&key))?;
+        if let Some(live) = self.ports.get_mut(&port.name) {
+            live.state = PortState::Up;
+            live.attached = attached;
+        }
+        info!(
+            port = port.name,
+            id = id.0,
+            worker = worker.0,
+            device = port.device.kind(),
+            "port opened"
+        );
+        Ok(())
+    }
+
+    fn open_device(
+        &mut self,
+        port: &Port,
+        id: PortId,
+        worker: WorkerId,
+    ) -> Result<Option<Attached>, RpcError> {
+        let mtu = port.mtu.unwrap_or(self.config.mtu);
+        let spec = |device| PortSpec {
+            worker: Some(worker),
+            mtu,
+            device,
+            faults: None,
+        };
+        match &port.device {
+            Device::Veth { interface, mode } => {
+                let closed = self
+                    .kernel
+                    .close_to_host(interface)
+                    .map_err(|e| kernel_error(&e))?;
+                let link = closed.link;
+                if let Some(owned) = closed.owned {
+                    self.own(owned)?;
+                }
+                let device = switch::Device::Xdp(Queue {
+                    interface: link.index,
+                    queue: 0,
+                });
+                let opened = self
+                    .switch
+                    .add_port(id, spec(device))
+                    .map_err(|e| switch_error(&e))?;
+                let steered = match opened.xdp.and_then(|handle| handle.socket()) {
+                    Some(socket) => self
+                        .kernel
+                        .steer(&link, socket.as_fd(), *mode)
+                        .map_err(|e| kernel_error(&e)),
+                    None => Err(RpcError::new(ErrorCode::Internal, "the port has no socket")),
+                };
+                if steered.is_err() {
+                    self.remove_from_switch(id);
+                }
+                steered.map(Some)
+            }
+            Device::Pcap { replay, record } => {
+                let files = PcapSpec {
+                    replay: replay.clone().map(Into::into),
+                    record: record.clone().map(Into::into),
+                    ..PcapSpec::default()
+                };
+                self.switch
+                    .add_port(id, spec(switch::Device::Pcap(files)))
+                    .map_err(|e| switch_error(&e))?;
+                Ok(None)
+            }
+            Device::Memory {} => Err(RpcError::new(
+                ErrorCode::Refused,
+                "memory ports are for tests and benches",
+            )
+            .hint("use a veth")),
+        }
+    }
+
+    /// Closes a port's device and leaves its interface closed; the port keeps its id.
+    pub(super) fn close_device(&mut self, name: &str) {
+        let Some(live) = self.ports.get_mut(name) else {
+            return;
+        };
+        live.state = PortState::Faulted;
+        let (id, attached) = (live.id, live.attached.take());
+        if let Some(attached) = attached {
+            self.kernel.close(attached);
+        }
+        self.remove_from_switch(id);
+    }
+
+    /// Notes how an interface was before we changed it, unless that is noted already.
+    fn own(&mut self, new: OwnedInterface) -> Result<(), RpcError> {
+        let known = self.store.owned().map_err(RpcError::from)?;
+        if known
+            .iter()
+            .any(|o| o.name == new.name && o.index == new.index)
+        {
+            return Ok(());
+        }
+        self.store.own(&[new]).map_err(RpcError::from)
+    }
+
+    fn remove_from_switch(&mut self, id: PortId) {
+        match self.switch.remove_port(id) {
+            Ok(()) | Err(SwitchError::NoPort(_)) => {}
+            Err(e) => warn!(id = id.0, error = %e, "the port's device was not closed in order"),
+        }
+    }
+
+    /// Marks a port as out of order.
+    pub(super) fn fault(&mut self, name: &str, message: String) {
+        warn!(port = name, message, "port faulted");
+        if let Some(live) = self.ports.get_mut(name) {
+            live.state = PortState::Faulted;
+            live.message = Some(message);
+        }
+    }
+
+    /// The worker asked for, or the one with the fewest ports.
+    fn choose_worker(&self, port: &Port) -> WorkerId {
+        let workers = self.config.workers.len().max(1) as u8;
+        if let Some(asked) = port.worker.filter(|w| *w < workers) {
+            return WorkerId(asked);
+        }
+        if let Some(live) = self.ports.get(&port.name).filter(|_| port.worker.is_none()) {
+            return live.worker;
+        }
+        let load = |w: u8| self.ports.values().filter(|p| p.worker.0 == w).count();
+        WorkerId((0..workers).min_by_key(|w| load(*w)).unwrap_or(0))
+    }
+
+    pub(super) fn worker_of(&self, id: PortId) -> WorkerId {
+        self.names
+            .name(id)
+            .and_then(|n| self.ports.get(n))
+            .map_or(WorkerId(0), |p| p.worker)
+    }
+
+    /// Opens the ports of a stored desired state. A pod's port whose interface is gone goes too: its pod ended while no
+    /// daemon ran. Any other port waits for its interface.
+    pub(super) fn restore_ports(&mut self) {
+        let ports: Vec<Port> = self.model.state().ports.values().cloned().collect();
+        let mut gone = Vec::new();
+        for port in ports {
+            if self.pod_is_gone(&port) {
+                gone.push(port.name);
+            } else if let Err(e) = self.open(&port) {
+                self.fault(&port.name, e.to_string());
+            }
+        }
+        self.compile_all();
+        self.remove_ports(gone);
+    }
+
+    fn pod_is_gone(&self, port: &Port) -> bool {
+        match (&port.device, &port.pod) {
+            (Device::Veth { interface, .. }, Some(_)) => {
+                let found = podswitch_host::Socket::open()
+                    .and_then(|mut s| podswitch_host::link::find(&mut s, interface.as_str()));
+                matches!(found, Ok(None))
+            }
+            _ => false,
+        }
+    }
+}
+
+pub(super) fn kernel_error(e: &KernelError) -> RpcError {
+    let (code, hint) = match e {
+        KernelError::Missing(_) => (
+            ErrorCode::Unavailable,
+            "make the interface first, in the namespace podswitchd runs in",
+        ),
+        KernelError::NotVeth { .. } => (ErrorCode::Refused, "name the host end of a veth pair"),
+        KernelError::Host(podswitch_host::Error::ForeignXdp { .. }) => (
+            ErrorCode::Conflict,
+            "podswitch never replaces another's program",
+        ),
+        _ => (
+            ErrorCode::Unavailable,
+            "podswitchd --probe shows what this kernel offers",
+        ),
+    };
+    RpcError::new(code, e.to_string()).hint(hint)
+}
+
+pub(super) fn switch_error(e: &SwitchError) -> RpcError {
+    RpcError::new(ErrorCode::Unavailable, e.to_string())
+}

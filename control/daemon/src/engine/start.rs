@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What the switch is started with, and what is wrong with the machine from the beginning.
+
+use std::time::Duration;
+
+use podswitch_api::method::{Problem, Severity};
+use podswitch_datapath::port::xdp::Features;
+use podswitch_datapath::stage::Rate;
+use podswitch_datapath::switch::{IdleConfig, MemoryPlan, SwitchConfig, WorkerConfig};
+use podswitch_host::probe;
+use podswitch_state::config::Config;
+use tracing::warn;
+
+/// The switch's configuration after the daemon's.
+pub(super) fn switch_config(config: &Config, features: Features) -> SwitchConfig {
+    let per_second = config.icmp.errors_per_second;
+    SwitchConfig {
+        workers: config
+            .workers
+            .iter()
+            .map(|core| WorkerConfig {
+                core: Some(*core as usize),
+                require_core: false,
+            })
+            .collect(),
+        idle: IdleConfig {
+            spin: Duration::from_micros(config.idle.spin_us.into()),
+            latency: Duration::from_micros(config.idle.latency_us.into()),
+        },
+        memory: MemoryPlan::default(),
+        flow_entries: config.flow.entries as usize,
+        icmp_errors: Rate {
+            per_second,
+            burst: (per_second / 2).max(1),
+        },
+        features,
+        kicks_per_turn: config.xdp.kick_budget,
+        ..SwitchConfig::default()
+    }
+}
+
+/// Throttled or shared cores cost every packet: found at the start and said, in the log and in `health`.
+pub(super) fn problems(config: &Config) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    let mut add = |subject: &str, message: String, hint: &str| {
+        warn!(subject, message, "the machine limits the workers");
+        problems.push(Problem {
+            severity: Severity::Notice,
+            subject: subject.to_owned(),
+            message,
+            hint: Some(hint.to_owned()),
+        });
+    };
+    if let Ok(Some(quota)) = probe::cpu_quota()
+        && quota.cpus() < config.workers.len() as f64 + 1.0
+    {
+        let message = format!(
+            "the control group allows {:.2} cores for {} workers and control",
+            quota.cpus(),
+            config.workers.len()
+        );
+        add(
+            "workers",
+            message,
+            "remove the CPU limit from podswitchd's container",
+        );
+    }
+    if let Ok(allowed) = probe::affinity() {
+        for core in config
+            .workers
+            .iter()
+            .filter(|c| !allowed.contains(&(**c as usize)))
+        {
+            let message =
+                format!("core {core} is not among those this process may use: {allowed:?}");
+            add(
+                "workers",
+                message,
+                "widen the process's CPU set (cpuset, taskset)",
+            );
+        }
+    }
+    problems
+}

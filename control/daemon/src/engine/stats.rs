@@ -1,0 +1,374 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `stats` and `health`.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use podswitch_api::ErrorCode;
+use podswitch_api::RpcError;
+use podswitch_api::method::{
+    HealthResult, HealthStatus, PortState, PortStats, Problem, RuleStats, Section, Severity,
+    StatsParams, StatsResult, TableStats, WorkerHealth, WorkerStats,
+};
+use podswitch_api::object::{self, Rule};
+use podswitch_datapath::Reason;
+use podswitch_datapath::WorkerId;
+use podswitch_datapath::counters::{Counters, Event, Traffic};
+use podswitch_datapath::switch::{self, Pinning};
+use podswitch_datapath::tables::Direction;
+use podswitch_datapath::worker::clock::Clock;
+use tracing::debug;
+
+use super::Engine;
+use super::ports::LivePort;
+
+/// A worker that has not taken a turn for longer, without sleeping, is in trouble.
+const SILENT: Duration = Duration::from_secs(2);
+
+type Drops = BTreeMap<String, u64>;
+
+/// When each worker was last seen to have taken a turn.
+#[derive(Debug, Default)]
+pub(super) struct Pulse(BTreeMap<WorkerId, (u64, Instant)>);
+
+impl Pulse {
+    /// Looks; to be called about once a second.
+    pub(super) fn feel(&mut self, workers: &[switch::WorkerHealth]) {
+        let now = Instant::now();
+        for w in workers {
+            let last = self.0.entry(w.id).or_insert((w.cycles.turns, now));
+            if last.0 != w.cycles.turns || w.asleep {
+                *last = (w.cycles.turns, now);
+            }
+        }
+    }
+
+    /// How long a worker has not been seen to take a turn; none for one that sleeps.
+    fn age(&self, w: &switch::WorkerHealth) -> Duration {
+        match self.0.get(&w.id) {
+            Some((turns, at)) if *turns == w.cycles.turns && !w.asleep => at.elapsed(),
+            _ => Duration::ZERO,
+        }
+    }
+}
+
+impl Engine {
+    pub(super) fn stats(&mut self, params: &StatsParams) -> Result<StatsResult, RpcError> {
+        if let Some(port) = &params.port
+            && !self.model.state().ports.contains_key(port)
+        {
+            return Err(
+                RpcError::new(ErrorCode::NotFound, format!("there is no port {port}"))
+                    .field("port")
+                    .value(port),
+            );
+        }
+        let counters = self.switch.counters();
+        let kernel = self.kernel_drops();
+        let of = |name: &str| params.port.as_deref().is_none_or(|p| p == name);
+        let wants = |section| params.wants(section);
+        let mut result = StatsResult {
+            time_ns: monotonic_ns(),
+            generation: self.switch.tables().generation(),
+            ..StatsResult::default()
+        };
+        if wants(Section::Ports) {
+            let ports = self.ports.iter().filter(|(name, _)| of(name));
+            result.ports = ports
+                .map(|(name, live)| port_stats(name, live, &counters, kernel.get(name)))
+                .collect();
+        }
+        if wants(Section::Drops) {
+            result.drops = named(&counters.drops);
+            result.kernel_drops = sum(kernel.values());
+            if let Some(backlog) = backlog_drops().filter(|n| *n > 0) {
+                result
+                    .kernel_drops
+                    .insert(Reason::KernelBacklog.name().to_owned(), backlog);
+            }
+        }
+        if wants(Section::Workers) {
+            result.workers = self.worker_stats();
+        }
+        if wants(Section::Rules) {
+            let rules = self.model.state().rules.values().filter(|r| of(&r.port));
+            result.rules = rules.map(|r| self.rule_stats(r, &counters)).collect();
+        }
+        if wants(Section::Tables) {
+            result.tables = self.table_stats(&counters);
+        }
+        Ok(result)
+    }
+
+    /// What the kernel dropped on each port: at its socket, at its programs, at the device.
+    fn kernel_drops(&self) -> BTreeMap<String, Drops> {
+        let mut all = BTreeMap::new();
+        for (name, live) in &self.ports {
+            let Some(attached) = &live.attached else {
+                continue;
+            };
+            let mut drops = Drops::new();
+            let mut add = |reason: Reason, n: u64| {
+                if n > 0 {
+                    drops.insert(reason.name().to_owned(), n);
+                }
+            };
+            if let Ok(Some(socket)) = self.switch.kernel_drops(live.id) {
+                add(Reason::KernelRxRingFull, socket.rx_ring_full);
+                add(Reason::KernelFillRingEmpty, socket.fill_ring_empty);
+                add(Reason::KernelRxDropped, socket.rx_dropped);
+                add(Reason::KernelTxInvalid, socket.tx_invalid);
+            }
+            match self.kernel.drops(attached) {
+                Ok(list) => list.into_iter().for_each(|(reason, n)| add(reason, n)),
+                Err(e) => {
+                    debug!(port = name, error = %e, "the kernel's counters of the port could not be read")
+                }
+            }
+            all.insert(name.clone(), drops);
+        }
+        all
+    }
+
+    fn worker_stats(&self) -> Vec<WorkerStats> {
+        let clock = Clock::get();
+        let busy_ns = |c: u64| clock.nanoseconds(c);
+        self.switch
+            .workers()
+            .iter()
+            .map(|w| WorkerStats {
+                id: w.id.0,
+                core: core(w.pinning),
+                ports: w.ports as u32,
+                turns: w.cycles.turns,
+                busy_ns: busy_ns(w.cycles.busy),
+                idle_ns: busy_ns(w.cycles.idle),
+                sleeps: w.cycles.sleeps,
+                stalls: w.cycles.stalls,
+                stalled_ns: busy_ns(w.cycles.stalled),
+            })
+            .collect()
+    }
+
+    fn rule_stats(&self, rule: &Rule, counters: &Counters) -> RuleStats {
+        let traffic = rule_traffic(self, rule, counters);
+        RuleStats {
+            name: rule.name.clone(),
+            port: rule.port.clone(),
+            direction: rule.direction,
+            action: rule.action,
+            packets: traffic.packets,
+            bytes: traffic.bytes,
+        }
+    }
+
+    fn table_stats(&self, counters: &Counters) -> Vec<TableStats> {
+        let counts = self.switch.tables().counts();
+        let table = |name: &str, entries: usize, lookups: u64, hits: u64| TableStats {
+            name: name.to_owned(),
+            entries: entries as u64,
+            lookups,
+            hits,
+        };
+        let (hits, misses) = (
+            counters.event(Event::FlowHit),
+            counters.event(Event::FlowMiss),
+        );
+        let routed = counters.event(Event::RouteLookup);
+        let unrouted = counters.dropped(Reason::NoRoute);
+        vec![
+            table(
+                "flow",
+                counters
+                    .event(Event::FlowInstall)
+                    .saturating_sub(counters.event(Event::FlowEvict)) as usize,
+                hits + misses,
+                hits,
+            ),
+            table(
+                "route",
+                counts.routes,
+                routed,
+                routed.saturating_sub(unrouted),
+            ),
+            table("neighbor", counts.neighbors, 0, 0),
+            table("fdb", counts.fdb_entries, 0, 0),
+            table("policy", counts.rules, 0, 0),
+        ]
+    }
+
+    pub(super) fn health(&self) -> HealthResult {
+        let mut problems = Vec::new();
+        let workers: Vec<WorkerHealth> = self
+            .switch
+            .workers()
+            .iter()
+            .map(|w| {
+                let age = self.pulse.age(w);
+                let silent = age > SILENT;
+                let subject = format!("worker {}", w.id);
+                if !w.alive {
+                    problems.push(problem(
+                        Severity::Error,
+                        &subject,
+                        "its thread has ended, its ports are dead",
+                        "restart podswitchd, and report its log",
+                    ));
+                } else if silent {
+                    problems.push(problem(
+                        Severity::Warning,
+                        &subject,
+                        "it has not run for seconds",
+                        "see what else runs on its core",
+                    ));
+                }
+                if let Pinning::Refused(core) = w.pinning {
+                    let message = format!("it could not be pinned to core {core}");
+                    problems.push(problem(
+                        Severity::Warning,
+                        &subject,
+                        &message,
+                        "let the process use that core (cpuset, taskset), or configure another",
+                    ));
+                }
+                WorkerHealth {
+                    id: w.id.0,
+                    core: core(w.pinning),
+                    alive: w.alive && !silent,
+                    sleeping: w.asleep,
+                    heartbeat_age_ms: age.as_millis() as u64,
+                    generation: w.cycles.generation,
+                }
+            })
+            .collect();
+        for (name, live) in &self.ports {
+            if live.state != PortState::Up {
+                let message = live.message.as_deref().unwrap_or("its device is not open");
+                problems.push(problem(
+                    Severity::Warning,
+                    &format!("port {name}"),
+                    message,
+                    "podswitchctl port list shows its state",
+                ));
+            }
+        }
+        problems.extend(self.start_problems.iter().cloned());
+        let worst = problems.iter().map(|p| p.severity).max();
+        let all_dead = !workers.is_empty() && workers.iter().all(|w| !w.alive);
+        HealthResult {
+            status: match worst {
+                Some(Severity::Error) => HealthStatus::Failing,
+                _ if all_dead => HealthStatus::Failing,
+                Some(Severity::Warning) => HealthStatus::Degraded,
+                _ => HealthStatus::Ok,
+            },
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            uptime_seconds: self.started.elapsed().as_secs(),
+            generation: self.model.generation(),
+            ports_up: self
+                .ports
+                .values()
+                .filter(|p| p.state == PortState::Up)
+                .count() as u32,
+            ports: self.ports.len() as u32,
+            workers,
+            problems,
+        }
+    }
+}
+
+/// What a rule has counted since it was added.
+pub(super) fn rule_traffic(engine: &Engine, rule: &Rule, counters: &Counters) -> Traffic {
+    let direction = match rule.direction {
+        object::Direction::Ingress => Direction::Ingress,
+        object::Direction::Egress => Direction::Egress,
+    };
+    let tables = engine.switch.tables();
+    let entry = engine
+        .names
+        .id(&rule.port)
+        .and_then(|id| tables.port(id))
+        .and_then(|port| {
+            let set = match direction {
+                Direction::Ingress => &port.ingress,
+                Direction::Egress => &port.egress,
+            };
+            set.rules()
+                .iter()
+                .find(|e| e.rule.name == rule.name)
+                .map(|e| e.id)
+        });
+    entry
+        .and_then(|id| counters.rules.get(&id).copied())
+        .unwrap_or_default()
+}
+
+fn core(pinning: Pinning) -> Option<u32> {
+    match pinning {
+        Pinning::Pinned(core) => Some(core as u32),
+        _ => None,
+    }
+}
+
+fn problem(severity: Severity, subject: &str, message: &str, hint: &str) -> Problem {
+    Problem {
+        severity,
+        subject: subject.to_owned(),
+        message: message.to_owned(),
+        hint: Some(hint.to_owned()),
+    }
+}
+
+fn port_stats(
+    name: &str,
+    live: &LivePort,
+    counters: &Counters,
+    kernel: Option<&Drops>,
+) -> PortStats {
+    let c = counters.ports.get(&live.id).cloned().unwrap_or_default();
+    PortStats {
+        name: name.to_owned(),
+        worker: live.worker.0,
+        rx_packets: c.rx.packets,
+        rx_bytes: c.rx.bytes,
+        tx_packets: c.tx.packets,
+        tx_bytes: c.tx.bytes,
+        drops: named(&c.drops),
+        kernel_drops: kernel.cloned().unwrap_or_default(),
+        kicks: c.device.kicks,
+        kicks_again: c.device.kicks_again,
+    }
+}
+
+/// Drops by the names of their reasons, those that occurred.
+fn named(drops: &[u64; Reason::COUNT]) -> Drops {
+    let with = |r: &Reason| (r.name().to_owned(), drops[r.index()]);
+    Reason::ALL
+        .iter()
+        .map(with)
+        .filter(|(_, n)| *n > 0)
+        .collect()
+}
+
+fn sum<'a>(all: impl Iterator<Item = &'a Drops>) -> Drops {
+    let mut total = Drops::new();
+    for drops in all {
+        for (reason, n) in drops {
+            *total.entry(reason.clone()).or_default() += n;
+        }
+    }
+    total
+}
+
+fn backlog_drops() -> Option<u64> {
+    podswitch_host::procfs::softnet()
+        .ok()
+        .map(|cpus| cpus.iter().map(|c| u64::from(c.dropped)).sum())
+}
+
+fn monotonic_ns() -> u64 {
+    let t = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    (t.tv_sec as u64)
+        .saturating_mul(1_000_000_000)
+        .saturating_add(t.tv_nsec as u64)
+}

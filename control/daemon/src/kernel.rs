@@ -1,0 +1,204 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The host end of a pod's veth: deaf to the host, walled by a traffic-control filter, steered by an XDP program. All
+//! three stay when the daemon goes, so that a pod without a switch is closed, never open.
+
+use std::os::fd::BorrowedFd;
+
+use podswitch_api::object::XdpMode;
+use podswitch_datapath::Reason;
+use podswitch_datapath::port::xdp::{Loader, Steering, XdpError};
+use podswitch_host::{Error, Link, Socket, deaf, link, tc, xdp};
+use podswitch_state::store::{OwnedInterface, SavedSetting};
+use tracing::{info, warn};
+
+/// Interfaces whose alias begins so were made by podswitch-cni and are removed whole, not restored.
+const ALIAS: &str = "podswitch:";
+
+/// Why an interface could not be taken.
+#[derive(Debug, thiserror::Error)]
+pub enum KernelError {
+    /// There is no such interface in the daemon's namespace.
+    #[error("interface {0} does not exist in the network namespace of podswitchd")]
+    Missing(String),
+    /// It is something else than a veth.
+    #[error("interface {name} is a {kind}, not a veth")]
+    NotVeth {
+        /// The interface.
+        name: String,
+        /// What it is.
+        kind: String,
+    },
+    /// The kernel refused.
+    #[error(transparent)]
+    Host(#[from] Error),
+    /// A program could not be loaded or read.
+    #[error(transparent)]
+    Program(#[from] XdpError),
+}
+
+/// An interface that is closed to the host.
+pub struct Closed {
+    /// The interface.
+    pub link: Link,
+    /// How it was before, unless it is podswitch's own.
+    pub owned: Option<OwnedInterface>,
+}
+
+/// What is attached to an interface.
+pub struct Attached {
+    /// Its index.
+    pub ifindex: u32,
+    /// Where the steering program runs.
+    pub mode: xdp::Mode,
+    steering: Steering,
+}
+
+/// Takes interfaces, and reads what the kernel counts on them.
+pub struct Kernel {
+    loader: Loader,
+    default_mode: XdpMode,
+}
+
+impl Kernel {
+    /// Loads nothing yet.
+    pub fn new(default_mode: XdpMode) -> Kernel {
+        Kernel {
+            loader: Loader::new(),
+            default_mode,
+        }
+    }
+
+    /// Closes an interface to the host. To be called before a socket is opened on it.
+    ///
+    /// # Errors
+    /// [`KernelError`], naming the interface.
+    pub fn close_to_host(&mut self, interface: &str) -> Result<Closed, KernelError> {
+        let mut socket = Socket::open()?;
+        let found = link::find(&mut socket, interface)?;
+        let link = found.ok_or_else(|| KernelError::Missing(interface.to_owned()))?;
+        if link.kind.as_deref() != Some("veth") {
+            let kind = link
+                .kind
+                .clone()
+                .unwrap_or_else(|| "device without a kind".to_owned());
+            return Err(KernelError::NotVeth {
+                name: interface.to_owned(),
+                kind,
+            });
+        }
+        xdp::refuse_foreign(&link)?;
+        let deafened = deaf::deafen(&mut socket, interface)?;
+        let clsact = tc::ensure_clsact(&mut socket, link.index)?;
+        tc::deny(&mut socket, link.index)?;
+        let own = link.alias.as_deref().is_some_and(|a| a.starts_with(ALIAS));
+        let owned = (!own).then(|| OwnedInterface {
+            name: link.name.clone(),
+            index: link.index,
+            clsact,
+            noarp: !link.flags.noarp(),
+            settings: deafened
+                .changes
+                .iter()
+                .filter(|c| c.before != c.after)
+                .map(saved)
+                .collect(),
+        });
+        Ok(Closed { link, owned })
+    }
+
+    /// Steers an interface's frames to an AF_XDP socket, replacing a predecessor's program in one step.
+    ///
+    /// # Errors
+    /// [`KernelError`]; a foreign program is never replaced.
+    pub fn steer(
+        &mut self,
+        link: &Link,
+        to: BorrowedFd<'_>,
+        mode: XdpMode,
+    ) -> Result<Attached, KernelError> {
+        let mut steering = self.loader.steering(1)?;
+        steering.insert(0, to)?;
+        let mut socket = Socket::open()?;
+        let wanted = if mode == XdpMode::Auto {
+            self.default_mode
+        } else {
+            mode
+        };
+        let mode = match wanted {
+            XdpMode::Native => install(&mut socket, link, &steering, xdp::Mode::Native)?,
+            XdpMode::Generic => install(&mut socket, link, &steering, xdp::Mode::Generic)?,
+            XdpMode::Auto => match install(&mut socket, link, &steering, xdp::Mode::Native) {
+                Ok(mode) => mode,
+                Err(e) if e.is_gone() || matches!(e, Error::ForeignXdp { .. }) => {
+                    return Err(e.into());
+                }
+                Err(e) => {
+                    info!(interface = link.name, error = %e, "native XDP is refused; generic mode is used");
+                    install(&mut socket, link, &steering, xdp::Mode::Generic)?
+                }
+            },
+        };
+        Ok(Attached {
+            ifindex: link.index,
+            mode,
+            steering,
+        })
+    }
+
+    /// Leaves an interface closed: nothing is steered any more, program and wall stay.
+    pub fn close(&self, mut attached: Attached) {
+        if let Err(e) = attached.steering.remove(0) {
+            warn!(ifindex = attached.ifindex, error = %e, "the steering program could not be emptied");
+        }
+    }
+
+    /// What the kernel dropped on an interface beside its AF_XDP socket.
+    ///
+    /// # Errors
+    /// [`KernelError`] when something cannot be read; the interface may have gone.
+    pub fn drops(&self, attached: &Attached) -> Result<Vec<(Reason, u64)>, KernelError> {
+        let mut socket = Socket::open()?;
+        let stats = link::get(&mut socket, attached.ifindex)?.stats;
+        Ok(vec![
+            (
+                Reason::KernelSteeringMiss,
+                attached.steering.counters()?.missed,
+            ),
+            (
+                Reason::KernelBarrier,
+                tc::dropped(&mut socket, attached.ifindex)?,
+            ),
+            (
+                Reason::KernelDeviceDropped,
+                stats.rx_dropped + stats.tx_dropped,
+            ),
+        ])
+    }
+}
+
+fn saved(change: &podswitch_host::sysctl::Change) -> SavedSetting {
+    SavedSetting {
+        path: change.key.to_string(),
+        before: change.before.clone(),
+        after: change.after.clone(),
+    }
+}
+
+/// Attaches in one mode; a program of ours in another mode goes first.
+fn install(
+    socket: &mut Socket,
+    link: &Link,
+    steering: &Steering,
+    mode: xdp::Mode,
+) -> Result<xdp::Mode, Error> {
+    match xdp::install(socket, link.index, steering.fd(), mode) {
+        Err(Error::XdpMode { attached, .. }) => {
+            xdp::detach(socket, link.index, attached)?;
+            xdp::install(socket, link.index, steering.fd(), mode)?;
+        }
+        other => {
+            other?;
+        }
+    }
+    Ok(mode)
+}

@@ -1,0 +1,213 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Takes everything apart that podswitch made or changed in the network namespace of the caller, and forgets the desired state.
+//! What is there is read from the kernel, not taken from a record; the record says only how things were before.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::FileTypeExt;
+use std::path::Path;
+
+use podswitch_api::DEFAULT_SOCKET;
+use podswitch_api::method::TeardownReport;
+use podswitch_host::{Error, Link, Socket, bpf, link, sysctl, tc, xdp};
+
+use crate::config::Config;
+use crate::store::{self, OwnedInterface, SavedSetting, Store, StoreError};
+
+/// What the alias of an interface begins with that podswitch-cni made.
+pub const ALIAS_PREFIX: &str = "podswitch:";
+/// What the name of an interface that podswitch-cni makes begins with; 12 hexadecimal digits follow.
+const NAME_PREFIX: &str = "psw";
+
+/// Takes everything apart while no daemon runs. Doing it again, or where nothing is, does nothing.
+///
+/// # Errors
+/// [`StoreError::Locked`] when a daemon runs after all, and what the system says when the state directory cannot be opened.
+/// A state that cannot be read is no error: it is removed, and only what the kernel shows is taken apart.
+pub fn teardown(config: &Config) -> Result<TeardownReport, StoreError> {
+    match Store::open_existing(&config.state_dir) {
+        Ok(store) => Ok(take_apart(store, config)),
+        Err(e @ (StoreError::Damaged { .. } | StoreError::NewerSchema { .. })) => {
+            let mut report = take_apart(None, config);
+            match store::remove(&config.state_dir) {
+                Ok(()) => report.removed(
+                    "state",
+                    format!("{} (unread: {e})", config.state_dir.display()),
+                ),
+                Err(e) => report.failed(
+                    "state",
+                    config.state_dir.display().to_string(),
+                    e.to_string(),
+                ),
+            }
+            Ok(report)
+        }
+        Err(e) => Err(e),
+    }
+}
+
+/// Takes everything apart, with the state in hand. The daemon's sockets on the interfaces must be closed.
+pub fn take_apart(store: Option<Store>, config: &Config) -> TeardownReport {
+    let mut report = TeardownReport::default();
+    let owned = match store.as_ref().map(Store::owned) {
+        None => Vec::new(),
+        Some(Ok(owned)) => owned,
+        Some(Err(e)) => {
+            report.failed(
+                "state",
+                "interfaces",
+                format!("how they were before is not known: {e}"),
+            );
+            Vec::new()
+        }
+    };
+    if let Err(e) = interfaces(&owned, &mut report) {
+        report.failed("interface", "(all)", e.to_string());
+    }
+    remove_socket(&config.socket, &mut report);
+    if let Some(store) = store {
+        let directory = config.state_dir.display().to_string();
+        match store.destroy() {
+            Ok(()) => report.removed("state", directory),
+            Err(e) => report.failed("state", directory, e.to_string()),
+        }
+    }
+    report
+}
+
+fn interfaces(owned: &[OwnedInterface], report: &mut TeardownReport) -> Result<(), Error> {
+    let mut socket = Socket::open()?;
+    for found in link::list(&mut socket)? {
+        if is_ours(&found) {
+            match link::delete_if_exists(&mut socket, found.index) {
+                Ok(true) => report.removed("interface", found.name),
+                // Its other end was deleted with the pod meanwhile.
+                Ok(false) => {}
+                Err(e) => report.failed("interface", found.name, e.to_string()),
+            }
+            continue;
+        }
+        let before = owned
+            .iter()
+            .find(|o| o.name == found.name && o.index == found.index);
+        let mut work = Work {
+            socket: &mut socket,
+            link: &found,
+            report,
+        };
+        work.restore(before);
+    }
+    Ok(())
+}
+
+/// A veth that podswitch-cni made, or was killed while it made it.
+fn is_ours(link: &Link) -> bool {
+    let hash = link.name.strip_prefix(NAME_PREFIX);
+    let named = hash.is_some_and(|h| h.len() == 12 && h.bytes().all(|b| b.is_ascii_hexdigit()));
+    match &link.alias {
+        Some(alias) => alias.starts_with(ALIAS_PREFIX),
+        None => named && link.kind.as_deref() == Some("veth"),
+    }
+}
+
+/// Putting one interface back that is not ours.
+struct Work<'a> {
+    socket: &'a mut Socket,
+    link: &'a Link,
+    report: &'a mut TeardownReport,
+}
+
+impl Work<'_> {
+    fn restore(&mut self, before: Option<&OwnedInterface>) {
+        self.programs();
+        self.filters(before.is_some_and(|b| b.clsact));
+        let Some(before) = before else { return };
+        for setting in before.settings.iter().rev() {
+            let result = restore_setting(setting);
+            self.note("sysctl", &setting.path, result);
+        }
+        if before.noarp && self.link.flags.noarp() {
+            let result = link::set_noarp(self.socket, self.link.index, false).map(|()| true);
+            let name = format!("{} noarp", self.link.name);
+            self.note("flag", &name, result);
+        }
+    }
+
+    /// Notes something done; `false`: there was nothing to do. What went with its interface is gone, too.
+    fn note(&mut self, kind: &str, name: &str, result: Result<bool, Error>) {
+        match result {
+            Ok(true) => self.report.removed(kind, name),
+            Ok(false) => {}
+            Err(e) if e.is_gone() => {}
+            Err(e) => self.report.failed(kind, name, e.to_string()),
+        }
+    }
+
+    fn programs(&mut self) {
+        for mode in [xdp::Mode::Native, xdp::Mode::Generic] {
+            let Some(id) = self.link.xdp.in_mode(mode) else {
+                continue;
+            };
+            let result = match bpf::info(id) {
+                Ok(program) if program.is_ours() => xdp::detach(self.socket, self.link.index, mode),
+                Ok(_) => Ok(false),
+                Err(e) => Err(e),
+            };
+            let name = format!("{} on {}", mode, self.link.name);
+            self.note("xdp_program", &name, result);
+        }
+    }
+
+    fn filters(&mut self, clsact: bool) {
+        let mut left = 0;
+        for direction in [tc::Direction::Ingress, tc::Direction::Egress] {
+            let result =
+                tc::remove(self.socket, self.link.index, direction, tc::DENY_NAME).map(|n| n > 0);
+            self.note(
+                "filter",
+                &format!("{direction} on {}", self.link.name),
+                result,
+            );
+            left += tc::list(self.socket, self.link.index, direction).map_or(1, |f| f.len());
+        }
+        if clsact && left == 0 {
+            let result = tc::remove_clsact(self.socket, self.link.index);
+            self.note("qdisc", &format!("clsact on {}", self.link.name), result);
+        }
+    }
+}
+
+/// Puts a setting back, unless somebody else changed it since.
+fn restore_setting(setting: &SavedSetting) -> Result<bool, Error> {
+    let segments: Vec<&str> = setting
+        .path
+        .trim_start_matches("/proc/sys/")
+        .split('/')
+        .collect();
+    let key = sysctl::Key::new(&segments)?;
+    if sysctl::get(&key)? != setting.after || setting.before == setting.after {
+        return Ok(false);
+    }
+    sysctl::set(&key, &setting.before).map(|_| true)
+}
+
+fn remove_socket(path: &Path, report: &mut TeardownReport) {
+    let shown = path.display().to_string();
+    match fs::symlink_metadata(path) {
+        Ok(m) if m.file_type().is_socket() => match fs::remove_file(path) {
+            Ok(()) => report.removed("socket", shown),
+            Err(e) => report.failed("socket", shown, e.to_string()),
+        },
+        Ok(_) => report.failed(
+            "socket",
+            shown,
+            "it is no socket, so it is not podswitch's; see `socket` in the configuration",
+        ),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+        Err(e) => report.failed("socket", shown, e.to_string()),
+    }
+    // The daemon made this one; a directory of the operator's choice stays, and so does one with anything in it.
+    if path == Path::new(DEFAULT_SOCKET) {
+        let _ = path.parent().map(fs::remove_dir);
+    }
+}
