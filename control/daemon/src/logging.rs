@@ -7,8 +7,9 @@ use tracing_subscriber::fmt;
 
 /// Sets logging up for the process. `RUST_LOG`, when set, is heard before the configured level.
 pub fn init(config: &LogConfig) {
-    let filter =
-        EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(config.level.name()));
+    // What the BPF loader says of its own work is noise below a warning.
+    let level = format!("{},aya=warn,aya_obj=warn", config.level.name());
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
     let builder = fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
