@@ -1,0 +1,384 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Commands on objects: `list`, `get`, `add`, `delete`.
+
+use std::net::IpAddr;
+use std::str::FromStr;
+
+use clap::{Args, Subcommand, ValueEnum};
+use ipnet::IpNet;
+use podswitch_api::MacAddr;
+use podswitch_api::object::{
+    Action, Direction, PortRange, Protocol, RouteKind, UnknownUnicast, XdpMode,
+};
+
+/// One object of a kind by its name.
+#[derive(Debug, Args)]
+pub(crate) struct Selector {
+    /// Its name
+    pub(crate) name: String,
+}
+
+macro_rules! choices {
+    ($(#[doc = $doc:literal] $name:ident => $target:ident { $($(#[doc = $vdoc:literal])* $variant:ident),* })*) => {$(
+        #[doc = $doc]
+        #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+        pub(crate) enum $name { $($(#[doc = $vdoc])* $variant,)* }
+
+        impl From<$name> for $target {
+            fn from(v: $name) -> $target {
+                match v { $($name::$variant => $target::$variant,)* }
+            }
+        }
+    )*};
+}
+
+choices! {
+    /// What a rule or a default does.
+    ActionArg => Action { /** Let it pass */ Allow, /** Drop it */ Deny }
+    /// Which way a frame passes a port.
+    DirectionArg => Direction { /** To the pod */ Ingress, /** From the pod */ Egress }
+    /// How an XDP program is attached.
+    ModeArg => XdpMode { /** As configured */ Auto, /** In the driver */ Native, /** In the stack */ Generic }
+    /// What becomes of a packet that a route matches.
+    RouteKindArg => RouteKind {
+        /** Forwarded */ Unicast, /** Dropped silently */ Blackhole, /** Answered: host unreachable */ Unreachable,
+        /** Answered: prohibited */ Prohibit
+    }
+    /// What becomes of a frame to an unknown address.
+    UnknownArg => UnknownUnicast { /** Sent to every other port */ Flood, /** Dropped */ Drop }
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum PortCommand {
+    /// Lists ports
+    List {
+        /// Only those of this VRF
+        #[arg(long, value_name = "ID")]
+        vrf: Option<u32>,
+        /// Only those of this L2 segment
+        #[arg(long, value_name = "NAME")]
+        segment: Option<String>,
+        /// Only that with this address
+        #[arg(long)]
+        address: Option<IpAddr>,
+        /// Only those of this sandbox
+        #[arg(long, value_name = "ID")]
+        container_id: Option<String>,
+    },
+    /// Shows a port
+    Get(Selector),
+    /// Adds a port, or replaces the one of this name
+    Add(Box<PortAdd>),
+    /// Deletes a port with its routes, neighbors, FDB entries and rules
+    Delete {
+        #[command(flatten)]
+        selector: Selector,
+        #[command(flatten)]
+        missing: MissingArgs,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PortAdd {
+    /// Its name
+    pub(crate) name: String,
+    /// Host end of the veth pair
+    #[arg(long, value_name = "NAME", required_unless_present_any = ["replay", "record"], conflicts_with_all = ["replay", "record"])]
+    pub(crate) interface: Option<String>,
+    /// How the steering program is attached
+    #[arg(long, value_enum, default_value_t = ModeArg::Auto, value_name = "MODE")]
+    pub(crate) mode: ModeArg,
+    /// Capture file whose frames come in, instead of an interface
+    #[arg(long, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
+    pub(crate) replay: Option<String>,
+    /// Capture file that records the frames that leave, instead of an interface
+    #[arg(long, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
+    pub(crate) record: Option<String>,
+    /// MAC address of the station behind it; needed without --segment
+    #[arg(long)]
+    pub(crate) mac: Option<MacAddr>,
+    /// Address of the station; may be given more than once
+    #[arg(long)]
+    pub(crate) address: Vec<IpAddr>,
+    /// VRF of a routed port
+    #[arg(long, value_name = "ID", default_value_t = 0)]
+    pub(crate) vrf: u32,
+    /// MTU in bytes; the configured default when absent
+    #[arg(long, value_name = "BYTES")]
+    pub(crate) mtu: Option<u32>,
+    /// Worker that owns it; the daemon chooses when absent
+    #[arg(long, value_name = "NUMBER")]
+    pub(crate) worker: Option<u8>,
+    /// What becomes of frames from it that no rule matches
+    #[arg(long, value_enum, default_value_t = ActionArg::Allow, value_name = "ACTION")]
+    pub(crate) egress_default: ActionArg,
+    /// What becomes of frames to it that no rule matches
+    #[arg(long, value_enum, default_value_t = ActionArg::Allow, value_name = "ACTION")]
+    pub(crate) ingress_default: ActionArg,
+    /// L2 segment, instead of routing
+    #[arg(long, value_name = "NAME")]
+    pub(crate) segment: Option<String>,
+    /// VLAN of its untagged frames
+    #[arg(
+        long,
+        value_name = "ID",
+        requires = "segment",
+        conflicts_with = "trunk"
+    )]
+    pub(crate) vlan: Option<u16>,
+    /// VLANs of its tagged frames
+    #[arg(long, value_name = "IDS", requires = "segment", value_delimiter = ',')]
+    pub(crate) trunk: Vec<u16>,
+}
+
+/// What to do when there is nothing to delete.
+#[derive(Debug, Args)]
+pub(crate) struct MissingArgs {
+    /// Succeed when there is nothing to delete
+    #[arg(long)]
+    pub(crate) ignore_not_found: bool,
+}
+
+/// Key of an FDB entry.
+#[derive(Debug, Args)]
+pub(crate) struct FdbKeyArgs {
+    /// Name of the segment
+    pub(crate) segment: String,
+    /// MAC address
+    pub(crate) mac: MacAddr,
+    /// VLAN; none for ports without VLANs
+    #[arg(long, value_name = "ID")]
+    pub(crate) vlan: Option<u16>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum FdbCommand {
+    /// Lists FDB entries, learned and static
+    List {
+        /// Only those of this segment
+        #[arg(long, value_name = "NAME")]
+        segment: Option<String>,
+        /// Only those behind this port
+        #[arg(long, value_name = "NAME")]
+        port: Option<String>,
+        /// Only those of this MAC address
+        #[arg(long)]
+        mac: Option<MacAddr>,
+    },
+    /// Shows an FDB entry
+    Get(FdbKeyArgs),
+    /// Fixes a MAC address to a port
+    Add {
+        #[command(flatten)]
+        key: FdbKeyArgs,
+        /// Name of the port
+        #[arg(long, value_name = "NAME")]
+        port: String,
+    },
+    /// Deletes a static FDB entry
+    Delete {
+        #[command(flatten)]
+        key: FdbKeyArgs,
+        #[command(flatten)]
+        missing: MissingArgs,
+    },
+}
+
+/// Key of a route.
+#[derive(Debug, Args)]
+pub(crate) struct RouteKeyArgs {
+    /// Destination, such as 10.1.0.0/16 or ::/0
+    pub(crate) prefix: IpNet,
+    /// VRF
+    #[arg(long, value_name = "ID", default_value_t = 0)]
+    pub(crate) vrf: u32,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum RouteCommand {
+    /// Lists routes; the addresses of ports are routes of their own and not shown
+    List {
+        /// Only those of this VRF
+        #[arg(long, value_name = "ID")]
+        vrf: Option<u32>,
+        /// Only those by this port
+        #[arg(long, value_name = "NAME")]
+        port: Option<String>,
+    },
+    /// Shows the route of a prefix
+    Get(RouteKeyArgs),
+    /// Adds a route, or replaces the one of this prefix
+    Add {
+        #[command(flatten)]
+        key: RouteKeyArgs,
+        /// Port to leave by; needed by a unicast route
+        #[arg(long, value_name = "NAME")]
+        port: Option<String>,
+        /// Next hop; the destination itself when absent
+        #[arg(long, value_name = "ADDRESS")]
+        via: Option<IpAddr>,
+        /// What becomes of packets
+        #[arg(long = "type", value_enum, default_value_t = RouteKindArg::Unicast, value_name = "TYPE")]
+        kind: RouteKindArg,
+        /// Largest packet in bytes; the MTU of the port when absent
+        #[arg(long, value_name = "BYTES")]
+        mtu: Option<u32>,
+    },
+    /// Deletes a route
+    Delete {
+        #[command(flatten)]
+        key: RouteKeyArgs,
+        #[command(flatten)]
+        missing: MissingArgs,
+    },
+}
+
+/// Key of a neighbor.
+#[derive(Debug, Args)]
+pub(crate) struct NeighborKeyArgs {
+    /// Its address
+    pub(crate) address: IpAddr,
+    /// VRF
+    #[arg(long, value_name = "ID", default_value_t = 0)]
+    pub(crate) vrf: u32,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum NeighborCommand {
+    /// Lists neighbors; the addresses of ports need none and are not shown
+    List {
+        /// Only those of this VRF
+        #[arg(long, value_name = "ID")]
+        vrf: Option<u32>,
+        /// Only those behind this port
+        #[arg(long, value_name = "NAME")]
+        port: Option<String>,
+    },
+    /// Shows a neighbor
+    Get(NeighborKeyArgs),
+    /// Adds a neighbor, or replaces the one of this address
+    Add {
+        #[command(flatten)]
+        key: NeighborKeyArgs,
+        /// Its MAC address
+        #[arg(long)]
+        mac: MacAddr,
+        /// Port it is behind
+        #[arg(long, value_name = "NAME")]
+        port: String,
+    },
+    /// Deletes a neighbor
+    Delete {
+        #[command(flatten)]
+        key: NeighborKeyArgs,
+        #[command(flatten)]
+        missing: MissingArgs,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum SegmentCommand {
+    /// Lists L2 segments
+    List,
+    /// Shows a segment
+    Get(Selector),
+    /// Adds a segment, or replaces the one of this name
+    Add {
+        #[command(flatten)]
+        selector: Selector,
+        /// Unique number, 1 to 16777215
+        #[arg(long)]
+        id: u32,
+        /// Seconds after which a silent learned address is forgotten
+        #[arg(long, value_name = "SECONDS")]
+        ageing: Option<u32>,
+        /// Learn no addresses
+        #[arg(long)]
+        no_learn: bool,
+        /// What becomes of frames to unknown addresses
+        #[arg(long, value_enum, default_value_t = UnknownArg::Flood, value_name = "WHAT")]
+        unknown_unicast: UnknownArg,
+        /// Most frames to unknown addresses per second
+        #[arg(long, value_name = "FRAMES")]
+        unknown_unicast_limit: Option<u32>,
+        /// Most broadcast and multicast frames per second
+        #[arg(long, value_name = "FRAMES")]
+        broadcast_limit: Option<u32>,
+        /// Most FDB entries
+        #[arg(long, value_name = "NUMBER")]
+        max_entries: Option<u32>,
+    },
+    /// Deletes a segment without ports
+    Delete {
+        #[command(flatten)]
+        selector: Selector,
+        #[command(flatten)]
+        missing: MissingArgs,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum PolicyCommand {
+    /// Lists rules with their counters, in the order of their names
+    List {
+        /// Only those of this port
+        #[arg(long, value_name = "NAME")]
+        port: Option<String>,
+    },
+    /// Shows a rule
+    Get(Selector),
+    /// Adds a rule, or replaces the one of this name
+    Add {
+        #[command(flatten)]
+        selector: Selector,
+        /// Port it protects
+        #[arg(long, value_name = "NAME")]
+        port: String,
+        /// Which frames: from the pod (egress) or to it (ingress)
+        #[arg(long, value_enum)]
+        direction: DirectionArg,
+        /// Lower ones are looked at first
+        #[arg(long, value_name = "NUMBER", default_value_t = 1000)]
+        priority: u32,
+        /// Source prefix
+        #[arg(long, value_name = "PREFIX")]
+        source: Option<IpNet>,
+        /// Destination prefix
+        #[arg(long, value_name = "PREFIX")]
+        destination: Option<IpNet>,
+        /// tcp, udp, sctp, icmp, icmpv6 or a number
+        #[arg(long)]
+        protocol: Option<Protocol>,
+        /// Destination ports, such as 80 or 8000-8099
+        #[arg(long, value_name = "RANGE")]
+        ports: Option<PortRangeArg>,
+        /// What becomes of them
+        #[arg(long, value_enum)]
+        action: ActionArg,
+    },
+    /// Deletes a rule
+    Delete {
+        #[command(flatten)]
+        selector: Selector,
+        #[command(flatten)]
+        missing: MissingArgs,
+    },
+}
+
+/// A range of ports: `80` or `8000-8099`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct PortRangeArg(pub(crate) PortRange);
+
+impl FromStr for PortRangeArg {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (first, last) = text.split_once('-').unwrap_or((text, text));
+        match (first.parse(), last.parse()) {
+            (Ok(first), Ok(last)) if first <= last => Ok(PortRangeArg(PortRange { first, last })),
+            _ => Err(format!(
+                "{text:?} is no range of ports; write 80, or 8000-8099 with the lower one first"
+            )),
+        }
+    }
+}

@@ -1,0 +1,38 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What commands print.
+
+mod objects;
+mod status;
+mod table;
+
+pub(crate) use objects::{describe, list};
+pub(crate) use status::{audit, health, rates, stats, teardown, version};
+pub(crate) use table::Table;
+
+use std::io::{self, Write};
+
+use serde::Serialize;
+
+use crate::args::Format;
+use crate::exit::Result;
+
+/// Prints a value, as a table by `table`.
+pub(crate) fn print<T: Serialize>(
+    format: Format,
+    value: &T,
+    table: impl FnOnce(&T) -> String,
+) -> Result {
+    let text = match format {
+        Format::Table => table(value),
+        Format::Json => serde_json::to_string_pretty(value).map_err(io::Error::other)? + "\n",
+        Format::Yaml => serde_yaml_ng::to_string(value).map_err(io::Error::other)?,
+    };
+    write(&text)
+}
+
+/// Writes to standard output at once.
+pub(crate) fn write(text: &str) -> Result {
+    let mut out = io::stdout().lock();
+    out.write_all(text.as_bytes())?;
+    Ok(out.flush()?)
+}

@@ -1,0 +1,254 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Objects as tables.
+
+use std::fmt::Display;
+
+use podswitch_api::Kind;
+use podswitch_api::method::{Entry, PortStatus, Status};
+use podswitch_api::object::{Device, FdbEntry, Neighbor, Object, Port, Route, Rule, Segment, Vlan};
+
+use super::Table;
+
+fn optional(value: Option<impl Display>) -> String {
+    value.map(|v| v.to_string()).unwrap_or_default()
+}
+
+fn joined(values: impl IntoIterator<Item = impl Display>) -> String {
+    values
+        .into_iter()
+        .map(|v| v.to_string())
+        .collect::<Vec<_>>()
+        .join(",")
+}
+
+/// The table of a list of one kind.
+pub(crate) fn list(kind: Kind, entries: &[Entry]) -> String {
+    let mut table = Table::new(match kind {
+        Kind::Port => &[
+            "NAME",
+            "STATE",
+            "DEVICE",
+            "MODE",
+            "WORKER",
+            "MTU",
+            "MAC",
+            "VRF/SEGMENT",
+            "ADDRESSES",
+            "POD",
+        ],
+        Kind::Route => &["VRF", "PREFIX", "TYPE", "VIA", "PORT", "MTU"],
+        Kind::Neighbor => &["VRF", "ADDRESS", "MAC", "PORT"],
+        Kind::Segment => &[
+            "NAME",
+            "ID",
+            "PORTS",
+            "ENTRIES",
+            "LEARNED",
+            "AGEING",
+            "LEARN",
+            "UNKNOWN",
+            "UNKNOWN/S",
+            "BROADCAST/S",
+        ],
+        Kind::Fdb => &["SEGMENT", "VLAN", "MAC", "PORT", "TYPE", "AGE"],
+        Kind::Rule => &[
+            "NAME",
+            "PORT",
+            "DIRECTION",
+            "PRIORITY",
+            "SOURCE",
+            "DESTINATION",
+            "PROTOCOL",
+            "PORTS",
+            "ACTION",
+            "PACKETS",
+            "BYTES",
+        ],
+    });
+    for entry in entries {
+        let status = entry.status.as_ref();
+        match &entry.object {
+            Object::Port(o) => port(&mut table, o, status),
+            Object::Route(o) => route(&mut table, o),
+            Object::Neighbor(o) => neighbor(&mut table, o),
+            Object::Segment(o) => segment(&mut table, o, status),
+            Object::Fdb(o) => fdb(&mut table, o, status),
+            Object::Rule(o) => rule(&mut table, o, status),
+        }
+    }
+    let faults = entries.iter().filter_map(|e| match (&e.object, &e.status) {
+        (
+            Object::Port(o),
+            Some(Status::Port(PortStatus {
+                message: Some(message),
+                ..
+            })),
+        ) => Some(format!("{}: {message}\n", o.name)),
+        _ => None,
+    });
+    table.text() + &faults.collect::<String>()
+}
+
+fn device(device: &Device) -> String {
+    match device {
+        Device::Veth { interface, .. } => interface.clone(),
+        Device::Pcap { .. } => "pcap".to_owned(),
+        Device::Memory {} => "memory".to_owned(),
+    }
+}
+
+fn vlans(o: &Port) -> String {
+    let Some(membership) = &o.segment else {
+        return o.vrf.to_string();
+    };
+    match &membership.vlan {
+        None => membership.name.clone(),
+        Some(Vlan::Access(id)) => format!("{} vlan {id}", membership.name),
+        Some(Vlan::Trunk(ids)) => format!("{} trunk {}", membership.name, joined(ids)),
+    }
+}
+
+fn port(table: &mut Table, o: &Port, status: Option<&Status>) {
+    let status = match status {
+        Some(Status::Port(s)) => Some(s),
+        _ => None,
+    };
+    let pod = o.pod.as_ref().map(|p| match p.name.is_empty() {
+        true => format!(
+            "{}:{}",
+            p.container_id.chars().take(12).collect::<String>(),
+            p.ifname
+        ),
+        false => format!("{}/{}:{}", p.namespace, p.name, p.ifname),
+    });
+    table.row([
+        o.name.clone(),
+        optional(status.map(|s| s.state.name())),
+        device(&o.device),
+        optional(status.and_then(|s| s.mode.as_ref())),
+        optional(status.map(|s| s.worker).or(o.worker)),
+        optional(status.map(|s| s.mtu).or(o.mtu)),
+        optional(o.mac),
+        vlans(o),
+        joined(&o.addresses),
+        optional(pod),
+    ]);
+}
+
+fn route(table: &mut Table, o: &Route) {
+    let port = o.port.clone().unwrap_or_default();
+    table.row([
+        o.vrf.to_string(),
+        o.prefix.to_string(),
+        o.kind.name().to_owned(),
+        optional(o.via),
+        port,
+        optional(o.mtu),
+    ]);
+}
+
+fn neighbor(table: &mut Table, o: &Neighbor) {
+    table.row([
+        o.vrf.to_string(),
+        o.address.to_string(),
+        o.mac.to_string(),
+        o.port.clone(),
+    ]);
+}
+
+fn segment(table: &mut Table, o: &Segment, status: Option<&Status>) {
+    let status = match status {
+        Some(Status::Segment(s)) => Some(s),
+        _ => None,
+    };
+    let unknown = match o.unknown_unicast {
+        podswitch_api::object::UnknownUnicast::Flood => "flood",
+        podswitch_api::object::UnknownUnicast::Drop => "drop",
+    };
+    table.row([
+        o.name.clone(),
+        o.id.to_string(),
+        optional(status.map(|s| s.ports)),
+        status.map_or(format!("?/{}", o.max_entries), |s| {
+            format!("{}/{}", s.entries, o.max_entries)
+        }),
+        optional(status.map(|s| s.learned)),
+        format!("{} s", o.ageing_seconds),
+        if o.learn { "yes" } else { "no" }.to_owned(),
+        unknown.to_owned(),
+        o.unknown_unicast_limit.to_string(),
+        o.broadcast_limit.to_string(),
+    ]);
+}
+
+fn fdb(table: &mut Table, o: &FdbEntry, status: Option<&Status>) {
+    let (dynamic, age) = match status {
+        Some(Status::Fdb(s)) => (s.dynamic, s.age_ms),
+        _ => (false, None),
+    };
+    table.row([
+        o.segment.clone(),
+        optional(o.vlan),
+        o.mac.to_string(),
+        o.port.clone(),
+        if dynamic { "learned" } else { "static" }.to_owned(),
+        optional(age.map(|ms| format!("{:.1} s", ms as f64 / 1000.0))),
+    ]);
+}
+
+fn rule(table: &mut Table, o: &Rule, status: Option<&Status>) {
+    let counters = match status {
+        Some(Status::Rule(s)) => Some((s.packets, s.bytes)),
+        _ => None,
+    };
+    table.row([
+        o.name.clone(),
+        o.port.clone(),
+        o.direction.name().to_owned(),
+        o.priority.to_string(),
+        optional(o.source),
+        optional(o.destination),
+        optional(o.protocol),
+        optional(o.ports),
+        o.action.name().to_owned(),
+        optional(counters.map(|c| c.0)),
+        optional(counters.map(|c| c.1)),
+    ]);
+}
+
+/// One object, a line a field.
+pub(crate) fn describe(entry: &Entry) -> String {
+    let mut text = String::new();
+    let object = serde_json::to_value(&entry.object).unwrap_or_default();
+    lines("", &object, &mut text);
+    if let Some(status) = &entry.status {
+        let mut status = serde_json::to_value(status).unwrap_or_default();
+        if let Some(fields) = status.as_object_mut() {
+            fields.remove("kind");
+        }
+        lines("status.", &status, &mut text);
+    }
+    text
+}
+
+fn lines(prefix: &str, value: &serde_json::Value, text: &mut String) {
+    let Some(fields) = value.as_object() else {
+        return;
+    };
+    for (key, value) in fields {
+        let path = format!("{prefix}{key}");
+        match value {
+            serde_json::Value::Object(_) => lines(&format!("{path}."), value, text),
+            serde_json::Value::String(s) => text.push_str(&format!("{path:<26} {s}\n")),
+            serde_json::Value::Array(items) if items.iter().all(|i| !i.is_object()) => {
+                let items = joined(
+                    items
+                        .iter()
+                        .map(|i| i.as_str().map_or(i.to_string(), str::to_owned)),
+                );
+                text.push_str(&format!("{path:<26} {items}\n"));
+            }
+            other => text.push_str(&format!("{path:<26} {other}\n")),
+        }
+    }
+}
