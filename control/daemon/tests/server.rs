@@ -245,3 +245,16 @@ fn the_socket_has_its_mode_and_one_owner() {
     drop(std::os::unix::net::UnixListener::bind(&stale).unwrap());
     Listener::bind(&stale, ACCESS).unwrap();
 }
+
+#[test]
+fn a_listener_that_ends_leaves_its_successors_socket_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let old = Listener::bind(&path, ACCESS).unwrap();
+    std::fs::remove_file(&path).unwrap();
+    let new = Listener::bind(&path, ACCESS).unwrap();
+    drop(old);
+    UnixStream::connect(&path).unwrap();
+    drop(new);
+    assert!(!path.exists());
+}

@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener as StdListener, UnixStream as StdStream};
 use std::path::{Path, PathBuf};
 
@@ -42,6 +42,12 @@ pub struct Listener {
     inner: UnixListener,
     path: PathBuf,
     access: Access,
+    /// Device and inode of the socket's file.
+    file: (u64, u64),
+}
+
+fn file_of(path: &Path) -> io::Result<(u64, u64)> {
+    fs::symlink_metadata(path).map(|m| (m.dev(), m.ino()))
 }
 
 impl Listener {
@@ -78,13 +84,15 @@ impl Listener {
             if let Some(group) = access.group {
                 std::os::unix::fs::chown(path, None, Some(group))?;
             }
-            fs::set_permissions(path, fs::Permissions::from_mode(access.mode))
+            fs::set_permissions(path, fs::Permissions::from_mode(access.mode))?;
+            file_of(path)
         };
-        own().map_err(failed)?;
+        let file = own().map_err(failed)?;
         Ok(Listener {
             inner: UnixListener::from_std(inner),
             path: path.to_owned(),
             access,
+            file,
         })
     }
 
@@ -132,7 +140,9 @@ impl Listener {
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        // A successor binds anew; a file left behind is taken over by it.
-        let _ = fs::remove_file(&self.path);
+        // The file may be another daemon's by now. One left behind is taken over by a successor.
+        if file_of(&self.path).is_ok_and(|file| file == self.file) {
+            let _ = fs::remove_file(&self.path);
+        }
     }
 }
