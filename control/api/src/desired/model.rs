@@ -69,8 +69,8 @@ impl Model {
                 .state
                 .keys(kind)
                 .try_for_each(|key| model.view().check(&key))?;
-            model.check_limit(kind)?;
         }
+        model.state.check_limits(&bounds.limits)?;
         Ok(model)
     }
 
@@ -247,13 +247,8 @@ impl Model {
 
     fn judge(&self, before: &Before) -> Result<(), RpcError> {
         let view = self.view();
-        for kind in Kind::ALL {
-            if before
-                .iter()
-                .any(|(key, old)| old.is_none() && key.kind() == kind)
-            {
-                self.check_limit(kind)?;
-            }
+        if before.values().any(Option::is_none) {
+            self.state.check_limits(&self.bounds.limits)?;
         }
         for key in before.keys() {
             view.check(key)?;
@@ -262,31 +257,6 @@ impl Model {
                 .try_for_each(|k| view.check(k))?;
         }
         Ok(())
-    }
-
-    fn check_limit(&self, kind: Kind) -> Result<(), RpcError> {
-        let limits = &self.bounds.limits;
-        let (field, most) = match kind {
-            Kind::Segment => ("segments", limits.segments),
-            Kind::Port => ("ports", limits.ports),
-            Kind::Neighbor => ("neighbors", limits.neighbors),
-            Kind::Route => ("routes", limits.routes),
-            Kind::Fdb => ("fdb_entries", limits.fdb_entries),
-            Kind::Rule => ("rules", limits.rules),
-        };
-        let there = self.state.count(kind);
-        if there <= most as usize {
-            return Ok(());
-        }
-        Err(RpcError::new(
-            ErrorCode::Limit,
-            format!("{there} {field} are more than the limit of {most}; nothing was changed"),
-        )
-        .field(field)
-        .value(there)
-        .hint(format!(
-            "leave some out, or raise `limits.{field}` in the configuration"
-        )))
     }
 
     fn roll_back(&mut self, before: Before) {

@@ -7,6 +7,8 @@ use std::collections::btree_map::Entry;
 use serde::{Deserialize, Serialize};
 
 use super::delta::{Delta, Difference};
+use crate::error::{ErrorCode, RpcError};
+use crate::limits::Limits;
 use crate::object::{
     FdbEntry, FdbKey, Key, Kind, Neighbor, NeighborKey, Object, Port, Route, RouteKey, Rule,
     Segment,
@@ -183,6 +185,36 @@ impl DesiredState {
     /// All objects, those that others refer to first.
     pub fn iter(&self) -> impl Iterator<Item = Object> + '_ {
         Kind::ALL.into_iter().flat_map(|k| self.objects(k))
+    }
+
+    /// Refuses a state that holds more of a kind than the limits allow.
+    ///
+    /// # Errors
+    /// `limit`, naming the kind, the number and the limit.
+    pub fn check_limits(&self, limits: &Limits) -> Result<(), RpcError> {
+        for kind in Kind::ALL {
+            let (field, most) = match kind {
+                Kind::Segment => ("segments", limits.segments),
+                Kind::Port => ("ports", limits.ports),
+                Kind::Neighbor => ("neighbors", limits.neighbors),
+                Kind::Route => ("routes", limits.routes),
+                Kind::Fdb => ("fdb_entries", limits.fdb_entries),
+                Kind::Rule => ("rules", limits.rules),
+            };
+            let there = self.count(kind);
+            if there > most as usize {
+                let message = format!(
+                    "{there} {field} are more than the limit of {most}; nothing was changed"
+                );
+                let hint =
+                    format!("leave some out, or raise `limits.{field}` in the configuration");
+                return Err(RpcError::new(ErrorCode::Limit, message)
+                    .field(field)
+                    .value(there)
+                    .hint(hint));
+            }
+        }
+        Ok(())
     }
 
     /// What makes `other` out of this state.

@@ -355,7 +355,11 @@ impl Transaction {
             }
             put.push(key);
         }
-        Ok(())
+        let fits = self.state.check_limits(&bounds.limits);
+        if fits.is_err() {
+            put.iter().for_each(|key| drop(self.state.remove(key)));
+        }
+        fits
     }
 }
 
