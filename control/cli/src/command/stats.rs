@@ -145,10 +145,7 @@ fn show(format: Format, rates: &Rates, live: bool, looks: u64) -> Result {
         Format::Json => {
             output::write(&(serde_json::to_string(rates).map_err(std::io::Error::other)? + "\n"))
         }
-        Format::Yaml => output::write(&format!(
-            "---\n{}",
-            serde_yaml_ng::to_string(rates).map_err(std::io::Error::other)?
-        )),
+        Format::Yaml => output::write(&format!("---\n{}", output::yaml(rates)?)),
         // ECMA-48: cursor home, erase the display.
         Format::Table if live => output::write(&format!("\x1b[H\x1b[2J{}", output::rates(rates))),
         Format::Table if looks > 0 => output::write(&format!("\n{}", output::rates(rates))),

@@ -25,9 +25,15 @@ pub(crate) fn print<T: Serialize>(
     let text = match format {
         Format::Table => table(value),
         Format::Json => serde_json::to_string_pretty(value).map_err(io::Error::other)? + "\n",
-        Format::Yaml => serde_yaml_ng::to_string(value).map_err(io::Error::other)?,
+        Format::Yaml => yaml(value)?,
     };
     write(&text)
+}
+
+/// The YAML of a value's JSON: the library would write tags where the protocol has objects.
+pub(crate) fn yaml<T: Serialize>(value: &T) -> io::Result<String> {
+    let json = serde_json::to_value(value).map_err(io::Error::other)?;
+    serde_yaml_ng::to_string(&json).map_err(io::Error::other)
 }
 
 /// Writes to standard output at once.

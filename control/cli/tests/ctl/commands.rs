@@ -1,0 +1,418 @@
+// SPDX-License-Identifier: Apache-2.0
+//! podswitchctl against a daemon: objects, files, counters, exit codes.
+
+use crate::common::{Daemon, ctl};
+use serde_json::{Value, json};
+
+fn read(text: &str) -> Value {
+    serde_json::from_str(text).unwrap_or_else(|e| panic!("{e}: {text}"))
+}
+
+#[test]
+fn ports_are_listed_as_a_table() {
+    let daemon = Daemon::furnished();
+    let text = daemon.ctl(&["port", "list"]).ok();
+    assert_eq!(
+        text,
+        "NAME   STATE    DEVICE  MODE    WORKER   MTU  MAC                VRF/SEGMENT      ADDRESSES         POD\n\
+         db     faulted  psw2    -            0  1500  02:00:00:00:00:02  0                10.0.0.2          -\n\
+         left   up       psw3    native       0  1500  -                  lab vlan 10      -                 -\n\
+         right  up       psw4    native       0  1500  -                  lab trunk 10,20  -                 -\n\
+         web    up       psw1    native       0  1500  02:00:00:00:00:01  0                10.0.0.1,fd00::1  default/web-0:eth0\n\
+         db: interface psw2 does not exist\n"
+    );
+    let one = daemon.ctl(&["port", "list", "--address", "10.0.0.1"]).ok();
+    assert_eq!(one.lines().count(), 2, "{one}");
+}
+
+#[test]
+fn every_form_of_output_says_the_same() {
+    let daemon = Daemon::furnished();
+    let json = read(&daemon.ctl(&["port", "list", "-o", "json"]).ok());
+    assert_eq!(json.as_array().unwrap().len(), 4);
+    let yaml: Value =
+        serde_yaml_ng::from_str(&daemon.ctl(&["-o", "yaml", "port", "list"]).ok()).unwrap();
+    assert_eq!(json, yaml);
+    let one = read(&daemon.ctl(&["port", "get", "web", "-o", "json"]).ok());
+    assert_eq!(
+        (&one["object"]["mac"], &one["status"]["state"]),
+        (&json!("02:00:00:00:00:01"), &json!("up"))
+    );
+    let text = daemon.ctl(&["port", "get", "web"]).ok();
+    assert!(
+        text.contains("pod.container_id           0f3c\n")
+            && text.contains("status.state               up\n"),
+        "{text}"
+    );
+}
+
+#[test]
+fn objects_of_every_kind_are_added_shown_and_deleted() {
+    let daemon = Daemon::furnished();
+    for (words, kind, key) in [
+        (
+            "port add new --interface psw9 --mode generic --mac 02:00:00:00:00:09 --address 10.0.0.9 --mtu 1400 --egress-default deny",
+            "port",
+            "new",
+        ),
+        (
+            "port add l2 --replay /in.pcap --record /out.pcap --segment lab --trunk 30,10",
+            "port",
+            "l2",
+        ),
+        (
+            "route add 10.9.0.0/16 --port web --via 10.0.0.1 --mtu 1300",
+            "route",
+            "10.9.0.0/16",
+        ),
+        (
+            "route add ::/0 --type prohibit --vrf 3",
+            "route",
+            "::/0 --vrf 3",
+        ),
+        (
+            "neighbor add 10.9.0.1 --mac 02:00:00:00:00:aa --port web",
+            "neighbor",
+            "10.9.0.1",
+        ),
+        (
+            "segment add other --id 9 --ageing 60 --no-learn --unknown-unicast drop --broadcast-limit 5 --max-entries 9",
+            "segment",
+            "other",
+        ),
+        (
+            "fdb add lab 02:00:00:00:00:bb --port left --vlan 10",
+            "fdb",
+            "lab 02:00:00:00:00:bb --vlan 10",
+        ),
+        (
+            "policy add web-in --port web --direction ingress --action allow --source 10.0.0.0/8 --protocol udp --ports 53-54",
+            "policy",
+            "web-in",
+        ),
+        (
+            "policy add esp --port web --direction egress --action deny --protocol 50 --priority 7",
+            "policy",
+            "esp",
+        ),
+    ] {
+        let split = |text: &'static str| text.split(' ').collect::<Vec<_>>();
+        let added = daemon.ctl(&split(words)).ok();
+        assert!(added.contains("set, generation"), "{added}");
+        assert!(
+            daemon
+                .ctl(&split(words))
+                .ok()
+                .contains("is like that already"),
+            "{words}"
+        );
+        let get = [&[kind, "get"], split(key).as_slice(), &["-o", "json"]].concat();
+        let shown = read(&daemon.ctl(&get).ok());
+        let listed = read(&daemon.ctl(&[kind, "list", "-o", "json"]).ok());
+        assert!(
+            listed.as_array().unwrap().contains(&shown),
+            "{shown} is not in {listed}"
+        );
+        let delete = [&[kind, "delete"], split(key).as_slice()].concat();
+        assert!(
+            daemon.ctl(&delete).ok().contains("deleted, generation"),
+            "{delete:?}"
+        );
+        daemon
+            .ctl(&delete)
+            .fails(1, &["there is no", &format!("podswitchctl {kind} list")]);
+        daemon
+            .ctl(&get)
+            .fails(1, &["there is no", &format!("podswitchctl {kind} list")]);
+        daemon
+            .ctl(&[delete, vec!["--ignore-not-found"]].concat())
+            .ok();
+    }
+}
+
+#[test]
+fn flags_become_fields() {
+    let daemon = Daemon::furnished();
+    let words = "policy add r --port web --direction egress --action deny --priority 7 --destination fd00::/8 --protocol icmpv6";
+    daemon.ctl(&words.split(' ').collect::<Vec<_>>()).ok();
+    let shown = read(&daemon.ctl(&["policy", "get", "r", "-o", "json"]).ok());
+    assert_eq!(
+        shown["object"],
+        json!({"kind": "rule", "name": "r", "port": "web", "direction": "egress", "priority": 7, "destination": "fd00::/8",
+            "protocol": "icmpv6", "action": "deny"})
+    );
+    let words = "port add p --interface psw9 --segment lab --trunk 30,10,20 --ingress-default deny";
+    daemon.ctl(&words.split(' ').collect::<Vec<_>>()).ok();
+    let shown = read(&daemon.ctl(&["port", "get", "p", "-o", "json"]).ok());
+    assert_eq!(
+        shown["object"]["segment"],
+        json!({"name": "lab", "vlan": {"trunk": [10, 20, 30]}})
+    );
+    assert_eq!(shown["object"]["ingress_default"], "deny");
+    let deleted = daemon.ctl(&["port", "delete", "web"]).ok();
+    assert!(
+        deleted.contains("with 2 objects that hung on it"),
+        "{deleted}"
+    );
+}
+
+#[test]
+fn a_file_is_applied_whole_or_not_at_all() {
+    let daemon = Daemon::furnished();
+    let file = daemon.directory().join("objects.yaml");
+    let path = file.to_str().unwrap();
+    let rule = |name: &str, port: &str| {
+        format!(
+            "---\nkind: rule\nname: {name}\nport: {port}\ndirection: egress\npriority: 1\naction: allow\n"
+        )
+    };
+    std::fs::write(&file, rule("one", "web") + &rule("two", "nowhere")).unwrap();
+    daemon.ctl(&["apply", "-f", path]).fails(
+        1,
+        &["rule two", "no port nowhere", "set the port before it"],
+    );
+    std::fs::write(&file, rule("one", "web") + &rule("two", "db")).unwrap();
+    assert_eq!(
+        daemon.ctl(&["apply", "-f", path]).ok(),
+        "2 changed, generation 2\n"
+    );
+    assert_eq!(
+        daemon
+            .ctl(&["apply", "-f", path, "--expect-generation", "2"])
+            .ok(),
+        "0 changed, generation 2\n"
+    );
+    daemon
+        .ctl(&["apply", "-f", path, "--expect-generation", "7"])
+        .fails(1, &["generation 2, not 7"]);
+    assert_eq!(
+        daemon
+            .ctl(&["apply", "-f", path, "--replace", "--kind", "rule"])
+            .ok(),
+        "0 added, 0 changed, 1 removed, generation 3\n"
+    );
+    daemon
+        .ctl(&["apply", "-f", path, "--replace"])
+        .fails(1, &["no port"]);
+    // What is listed can be applied again.
+    let listed = daemon.ctl(&["port", "list", "-o", "yaml"]).ok();
+    assert_eq!(
+        daemon.ctl_with(&["apply", "-f", "-"], &listed).ok(),
+        "0 changed, generation 3\n"
+    );
+    let change = r#"{"op": "delete", "key": {"kind": "rule", "name": "one"}}"#;
+    assert_eq!(
+        read(
+            &daemon
+                .ctl_with(&["apply", "-f", "-", "-o", "json"], change)
+                .ok()
+        ),
+        json!({"generation": 4, "changed": 1})
+    );
+    daemon
+        .ctl_with(&["apply", "--replace", "-f", "-"], change)
+        .fails(2, &["rule one", "leave the object out"]);
+}
+
+#[test]
+fn a_file_that_makes_no_sense_is_named() {
+    let daemon = Daemon::furnished();
+    daemon
+        .ctl(&["apply", "-f", "/nowhere.yaml"])
+        .fails(2, &["/nowhere.yaml"]);
+    for (text, words) in [
+        ("", vec!["-: no object"]),
+        ("a: b: c", vec!["not YAML", "line 1"]),
+        ("{\"kind\": \"port\",", vec!["neither JSON"]),
+        ("kind: port\nname: a\n", vec!["document 1", "device"]),
+        (
+            "- kind: segment\n  name: a\n  id: 1\n- kind: segment\n  name: b\n  id: 2\n  colour: red\n",
+            vec!["item 2", "colour"],
+        ),
+    ] {
+        daemon
+            .ctl_with(&["apply", "-f", "-"], text)
+            .fails(2, &words);
+    }
+}
+
+#[test]
+fn counters_are_shown() {
+    let daemon = Daemon::furnished();
+    let text = daemon.ctl(&["stats"]).ok();
+    for part in [
+        "Ports\nNAME",
+        "Dropped\nREASON",
+        "spoofed_mac     500",
+        "Dropped by the kernel",
+        "Workers\n",
+        "25.0%",
+        "no-ssh",
+        "Tables\n",
+    ] {
+        assert!(text.contains(part), "{part} is not in {text}");
+    }
+    let json = read(&daemon.ctl(&["stats", "-o", "json"]).ok());
+    assert_eq!(json["rules"][0]["packets"], 4);
+    daemon
+        .ctl(&["stats", "--port", "web", "--section", "ports,rules"])
+        .ok();
+    daemon
+        .ctl(&["stats", "--port", "nowhere"])
+        .fails(1, &["no such port"]);
+}
+
+#[test]
+fn rates_follow_one_another_without_a_terminal() {
+    let daemon = Daemon::furnished();
+    let text = daemon
+        .ctl(&["top", "--interval", "0.1", "--count", "2"])
+        .ok();
+    assert_eq!(text.matches("Rates over 1.0 s").count(), 2, "{text}");
+    assert!(
+        !text.contains('\x1b')
+            && text.contains("1500")
+            && text.contains("720.0k")
+            && text.contains("spoofed_mac"),
+        "{text}"
+    );
+    let json = daemon
+        .ctl(&["top", "-i", "0.1", "-n", "3", "-o", "json"])
+        .ok();
+    let looks: Vec<Value> = json.lines().map(read).collect();
+    assert_eq!(
+        (looks.len(), &looks[2]["ports"][0]["rx_packets"]),
+        (3, &json!(1500.0))
+    );
+    assert_eq!(looks[0]["workers"][0]["busy"], 0.25);
+}
+
+#[test]
+fn versions_health_audit_and_teardown_are_told() {
+    let daemon = Daemon::furnished();
+    let text = daemon.ctl(&["version"]).ok();
+    assert!(
+        text.contains("podswitchd   9.9.9") && text.contains("169.254.1.1"),
+        "{text}"
+    );
+    let health = daemon.ctl(&["health"]);
+    assert!(
+        health.out.contains("degraded: 3 of 4 ports up")
+            && health.out.contains("warning: port db: interface psw2"),
+        "{health:?}"
+    );
+    health.fails(1, &["not everything works"]);
+    assert!(
+        daemon
+            .ctl(&["audit"])
+            .ok()
+            .contains("every chunk is accounted for")
+    );
+    let config = daemon.directory().join("c.toml");
+    let text = format!(
+        "socket = {:?}\nstate_dir = {:?}\nworkers = [0]\n",
+        daemon.socket(),
+        daemon.directory().join("state")
+    );
+    std::fs::write(&config, text).unwrap();
+    let teardown = daemon.ctl(&["teardown", "--config", config.to_str().unwrap()]);
+    assert_eq!(
+        teardown.out,
+        "removed interface psw1\nleft    interface psw2: it is stuck\n"
+    );
+    teardown.fails(1, &["left behind"]);
+}
+
+#[test]
+fn without_a_daemon_the_error_says_what_to_do() {
+    for words in [
+        &["port", "list"][..],
+        &["stats"],
+        &["top"],
+        &["health"],
+        &["audit"],
+        &["port", "delete", "a"],
+    ] {
+        ctl(&[&["--socket", "/nowhere/s"], words].concat())
+            .fails(3, &["/nowhere/s", "is podswitchd running"]);
+    }
+    let version = ctl(&["--socket", "/nowhere/s", "version", "-o", "json"]);
+    assert_eq!(read(&version.out)["client"]["protocol"], 1);
+    version.fails(3, &["/nowhere/s"]);
+    ctl(&["teardown", "--config", "/nowhere.toml"]).fails(2, &["/nowhere.toml", "--config"]);
+}
+
+#[test]
+fn wrong_words_are_usage_errors() {
+    for (words, hint) in [
+        (&["port", "lits"][..], "list"),
+        (&["port", "add", "a"], "--interface"),
+        (
+            &["port", "add", "a", "--interface", "x", "--replay", "/f"],
+            "cannot be used with",
+        ),
+        (
+            &["port", "add", "a", "--interface", "x", "--mac", "1"],
+            "six hexadecimal bytes",
+        ),
+        (
+            &["port", "add", "a", "--interface", "x", "--vlan", "3"],
+            "--segment",
+        ),
+        (
+            &[
+                "policy",
+                "add",
+                "r",
+                "--port",
+                "a",
+                "--direction",
+                "up",
+                "--action",
+                "deny",
+            ],
+            "ingress",
+        ),
+        (
+            &[
+                "policy",
+                "add",
+                "r",
+                "--port",
+                "a",
+                "--direction",
+                "egress",
+                "--action",
+                "deny",
+                "--ports",
+                "9-8",
+            ],
+            "lower one first",
+        ),
+        (
+            &[
+                "policy",
+                "add",
+                "r",
+                "--port",
+                "a",
+                "--direction",
+                "egress",
+                "--action",
+                "deny",
+                "--protocol",
+                "ipx",
+            ],
+            "tcp, udp",
+        ),
+        (&["route", "add", "10.0.0.0"], "invalid"),
+        (&["top", "--interval", "0"], "0.1 to 3600"),
+        (&["top", "--count", "0"], "0"),
+        (&["apply"], "--file"),
+        (&["apply", "-f", "x", "--kind", "rule"], "--replace"),
+        (&["port", "list", "-o", "xml"], "table"),
+        (&["--timeout", "never", "port", "list"], "seconds"),
+    ] {
+        ctl(words).fails(2, &[hint]);
+    }
+}

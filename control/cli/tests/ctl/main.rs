@@ -1,0 +1,7 @@
+// SPDX-License-Identifier: Apache-2.0
+//! podswitchctl as a program: run with a thread that plays the daemon, and without one.
+#![forbid(unsafe_code)]
+
+mod commands;
+mod common;
+mod generated;
