@@ -23,6 +23,11 @@ pub enum Command {
 }
 
 impl Command {
+    /// Whether it takes things away: such a call must get as far as it can.
+    pub fn cleans_up(self) -> bool {
+        matches!(self, Command::Del | Command::Gc)
+    }
+
     fn parse(text: &str) -> Option<Command> {
         Some(match text {
             "ADD" => Command::Add,
@@ -51,8 +56,6 @@ pub struct Invocation {
     pub args: BTreeMap<String, String>,
     /// `CNI_PATH`: directories with plugins.
     pub path: Vec<String>,
-    /// `CNI_ARGS` as it came, for a delegate.
-    pub raw_args: String,
 }
 
 impl Invocation {
@@ -91,10 +94,9 @@ impl Invocation {
                 "the path of the container's network namespace is needed",
             ));
         }
-        let raw_args = get("CNI_ARGS");
         // A clean-up must not fail over arguments it does not use.
         let args = if command == Command::Add {
-            args(&raw_args)?
+            args(&get("CNI_ARGS"))?
         } else {
             BTreeMap::new()
         };
@@ -110,12 +112,20 @@ impl Invocation {
             ifname,
             args,
             path,
-            raw_args,
         })
+    }
+
+    /// A key of `CNI_ARGS`, unless it is empty.
+    pub fn arg(&self, key: &str) -> Option<&str> {
+        self.args
+            .get(key)
+            .map(String::as_str)
+            .filter(|v| !v.is_empty())
     }
 }
 
-fn bad(name: &str, value: &str, why: &str) -> CniError {
+/// Code 4, naming a variable and its value.
+pub(crate) fn bad(name: &str, value: &str, why: &str) -> CniError {
     CniError::new(
         Code::InvalidEnvironment,
         format!("{name}=\"{value}\": {why}"),
@@ -138,21 +148,21 @@ fn container_id(id: String) -> Result<String, CniError> {
     ))
 }
 
-/// Linux net/core/dev.c dev_valid_name, and the slash and colon that CNI forbids too.
-pub(crate) fn ifname(name: String) -> Result<String, CniError> {
+/// Linux net/core/dev.c dev_valid_name; a percent sign would be taken for a template (dev_alloc_name).
+fn ifname(name: String) -> Result<String, CniError> {
     let ok = (1..=15).contains(&name.len())
         && name != "."
         && name != ".."
         && name
             .bytes()
-            .all(|b| b.is_ascii_graphic() && b != b'/' && b != b':');
+            .all(|b| b.is_ascii_graphic() && !b"/:%".contains(&b));
     if ok {
         return Ok(name);
     }
     Err(bad(
         "CNI_IFNAME",
         &name,
-        "an interface name has 1 to 15 printable characters without / : and spaces",
+        "an interface name has 1 to 15 printable ASCII characters without / : % and spaces",
     ))
 }
 
@@ -195,7 +205,19 @@ mod tests {
     fn a_kubelets_add_is_read() {
         let i = read(&ADD).unwrap();
         assert_eq!(i.command, Command::Add);
-        assert_eq!(i.args["K8S_POD_NAMESPACE"], "shop");
+        assert_eq!(i.arg("K8S_POD_NAMESPACE"), Some("shop"));
+        assert_eq!(i.arg("K8S_POD_UID"), None);
+    }
+
+    #[test]
+    fn arguments_nobody_knows_and_empty_ones_are_no_error() {
+        let vars = ADD.map(|(k, v)| match k {
+            "CNI_ARGS" => (k, ";FOO=a=b;K8S_POD_UID=;;MAC=x;"),
+            _ => (k, v),
+        });
+        let i = read(&vars).unwrap();
+        assert_eq!(i.arg("FOO"), Some("a=b"));
+        assert_eq!(i.arg("K8S_POD_UID"), None);
     }
 
     #[test]
@@ -209,6 +231,7 @@ mod tests {
             ("CNI_IFNAME", ""),
             ("CNI_IFNAME", "sixteen-letters!"),
             ("CNI_IFNAME", "a/b"),
+            ("CNI_IFNAME", "eth%d"),
             ("CNI_IFNAME", ".."),
             ("CNI_ARGS", "novalue"),
         ] {

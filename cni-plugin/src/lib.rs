@@ -20,6 +20,7 @@ pub mod command;
 pub mod conf;
 pub mod invocation;
 pub mod ipam;
+mod json;
 pub mod result;
 pub mod spec;
 pub mod switch;

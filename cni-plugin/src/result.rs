@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Success results (CNI spec 1.1.0, section "Success"): one model in the newest shape, read from and written in every
-//! version the plugin speaks.
+//! Success results (CNI spec 1.1.0, section "ADD Success"): one model in the newest shape, read from and written in
+//! every version the plugin speaks.
 
 use std::net::IpAddr;
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
+use crate::json::{nullable, optional_ip};
 use crate::spec::{CniError, Code, Version};
 
 /// An interface the attachment made.
@@ -16,24 +17,22 @@ pub struct Interface {
     /// Name, in its namespace.
     pub name: String,
     /// MAC address.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[serde(
+        default,
+        deserialize_with = "nullable",
+        skip_serializing_if = "String::is_empty"
+    )]
     pub mac: String,
     /// MTU in bytes (1.1.0).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mtu: Option<u32>,
     /// Path of the namespace; absent on the host.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub sandbox: String,
-    /// Path of a vhost-user socket (1.1.0).
     #[serde(
         default,
-        rename = "socketPath",
-        skip_serializing_if = "Option::is_none"
+        deserialize_with = "nullable",
+        skip_serializing_if = "String::is_empty"
     )]
-    pub socket_path: Option<String>,
-    /// PCI address (1.1.0).
-    #[serde(default, rename = "pciID", skip_serializing_if = "Option::is_none")]
-    pub pci_id: Option<String>,
+    pub sandbox: String,
 }
 
 /// An address the attachment was given.
@@ -42,26 +41,15 @@ pub struct Ip {
     /// The address with its prefix length.
     pub address: IpNet,
     /// The subnet's gateway.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        deserialize_with = "optional_ip",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub gateway: Option<IpAddr>,
     /// Index into the interfaces.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub interface: Option<usize>,
-    /// "4" or "6"; only before 1.0.0.
-    #[serde(default, skip_serializing, rename = "version")]
-    _version: Option<String>,
-}
-
-impl Ip {
-    /// An address on the interface with this index.
-    pub fn new(address: IpNet, gateway: Option<IpAddr>, interface: Option<usize>) -> Ip {
-        Ip {
-            address,
-            gateway,
-            interface,
-            _version: None,
-        }
-    }
 }
 
 /// A route of the attachment.
@@ -70,14 +58,27 @@ pub struct Route {
     /// Destination.
     pub dst: IpNet,
     /// Next hop.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        deserialize_with = "optional_ip",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub gw: Option<IpAddr>,
     /// MTU in bytes towards the destination (1.1.0).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mtu: Option<u32>,
-    /// Other keys of 1.1.0 (advmss, priority, table, scope), carried unchanged.
-    #[serde(flatten)]
-    pub other: serde_json::Map<String, Value>,
+    /// Largest TCP segment to announce, bytes (1.1.0).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub advmss: Option<u32>,
+    /// Preference, lower first (1.1.0).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub priority: Option<u32>,
+    /// Routing table (1.1.0).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub table: Option<u32>,
+    /// Scope of the destination: 0 global, 253 link, 254 host (1.1.0).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scope: Option<u32>,
 }
 
 impl Route {
@@ -87,7 +88,10 @@ impl Route {
             dst,
             gw,
             mtu: None,
-            other: serde_json::Map::new(),
+            advmss: None,
+            priority: None,
+            table: None,
+            scope: None,
         }
     }
 }
@@ -96,16 +100,32 @@ impl Route {
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Dns {
     /// Name servers by priority.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(
+        default,
+        deserialize_with = "nullable",
+        skip_serializing_if = "Vec::is_empty"
+    )]
     pub nameservers: Vec<String>,
     /// Local domain.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[serde(
+        default,
+        deserialize_with = "nullable",
+        skip_serializing_if = "String::is_empty"
+    )]
     pub domain: String,
     /// Search domains.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(
+        default,
+        deserialize_with = "nullable",
+        skip_serializing_if = "Vec::is_empty"
+    )]
     pub search: Vec<String>,
     /// Resolver options.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(
+        default,
+        deserialize_with = "nullable",
+        skip_serializing_if = "Vec::is_empty"
+    )]
     pub options: Vec<String>,
 }
 
@@ -120,16 +140,32 @@ impl Dns {
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Attachment {
     /// Interfaces made.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(
+        default,
+        deserialize_with = "nullable",
+        skip_serializing_if = "Vec::is_empty"
+    )]
     pub interfaces: Vec<Interface>,
     /// Addresses given.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(
+        default,
+        deserialize_with = "nullable",
+        skip_serializing_if = "Vec::is_empty"
+    )]
     pub ips: Vec<Ip>,
     /// Routes made.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(
+        default,
+        deserialize_with = "nullable",
+        skip_serializing_if = "Vec::is_empty"
+    )]
     pub routes: Vec<Route>,
     /// DNS settings.
-    #[serde(default, skip_serializing_if = "Dns::is_empty")]
+    #[serde(
+        default,
+        deserialize_with = "nullable",
+        skip_serializing_if = "Dns::is_empty"
+    )]
     pub dns: Dns,
 }
 
@@ -140,35 +176,21 @@ impl Attachment {
     /// Code 6, naming `what` it is and the key at fault.
     pub fn parse(what: &str, value: &Value) -> Result<Attachment, CniError> {
         let fail = |e: &dyn std::fmt::Display| CniError::new(Code::Decode, format!("{what}: {e}"));
-        let result: Attachment = serde_json::from_value(value.clone()).map_err(|e| fail(&e))?;
-        for ip in &result.ips {
-            if let Some(i) = ip
-                .interface
-                .filter(|i| *i >= result.interfaces.len() && !result.interfaces.is_empty())
-            {
-                return Err(fail(&format!(
-                    "ips[].interface {i} of {} names no interface",
-                    ip.address
-                )));
-            }
+        if !value.is_object() {
+            return Err(fail(&"it is no JSON object"));
         }
-        Ok(result)
-    }
-
-    /// This result after what an earlier plugin of the chain made.
-    pub fn after(mut self, previous: Attachment) -> Attachment {
-        let shift = previous.interfaces.len();
-        for ip in &mut self.ips {
-            ip.interface = ip.interface.map(|i| i + shift);
+        let result = Attachment::deserialize(value).map_err(|e| fail(&e))?;
+        let count = result.interfaces.len();
+        let beyond = |ip: &&Ip| ip.interface.is_some_and(|i| i >= count);
+        // An IPAM plugin has no interfaces, and an index there means nothing.
+        match result.ips.iter().find(beyond).filter(|_| count > 0) {
+            Some(ip) => Err(fail(&format!(
+                "ips[].interface {} of {} names no interface",
+                ip.interface.unwrap_or_default(),
+                ip.address
+            ))),
+            None => Ok(result),
         }
-        let mut all = previous;
-        all.interfaces.append(&mut self.interfaces);
-        all.ips.append(&mut self.ips);
-        all.routes.append(&mut self.routes);
-        if !self.dns.is_empty() {
-            all.dns = self.dns;
-        }
-        all
     }
 
     /// The JSON object in the shape of `version`.
@@ -176,48 +198,66 @@ impl Attachment {
         let mut value = serde_json::to_value(self).unwrap_or_else(|_| json!({}));
         value["cniVersion"] = version.as_str().into();
         if version < Version::V1_1_0 {
-            for key in ["interfaces", "routes"] {
-                for item in value[key].as_array_mut().into_iter().flatten() {
-                    strip_new(
-                        item,
-                        if key == "routes" {
-                            &["dst", "gw"]
-                        } else {
-                            &["name", "mac", "sandbox"]
-                        },
-                    );
-                }
-            }
+            keep_keys(value.get_mut("interfaces"), &["name", "mac", "sandbox"]);
+            keep_keys(value.get_mut("routes"), &["dst", "gw"]);
         }
-        if version < Version::V1_0_0 {
-            for (item, ip) in value["ips"]
-                .as_array_mut()
-                .into_iter()
-                .flatten()
-                .zip(&self.ips)
-            {
-                item["version"] = if ip.address.addr().is_ipv4() {
-                    "4"
-                } else {
-                    "6"
-                }
-                .into();
-            }
-        }
-        for key in ["interfaces", "ips", "routes"] {
-            if value[key].is_null()
-                && let Some(object) = value.as_object_mut()
-            {
-                object.remove(key);
+        if version < Version::V1_0_0
+            && let Some(Value::Array(ips)) = value.get_mut("ips")
+        {
+            for (item, ip) in ips.iter_mut().zip(&self.ips) {
+                let v4 = ip.address.addr().is_ipv4();
+                item["version"] = if v4 { "4" } else { "6" }.into();
             }
         }
         value
     }
 }
 
-fn strip_new(item: &mut Value, known: &[&str]) {
-    if let Some(object) = item.as_object_mut() {
+fn keep_keys(items: Option<&mut Value>, known: &[&str]) {
+    let items = items.and_then(Value::as_array_mut).into_iter().flatten();
+    for object in items.filter_map(Value::as_object_mut) {
         object.retain(|k, _| known.contains(&k.as_str()));
+    }
+}
+
+/// `prevResult`: what the plugins before this one in the chain made.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Previous {
+    /// As understood here.
+    pub result: Attachment,
+    raw: Map<String, Value>,
+}
+
+impl Previous {
+    /// Reads `prevResult`.
+    ///
+    /// # Errors
+    /// As [`Attachment::parse`].
+    pub fn parse(value: &Value) -> Result<Previous, CniError> {
+        let result = Attachment::parse("prevResult", value)?;
+        let raw = value.as_object().cloned().unwrap_or_default();
+        Ok(Previous { result, raw })
+    }
+
+    /// The result of the chain: everything that was there, untouched, and `ours` after it (section "ADD Success": a
+    /// `prevResult` must be output with the plugin's own modifications).
+    pub fn and(&self, ours: &Attachment, version: Version) -> Value {
+        let shift = self.result.interfaces.len();
+        let mut ours = ours.clone();
+        for ip in &mut ours.ips {
+            ip.interface = ip.interface.map(|i| i + shift);
+        }
+        let Value::Object(ours) = ours.to_json(version) else {
+            return Value::Null;
+        };
+        let mut all = self.raw.clone();
+        for (key, value) in ours {
+            match (all.get_mut(&key), value) {
+                (Some(Value::Array(there)), Value::Array(mut more)) => there.append(&mut more),
+                (_, value) => drop(all.insert(key, value)),
+            }
+        }
+        Value::Object(all)
     }
 }
 
@@ -232,20 +272,18 @@ mod tests {
                 mac: "02:00:00:00:00:01".into(),
                 mtu: Some(1500),
                 sandbox: "/run/netns/a".into(),
-                ..Default::default()
             }],
-            ips: vec![
-                Ip::new(
-                    "10.0.0.5/32".parse().unwrap(),
-                    Some("169.254.1.1".parse().unwrap()),
-                    Some(0),
-                ),
-                Ip::new("fd00::5/128".parse().unwrap(), None, Some(0)),
-            ],
-            routes: vec![Route::new(
-                "0.0.0.0/0".parse().unwrap(),
-                Some("169.254.1.1".parse().unwrap()),
-            )],
+            ips: ["10.0.0.5/32", "fd00::5/128"]
+                .map(|a| Ip {
+                    address: a.parse().unwrap(),
+                    gateway: None,
+                    interface: Some(0),
+                })
+                .to_vec(),
+            routes: vec![Route {
+                mtu: Some(1400),
+                ..Route::new("0.0.0.0/0".parse().unwrap(), "169.254.1.1".parse().ok())
+            }],
             dns: Dns::default(),
         }
     }
@@ -256,13 +294,16 @@ mod tests {
             let json = sample().to_json(v);
             assert_eq!(json["cniVersion"], v.as_str());
             assert_eq!(json["ips"][1].get("version").is_some(), v < Version::V1_0_0);
-            assert_eq!(
-                json["interfaces"][0].get("mtu").is_some(),
-                v >= Version::V1_1_0
-            );
+            for (key, newer) in [("interfaces", "mtu"), ("routes", "mtu")] {
+                assert_eq!(
+                    json[key][0].get(newer).is_some(),
+                    v >= Version::V1_1_0,
+                    "{key} in {v}"
+                );
+            }
             assert!(json.get("dns").is_none());
             let back = Attachment::parse("result", &json).unwrap();
-            assert_eq!(back.ips[0].address, sample().ips[0].address);
+            assert_eq!(back.ips, sample().ips);
             assert_eq!(back.interfaces[0].name, "eth0");
         }
         assert_eq!(sample().to_json(Version::V0_3_1)["ips"][1]["version"], "6");
@@ -273,10 +314,42 @@ mod tests {
     }
 
     #[test]
-    fn a_chained_result_keeps_the_first_and_shifts_indices() {
-        let all = sample().after(sample());
-        assert_eq!(all.interfaces.len(), 2);
-        assert_eq!(all.ips[2].interface, Some(1));
+    fn what_go_programs_leave_empty_is_empty() {
+        let json = json!({"cniVersion": "0.4.0", "interfaces": null, "routes": null, "dns": {"search": null},
+            "ips": [{"version": "4", "address": "10.0.0.1/24", "gateway": "", "interface": null}]});
+        let result = Attachment::parse("result", &json).unwrap();
+        assert_eq!(result.ips[0].gateway, None);
+        assert!(result.routes.is_empty() && result.dns.is_empty());
+    }
+
+    #[test]
+    fn a_chained_result_keeps_the_first_untouched_and_shifts_indices() {
+        let first = json!({"cniVersion": "1.0.0", "interfaces": [{"name": "cni0", "mtu": 9000, "new": 1}, {"name": "lo"}],
+            "ips": null, "dns": {"search": ["a"]}, "x": {"y": 2}});
+        let all = Previous::parse(&first)
+            .unwrap()
+            .and(&sample(), Version::V1_0_0);
+        assert_eq!(all["interfaces"][0], first["interfaces"][0]);
+        assert_eq!(
+            all["interfaces"][2],
+            json!({"name": "eth0", "mac": "02:00:00:00:00:01", "sandbox": "/run/netns/a"})
+        );
+        assert_eq!(all["ips"][1]["interface"], 2);
+        assert_eq!(
+            (&all["dns"], &all["x"]),
+            (&json!({"search": ["a"]}), &json!({"y": 2}))
+        );
+        let with_dns = Attachment {
+            dns: Dns {
+                search: vec!["b".into()],
+                ..Dns::default()
+            },
+            ..sample()
+        };
+        let all = Previous::parse(&first)
+            .unwrap()
+            .and(&with_dns, Version::V1_0_0);
+        assert_eq!(all["dns"], json!({"search": ["b"]}));
     }
 
     #[test]
@@ -285,5 +358,15 @@ mod tests {
         let e = Attachment::parse("prevResult", &bad).unwrap_err();
         assert_eq!(e.code, 6);
         assert!(e.msg.contains("prevResult") && e.msg.contains('3'), "{e}");
+        for (key, value) in [
+            ("ips", json!([{"address": "10.0.0.1/24", "interface": -1}])),
+            ("ips", json!([{"address": "10.0.0.1"}])),
+            ("ips", json!([{"address": "10.0.0.1/24", "gateway": "x"}])),
+            ("routes", json!([{"gw": "10.0.0.1"}])),
+            ("interfaces", json!({})),
+        ] {
+            let e = Attachment::parse("prevResult", &json!({key: value})).unwrap_err();
+            assert_eq!(e.code, 6, "{e}");
+        }
     }
 }

@@ -97,9 +97,9 @@ pub enum Code {
     Exhausted = 101,
     /// CHECK found the attachment other than it should be.
     Differs = 102,
-    /// Several clean-ups failed.
+    /// Something could not be taken back or removed.
     Cleanup = 103,
-    /// Setting up the pod's network failed.
+    /// The kernel refused a part of the pod's network.
     Network = 104,
 }
 
@@ -138,6 +138,41 @@ impl CniError {
     /// Prefixes the message with what was being done.
     pub fn context(mut self, doing: impl fmt::Display) -> CniError {
         self.msg = format!("{doing}: {}", self.msg);
+        self
+    }
+
+    /// Whether it has this code.
+    pub fn is(&self, code: Code) -> bool {
+        self.code == code as u32
+    }
+
+    /// Several failures as one; nothing failed when there is none.
+    ///
+    /// # Errors
+    /// A single one as it is; several under code 103, each with its own code and details.
+    pub fn all(mut failures: Vec<CniError>) -> Result<(), CniError> {
+        if failures.len() < 2 {
+            return failures.pop().map_or(Ok(()), Err);
+        }
+        let texts: Vec<String> = failures.iter().map(ToString::to_string).collect();
+        let (n, texts) = (failures.len(), texts.join("; "));
+        Err(CniError::new(
+            Code::Cleanup,
+            format!("{n} things could not be removed: {texts}"),
+        ))
+    }
+
+    /// This error after taking things back failed too. It is never code 3 then, which would tell the runtime that no DEL
+    /// is needed.
+    pub fn and_undoing(mut self, what: &str, also: &CniError) -> CniError {
+        if !self.details.is_empty() {
+            self.details.push_str("; ");
+        }
+        self.details
+            .push_str(&format!("and {what} could not be taken back: {also}"));
+        if self.is(Code::UnknownContainer) {
+            self.code = Code::Cleanup as u32;
+        }
         self
     }
 
@@ -192,6 +227,26 @@ mod tests {
             assert_eq!(e.code, 1);
             assert!(e.msg.contains(bad));
         }
+    }
+
+    #[test]
+    fn several_failures_are_all_named() {
+        let one = CniError::new(Code::Io, "disk").details("full");
+        assert_eq!(CniError::all(vec![]), Ok(()));
+        assert_eq!(CniError::all(vec![one.clone()]), Err(one.clone()));
+        let both = CniError::all(vec![one, CniError::new(Code::Network, "link")]).unwrap_err();
+        assert!(both.is(Code::Cleanup));
+        for word in ["2 things", "disk (code 5); full", "link (code 104)"] {
+            assert!(both.msg.contains(word), "{both}");
+        }
+    }
+
+    #[test]
+    fn what_could_not_be_taken_back_calls_for_del() {
+        let gone = CniError::new(Code::UnknownContainer, "no namespace");
+        let e = gone.and_undoing("its addresses", &CniError::new(Code::Io, "disk"));
+        assert!(e.is(Code::Cleanup) && e.msg == "no namespace", "{e}");
+        assert!(e.details.contains("its addresses") && e.details.contains("disk"));
     }
 
     #[test]

@@ -3,15 +3,18 @@
 
 use std::time::Duration;
 
-use podswitch_api::method::{self, Change, Filter};
+use podswitch_api::method::{self, Change, Filter, PortStatus, Status};
 use podswitch_api::object::Port;
 use podswitch_api::{Client, ClientError, ErrorCode, Key, Kind, Object};
 
+use crate::attach::Link;
 use crate::conf::NetConf;
 use crate::spec::{CniError, Code};
 
 /// How long one request may take. A kubelet gives up after minutes; a daemon that needs this long is hung.
 const TIMEOUT: Duration = Duration::from_secs(20);
+/// The same for taking a port back after the daemon failed to answer: it has had its chance.
+const SHORT: Duration = Duration::from_secs(2);
 
 /// A connection to the daemon.
 pub struct Switch(Client);
@@ -22,7 +25,11 @@ impl Switch {
     /// # Errors
     /// Code 11 when the daemon is not there: the runtime tries again.
     pub fn connect(conf: &NetConf) -> Result<Switch, CniError> {
-        Client::connect_timeout(&conf.socket, TIMEOUT)
+        Self::connect_within(conf, TIMEOUT)
+    }
+
+    fn connect_within(conf: &NetConf, timeout: Duration) -> Result<Switch, CniError> {
+        Client::connect_timeout(&conf.socket, timeout)
             .map(Switch)
             .map_err(|e| error(&e))
     }
@@ -50,7 +57,7 @@ impl Switch {
     /// Adds or replaces a port.
     ///
     /// # Errors
-    /// Code 100 with the daemon's own message when it refuses, 11 when it does not answer.
+    /// Code 100 with the daemon's own message when it refuses, 11 when it does not answer: it may have added it.
     pub fn set_port(&mut self, port: Port) -> Result<(), CniError> {
         self.0
             .apply(vec![Change::set(port)])
@@ -58,7 +65,7 @@ impl Switch {
             .map_err(|e| error(&e))
     }
 
-    /// Removes a port; one that is not there is fine.
+    /// Removes the port with this name; one that is not there is fine.
     ///
     /// # Errors
     /// Code 100 when the daemon refuses, 11 when it does not answer.
@@ -71,11 +78,34 @@ impl Switch {
             .map_err(|e| error(&e))
     }
 
-    /// The port with this name.
+    /// Removes the port of an attachment. None is fine, and one that has its name by chance stays.
+    ///
+    /// # Errors
+    /// As [`Switch::delete_port`].
+    pub fn detach(&mut self, link: &Link) -> Result<(), CniError> {
+        match self.port(&link.host)? {
+            Some((port, _)) if link.owns(&port) => self.delete_port(&link.host),
+            _ => Ok(()),
+        }
+    }
+
+    /// [`Switch::detach`] for a port that a daemon may have added without saying so. A daemon that is not there drops it
+    /// when it is back: the interface has gone.
+    ///
+    /// # Errors
+    /// Code 100 when the daemon refuses.
+    pub fn take_back(conf: &NetConf, link: &Link) -> Result<(), CniError> {
+        match Self::connect_within(conf, SHORT).and_then(|mut s| s.detach(link)) {
+            Err(e) if e.is(Code::TryAgain) => Ok(()),
+            other => other,
+        }
+    }
+
+    /// The port with this name, and what the switch knows of it.
     ///
     /// # Errors
     /// Code 11 when the daemon does not answer.
-    pub fn port(&mut self, name: &str) -> Result<Option<(Port, Option<method::Status>)>, CniError> {
+    pub fn port(&mut self, name: &str) -> Result<Option<(Port, Option<PortStatus>)>, CniError> {
         let filter = Filter {
             name: Some(name.to_owned()),
             ..Filter::default()
@@ -88,22 +118,20 @@ impl Switch {
     /// # Errors
     /// Code 11 when the daemon does not answer.
     pub fn ports_of(&mut self, network: &str) -> Result<Vec<Port>, CniError> {
-        let all = self.ports(Filter::default())?.into_iter().map(|(p, _)| p);
-        Ok(all
-            .filter(|p| {
-                p.pod
-                    .as_ref()
-                    .is_some_and(|pod| pod.network.as_deref() == Some(network))
-            })
-            .collect())
+        let filter = Filter {
+            network: Some(network.to_owned()),
+            ..Filter::default()
+        };
+        Ok(self.ports(filter)?.into_iter().map(|(p, _)| p).collect())
     }
 
-    fn ports(&mut self, filter: Filter) -> Result<Vec<(Port, Option<method::Status>)>, CniError> {
+    fn ports(&mut self, filter: Filter) -> Result<Vec<(Port, Option<PortStatus>)>, CniError> {
         let entries = self.0.get_all(Kind::Port, filter).map_err(|e| error(&e))?;
         Ok(entries
             .into_iter()
-            .filter_map(|e| match e.object {
-                Object::Port(p) => Some((*p, e.status)),
+            .filter_map(|e| match (e.object, e.status) {
+                (Object::Port(port), Some(Status::Port(status))) => Some((*port, Some(status))),
+                (Object::Port(port), _) => Some((*port, None)),
                 _ => None,
             })
             .collect())

@@ -4,171 +4,156 @@
 use std::net::IpAddr;
 
 use ipnet::IpNet;
+use podswitch_api::method::VersionResult;
 use podswitch_api::object::{Action, Device, PodRef, Port, XdpMode};
+use serde_json::Value;
 
-use crate::attach::{self, Link, Plan};
+use crate::attach::{self, Link, Made, Plan, PodRoute};
 use crate::conf::{DefaultAction, Mode, NetConf};
-use crate::invocation::Invocation;
-use crate::ipam::Ipam;
+use crate::invocation::{Invocation, bad};
+use crate::json::invalid;
 use crate::result::{Attachment, Interface, Ip, Route};
 use crate::spec::{CniError, Code};
 use crate::switch::Switch;
 
-pub(super) fn run(conf: &NetConf, call: &Invocation) -> Result<Attachment, CniError> {
-    let previous = conf.previous.clone().unwrap_or_default();
-    if let Some(i) = previous
-        .interfaces
-        .iter()
-        .find(|i| i.name == call.ifname && i.sandbox == call.netns)
-    {
-        let msg = format!(
-            "CNI_IFNAME=\"{}\": an earlier plugin of the chain made this interface",
-            i.name
-        );
-        return Err(CniError::new(Code::InvalidEnvironment, msg));
+pub(super) fn run(conf: &NetConf, call: &Invocation) -> Result<Value, CniError> {
+    unused_name(conf, call)?;
+    let mac = wanted_mac(conf, call)?;
+    if conf.ipam.is_none() && !conf.runtime.ips.is_empty() {
+        let why = "there is no \"ipam\" to take addresses from";
+        return Err(invalid(
+            "runtimeConfig.ips",
+            &Value::from(conf.runtime.ips.clone()),
+            why,
+        ));
     }
+    let link = Link::of(conf, call);
+    let pod = attach::open(&link)?;
     let mut switch = Switch::connect(conf)?;
     let version = switch.version()?;
-    let link = Link::of(conf, call);
-    attach::ensure_free(&link)?;
-    let mut undo = Undo {
-        conf,
-        call,
-        link: &link,
-        leased: false,
-        linked: false,
-    };
+    attach::ensure_free(&link, &pod)?;
     let allocated = match &conf.ipam {
-        Some(ipam) => {
-            undo.leased = true;
-            undo.on_error(ipam.add(conf, call))?
-        }
+        Some(ipam) => ipam.add(conf, call)?,
         None => Attachment::default(),
     };
-    let mac = undo.on_error(wanted_mac(conf, call))?;
-    let mtu = conf.mtu.unwrap_or(version.mtu);
+    let give_back = |e| undo(e, "the addresses", || release(conf, call));
+    let plan = plan(conf, &version, &allocated, mac).map_err(give_back)?;
+    let made = attach::create(&link, &pod, &plan).map_err(give_back)?;
+    let take_back = |e: CniError| {
+        let e = match e.is(Code::TryAgain) {
+            // The daemon may have added the port without saying so.
+            true => undo(e, "the port", || Switch::take_back(conf, &link)),
+            false => e,
+        };
+        give_back(undo(e, "the interface", || attach::delete(&link)))
+    };
+    // Held open here, the namespace lives on; without its name it is nobody's.
+    attach::still_there(&link, &pod)
+        .and_then(|()| switch.set_port(port(conf, call, &link, &plan, &made)))
+        .map_err(take_back)?;
+    let mut ours = result(call, &link, &plan, &made);
+    ours.dns = match conf.result_dns() {
+        dns if dns.is_empty() => allocated.dns,
+        dns => dns,
+    };
+    Ok(match &conf.previous {
+        Some(previous) => previous.and(&ours, conf.version),
+        None => ours.to_json(conf.version),
+    })
+}
+
+/// Runs a step back; what it cannot take back is said in the details. The runtime calls DEL next, and that tries again.
+fn undo(e: CniError, what: &str, step: impl FnOnce() -> Result<(), CniError>) -> CniError {
+    match step() {
+        Ok(()) => e,
+        Err(also) => e.and_undoing(what, &also),
+    }
+}
+
+fn release(conf: &NetConf, call: &Invocation) -> Result<(), CniError> {
+    conf.ipam
+        .as_ref()
+        .map_or(Ok(()), |ipam| ipam.del(conf, call))
+}
+
+fn unused_name(conf: &NetConf, call: &Invocation) -> Result<(), CniError> {
+    let earlier = conf.previous.iter().flat_map(|p| &p.result.interfaces);
+    for i in earlier {
+        if i.name == call.ifname && i.sandbox == call.netns {
+            let why = "an earlier plugin of the chain made this interface; podswitch makes its own";
+            return Err(bad("CNI_IFNAME", &call.ifname, why));
+        }
+    }
+    Ok(())
+}
+
+/// Capability `mac`, or else `MAC` of `CNI_ARGS`.
+fn wanted_mac(conf: &NetConf, call: &Invocation) -> Result<Option<[u8; 6]>, CniError> {
+    let read = |text: &str| match text.parse::<podswitch_api::MacAddr>() {
+        Ok(mac) if mac.is_unicast() => Ok(Some(mac.0)),
+        Ok(_) => Err("it is zero or a group address, and a station has a unicast one".to_owned()),
+        Err(e) => Err(e.to_string()),
+    };
+    if let Some(text) = &conf.runtime.mac {
+        return read(text).map_err(|why| invalid("runtimeConfig.mac", &text.as_str().into(), why));
+    }
+    match call.arg("MAC") {
+        Some(text) => read(text).map_err(|why| bad("CNI_ARGS", &format!("MAC={text}"), &why)),
+        None => Ok(None),
+    }
+}
+
+fn plan(
+    conf: &NetConf,
+    version: &VersionResult,
+    allocated: &Attachment,
+    mac: Option<[u8; 6]>,
+) -> Result<Plan, CniError> {
+    let routes = allocated.routes.iter().map(PodRoute::of);
     let plan = Plan {
-        mtu,
+        mtu: conf.mtu.unwrap_or(version.mtu),
         mac,
         addresses: allocated.ips.iter().map(|ip| ip.address.addr()).collect(),
         gateway_v4: version.gateway.ipv4,
         gateway_v6: version.gateway.ipv6,
-        routes: allocated.routes.iter().map(|r| (r.dst, r.mtu)).collect(),
+        routes: routes.collect::<Result<_, _>>()?,
     };
-    undo.linked = true;
-    let made = undo.on_error(attach::create(&link, &plan))?;
-    let port = Port {
+    plan.check()?;
+    Ok(plan)
+}
+
+fn port(conf: &NetConf, call: &Invocation, link: &Link, plan: &Plan, made: &Made) -> Port {
+    Port {
         name: link.host.clone(),
         device: Device::Veth {
             interface: link.host.clone(),
-            mode: xdp_mode(conf.mode),
+            mode: match conf.mode {
+                Mode::Auto => XdpMode::Auto,
+                Mode::Native => XdpMode::Native,
+                Mode::Generic => XdpMode::Generic,
+            },
         },
         mac: Some(podswitch_api::MacAddr(made.pod_mac)),
         addresses: plan.addresses.clone(),
         vrf: conf.vrf,
-        mtu: Some(mtu),
+        mtu: Some(plan.mtu),
         worker: None,
         egress_default: action(conf.egress_default),
         ingress_default: action(conf.ingress_default),
         segment: None,
         pod: Some(pod_ref(conf, call)),
-    };
-    undo.on_error(switch.set_port(port))?;
-    let result = Attachment {
-        interfaces: vec![
-            interface(&link.host, made.host_mac, mtu, ""),
-            interface(&call.ifname, made.pod_mac, mtu, &call.netns),
-        ],
-        ips: plan
-            .addresses
-            .iter()
-            .map(|ip| Ip::new(IpNet::from(*ip), Some(plan.gateway(*ip)), Some(1)))
-            .collect(),
-        routes: routes(&plan),
-        dns: if conf.result_dns().is_empty() {
-            allocated.dns
-        } else {
-            conf.result_dns()
-        },
-    };
-    Ok(result.after(previous))
-}
-
-/// What has to be taken back when a later step fails.
-struct Undo<'a> {
-    conf: &'a NetConf,
-    call: &'a Invocation,
-    link: &'a Link,
-    leased: bool,
-    linked: bool,
-}
-
-impl Undo<'_> {
-    /// Passes a success on; takes everything back after a failure. What cannot be taken back is said in the details:
-    /// the runtime calls DEL next, and that tries again.
-    fn on_error<T>(&self, result: Result<T, CniError>) -> Result<T, CniError> {
-        result.map_err(|mut e| {
-            if self.linked
-                && let Err(also) = attach::delete(self.link)
-            {
-                e.details = format!("{}; and taking the interface back: {also}", e.details);
-            }
-            if self.leased
-                && let Some(Err(also)) = self
-                    .conf
-                    .ipam
-                    .as_ref()
-                    .map(|i| Ipam::del(i, self.conf, self.call))
-            {
-                e.details = format!("{}; and giving the addresses back: {also}", e.details);
-            }
-            e
-        })
     }
 }
 
-fn wanted_mac(conf: &NetConf, call: &Invocation) -> Result<Option<[u8; 6]>, CniError> {
-    let Some(text) = conf.runtime.mac.as_ref().or_else(|| call.args.get("MAC")) else {
-        return Ok(None);
-    };
-    let mac: podswitch_api::MacAddr = text
-        .parse()
-        .map_err(|e| CniError::new(Code::InvalidConfig, format!("runtimeConfig.mac: {e}")))?;
-    if !mac.is_unicast() {
-        let msg = format!(
-            "runtimeConfig.mac \"{text}\" is zero or a group address; a station has a unicast one"
-        );
-        return Err(CniError::new(Code::InvalidConfig, msg));
+fn action(default: DefaultAction) -> Action {
+    match default {
+        DefaultAction::Allow => Action::Allow,
+        DefaultAction::Deny => Action::Deny,
     }
-    Ok(Some(mac.0))
-}
-
-fn interface(name: &str, mac: [u8; 6], mtu: u32, sandbox: &str) -> Interface {
-    Interface {
-        name: name.to_owned(),
-        mac: podswitch_api::MacAddr(mac).to_string(),
-        mtu: Some(mtu),
-        sandbox: sandbox.to_owned(),
-        ..Interface::default()
-    }
-}
-
-/// The default route of each family that has an address, and IPAM's own, all through the gateway.
-fn routes(plan: &Plan) -> Vec<Route> {
-    plan.all_routes()
-        .into_iter()
-        .map(|(dst, mtu)| {
-            let gateway: IpAddr = plan.gateway(dst.addr());
-            Route {
-                mtu,
-                ..Route::new(dst, Some(gateway))
-            }
-        })
-        .collect()
 }
 
 fn pod_ref(conf: &NetConf, call: &Invocation) -> PodRef {
-    let arg = |key: &str| call.args.get(key).cloned();
+    let arg = |key: &str| call.arg(key).map(str::to_owned);
     PodRef {
         namespace: arg("K8S_POD_NAMESPACE").unwrap_or_default(),
         name: arg("K8S_POD_NAME").unwrap_or_default(),
@@ -180,17 +165,32 @@ fn pod_ref(conf: &NetConf, call: &Invocation) -> PodRef {
     }
 }
 
-fn xdp_mode(mode: Mode) -> XdpMode {
-    match mode {
-        Mode::Auto => XdpMode::Auto,
-        Mode::Native => XdpMode::Native,
-        Mode::Generic => XdpMode::Generic,
-    }
-}
-
-fn action(default: DefaultAction) -> Action {
-    match default {
-        DefaultAction::Allow => Action::Allow,
-        DefaultAction::Deny => Action::Deny,
+/// Both ends, and what the pod's has; the latter is the second interface.
+fn result(call: &Invocation, link: &Link, plan: &Plan, made: &Made) -> Attachment {
+    let interface = |name: &str, mac, sandbox: &str| Interface {
+        name: name.to_owned(),
+        mac: podswitch_api::MacAddr(mac).to_string(),
+        mtu: Some(plan.mtu),
+        sandbox: sandbox.to_owned(),
+    };
+    let ip = |ip: &IpAddr| Ip {
+        address: IpNet::from(*ip),
+        gateway: Some(plan.gateway(ip.is_ipv4())),
+        interface: Some(1),
+    };
+    let route = |r: &PodRoute| Route {
+        mtu: r.mtu,
+        priority: r.priority,
+        table: r.table,
+        ..Route::new(r.dst, Some(plan.gateway(r.dst.addr().is_ipv4())))
+    };
+    Attachment {
+        interfaces: vec![
+            interface(&link.host, made.host_mac, ""),
+            interface(&call.ifname, made.pod_mac, &call.netns),
+        ],
+        ips: plan.addresses.iter().map(ip).collect(),
+        routes: made.routes.iter().map(route).collect(),
+        ..Attachment::default()
     }
 }

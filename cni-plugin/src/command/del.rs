@@ -11,14 +11,18 @@ use crate::switch::Switch;
 
 pub(super) fn run(conf: &NetConf, call: &Invocation) -> Result<(), CniError> {
     let link = Link::of(conf, call);
-    let port = match Switch::connect(conf).and_then(|mut s| s.delete_port(&link.host)) {
-        Err(e) if e.code == Code::TryAgain as u32 => Ok(()),
+    let port = match Switch::connect(conf).and_then(|mut s| s.detach(&link)) {
+        Err(e) if e.is(Code::TryAgain) => Ok(()),
         other => other,
     };
     let interface = attach::delete(&link);
     // A port that stays keeps its addresses: two pods must never share one. The runtime calls again.
-    port?;
-    interface?;
+    CniError::all(
+        [port, interface]
+            .into_iter()
+            .filter_map(Result::err)
+            .collect(),
+    )?;
     conf.ipam
         .as_ref()
         .map_or(Ok(()), |ipam| ipam.del(conf, call))

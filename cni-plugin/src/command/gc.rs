@@ -16,64 +16,82 @@ pub(super) fn run(conf: &NetConf, call: &Invocation) -> Result<(), CniError> {
         let msg = "cni.dev/valid-attachments is missing: without it GC would remove every pod's attachment";
         return Err(CniError::new(Code::InvalidConfig, msg));
     };
-    let keep: BTreeSet<String> = valid
+    let mut keep: BTreeSet<String> = valid
         .iter()
         .map(|v| host_name(&v.container_id, &v.ifname))
         .collect();
-    let leases: Vec<Lease> = valid
-        .iter()
-        .map(|v| Lease {
-            container_id: v.container_id.clone(),
-            ifname: v.ifname.clone(),
-        })
-        .collect();
     let mut failures = Vec::new();
-    ports(conf, &keep, &mut failures);
-    match attach::list(&conf.name) {
-        Ok(names) => {
-            let stale = names.into_iter().filter(|n| !keep.contains(n));
-            failures.extend(stale.filter_map(|n| attach::delete_host(&n).err()));
-        }
-        Err(e) => failures.push(e),
-    }
+    let ports = ports(conf, &keep, &mut failures);
+    let interfaces = interfaces(conf, &keep, &mut failures);
     // An address is free only when nothing can forward to it any more.
-    if failures.is_empty()
-        && let Some(ipam) = &conf.ipam
-    {
-        failures.extend(ipam.gc(conf, call, &leases));
+    let unsure = ports.is_none() || interfaces.is_none();
+    keep.extend(ports.into_iter().chain(interfaces).flatten());
+    let holds = |l: &Lease| unsure || keep.contains(&host_name(&l.container_id, &l.ifname));
+    if let Some(ipam) = &conf.ipam {
+        failures.extend(ipam.gc(conf, call, holds));
     }
-    report(failures)
+    CniError::all(failures)
 }
 
-/// Removes stale ports. Without the daemon there is nothing to do: it drops ports without an interface when it is back.
-fn ports(conf: &NetConf, keep: &BTreeSet<String>, failures: &mut Vec<CniError>) {
-    let mut run = || -> Result<(), CniError> {
-        let mut switch = Switch::connect(conf)?;
-        for port in switch.ports_of(&conf.name)? {
-            if !keep.contains(&port.name)
-                && let Err(e) = switch.delete_port(&port.name)
-            {
-                failures.push(e.context(format_args!("port {}", port.name)));
-            }
+/// Removes stale ports, and tells which could not be removed; `None` when it is not known which there are. Without the
+/// daemon there is nothing to do: it drops ports without an interface when it is back.
+fn ports(
+    conf: &NetConf,
+    keep: &BTreeSet<String>,
+    failures: &mut Vec<CniError>,
+) -> Option<Vec<String>> {
+    let listed = Switch::connect(conf).and_then(|mut s| Ok((s.ports_of(&conf.name)?, s)));
+    let (ports, mut switch) = match listed {
+        Ok(listed) => listed,
+        Err(e) if e.is(Code::TryAgain) => return Some(Vec::new()),
+        Err(e) => {
+            failures.push(e);
+            return None;
         }
-        Ok(())
     };
-    match run() {
-        Err(e) if e.code != Code::TryAgain as u32 => failures.push(e),
-        _ => {}
+    let names = ports.into_iter().map(|p| p.name);
+    Some(remove(names, keep, failures, "port", |name| {
+        match switch.delete_port(name) {
+            Err(e) if e.is(Code::TryAgain) => Ok(()),
+            other => other,
+        }
+    }))
+}
+
+/// Removes stale interfaces, and tells which could not be removed; `None` when it is not known which there are.
+fn interfaces(
+    conf: &NetConf,
+    keep: &BTreeSet<String>,
+    failures: &mut Vec<CniError>,
+) -> Option<Vec<String>> {
+    match attach::list(&conf.name) {
+        Ok(names) => Some(remove(
+            names.into_iter(),
+            keep,
+            failures,
+            "interface",
+            attach::delete_host,
+        )),
+        Err(e) => {
+            failures.push(e);
+            None
+        }
     }
 }
 
-fn report(failures: Vec<CniError>) -> Result<(), CniError> {
-    match failures.len() {
-        0 => Ok(()),
-        1 => failures.into_iter().next().map_or(Ok(()), Err),
-        n => {
-            let all: Vec<String> = failures.iter().map(ToString::to_string).collect();
-            Err(CniError::new(
-                Code::Cleanup,
-                format!("{n} things could not be removed: {}", all.join("; ")),
-            ))
+fn remove(
+    names: impl Iterator<Item = String>,
+    keep: &BTreeSet<String>,
+    failures: &mut Vec<CniError>,
+    what: &str,
+    mut delete: impl FnMut(&str) -> Result<(), CniError>,
+) -> Vec<String> {
+    let mut left = Vec::new();
+    for name in names.filter(|n| !keep.contains(n)) {
+        if let Err(e) = delete(&name) {
+            failures.push(e.context(format_args!("{what} {name}")));
+            left.push(name);
         }
     }
+    left
 }

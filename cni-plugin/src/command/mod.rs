@@ -22,7 +22,7 @@ pub fn run(var: impl Fn(&str) -> Option<String>, input: &[u8]) -> Result<Option<
     if call.command == Command::Version {
         return version(input).map(Some);
     }
-    let conf = NetConf::parse(input)?;
+    let conf = NetConf::parse(input, call.command)?;
     let since = match call.command {
         Command::Check => Version::V0_4_0,
         Command::Status | Command::Gc => Version::V1_1_0,
@@ -36,7 +36,7 @@ pub fn run(var: impl Fn(&str) -> Option<String>, input: &[u8]) -> Result<Option<
         return Err(CniError::new(Code::IncompatibleVersion, msg));
     }
     match call.command {
-        Command::Add => add::run(&conf, &call).map(|r| Some(r.to_json(conf.version).to_string())),
+        Command::Add => add::run(&conf, &call).map(|result| Some(result.to_string())),
         Command::Del => del::run(&conf, &call).map(|()| None),
         Command::Check => check::run(&conf, &call).map(|()| None),
         Command::Status => status::run(&conf, &call).map(|()| None),

@@ -4,6 +4,7 @@
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
+use std::thread;
 
 use serde_json::Value;
 
@@ -24,10 +25,12 @@ impl Delegate {
     /// # Errors
     /// Code 7 when the name could leave the plugin directories.
     pub fn new(name: &str) -> Result<Delegate, CniError> {
-        if name.is_empty() || name.contains('/') || name == "." || name == ".." {
+        if name.is_empty() || name.contains(['/', '\0']) || name == "." || name == ".." {
             return Err(CniError::new(
                 Code::InvalidConfig,
-                format!("type \"{name}\" is not the name of a plugin"),
+                format!(
+                    "network configuration key \"ipam.type\" = \"{name}\": not the name of a plugin"
+                ),
             ));
         }
         Ok(Delegate {
@@ -50,30 +53,37 @@ impl Delegate {
             })
     }
 
-    /// Allocates, and checks that addresses came back; gives them back when they make no sense.
+    /// Allocates, and checks that addresses came back. After a failure, whatever it was, the plugin is told to release
+    /// (section "Delegated plugin execution procedure").
     ///
     /// # Errors
     /// What the plugin said, prefixed by its name.
     pub fn add(&self, conf: &NetConf, call: &Invocation) -> Result<Attachment, CniError> {
-        let answer = self.run(conf, call, "ADD")?;
-        let read = || {
-            let result =
-                Attachment::parse(&format!("result of IPAM plugin \"{}\"", self.name), &answer)?;
-            if result.ips.is_empty() {
-                return Err(CniError::new(
-                    Code::Decode,
-                    format!("IPAM plugin \"{}\" gave no address", self.name),
-                ));
-            }
-            Ok(result)
-        };
-        read().inspect_err(|_| {
-            // The allocation cannot be used; the error about it matters more than one about releasing it.
-            let _ = self.run(conf, call, "DEL");
+        // A plugin that is not there has nothing to release.
+        self.find(&call.path)?;
+        let answer = self
+            .run(conf, call, "ADD")
+            .and_then(|answer| self.read(&answer));
+        answer.map_err(|e| match self.run(conf, call, "DEL") {
+            Ok(_) => e,
+            Err(also) => e.and_undoing("its addresses", &also),
         })
     }
 
-    /// Runs one command; the answer is null when the plugin printed nothing.
+    fn read(&self, answer: &Value) -> Result<Attachment, CniError> {
+        let what = format!("result of IPAM plugin \"{}\"", self.name);
+        let result = Attachment::parse(&what, answer)?;
+        if result.ips.is_empty() {
+            return Err(CniError::new(
+                Code::Decode,
+                format!("{what}: it holds no address"),
+            ));
+        }
+        Ok(result)
+    }
+
+    /// Runs one command in the plugin's own environment; the answer is null when nothing was printed, and when the
+    /// version of the configuration does not have the command.
     ///
     /// # Errors
     /// What the plugin said, prefixed by its name, or code 5 when it could not be run.
@@ -89,30 +99,21 @@ impl Delegate {
             |e: std::io::Error| CniError::io(format_args!("IPAM plugin {}", program.display()), &e);
         let mut child = Command::new(&program)
             .env("CNI_COMMAND", command)
-            .env("CNI_CONTAINERID", &call.container_id)
-            .env("CNI_NETNS", &call.netns)
-            .env("CNI_IFNAME", &call.ifname)
-            .env("CNI_ARGS", &call.raw_args)
-            .env("CNI_PATH", call.path.join(":"))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::inherit())
             .spawn()
             .map_err(failed)?;
-        let input = Value::Object(conf.raw.clone()).to_string();
-        let fed = child
-            .stdin
-            .take()
-            .map_or(Ok(()), |mut stdin| stdin.write_all(input.as_bytes()));
-        let output = child.wait_with_output().map_err(failed)?;
+        let stdin = child.stdin.take();
+        // Fed beside reading: neither side may wait for the other with its pipe full. A plugin that does not read its
+        // input is within its rights.
+        let output = thread::scope(|scope| {
+            scope.spawn(|| stdin.map(|mut pipe| pipe.write_all(&conf.input)));
+            child.wait_with_output()
+        })
+        .map_err(failed)?;
         if !output.status.success() {
             return Err(self.error(&output.stdout, &output.status.to_string()));
-        }
-        // A plugin that succeeds without reading its input is within its rights.
-        if let Err(e) = fed
-            && e.kind() != std::io::ErrorKind::BrokenPipe
-        {
-            return Err(failed(e));
         }
         if output.stdout.iter().all(u8::is_ascii_whitespace) {
             return Ok(Value::Null);
@@ -126,31 +127,25 @@ impl Delegate {
     }
 
     fn error(&self, stdout: &[u8], status: &str) -> CniError {
-        let said: Value = serde_json::from_slice(stdout).unwrap_or(Value::Null);
-        let text = |key: &str| {
-            said.get(key)
-                .and_then(Value::as_str)
-                .unwrap_or_default()
-                .to_owned()
-        };
-        match said
-            .get("code")
-            .and_then(Value::as_u64)
-            .and_then(|c| u32::try_from(c).ok())
-        {
-            Some(code) => CniError {
-                code,
-                msg: text("msg"),
-                details: text("details"),
-            }
-            .context(format_args!("IPAM plugin \"{}\"", self.name)),
-            None => CniError::new(
+        let said: Value = serde_json::from_slice(stdout).unwrap_or_default();
+        let text = |key: &str| said[key].as_str().unwrap_or_default().to_owned();
+        let code = said["code"].as_u64().and_then(|c| u32::try_from(c).ok());
+        let Some(code) = code else {
+            let text = String::from_utf8_lossy(stdout);
+            let e = CniError::new(
                 Code::Io,
                 format!(
                     "IPAM plugin \"{}\" failed without an error object ({status})",
                     self.name
                 ),
-            ),
+            );
+            return e.details(text.trim().chars().take(200).collect::<String>());
+        };
+        CniError {
+            code,
+            msg: text("msg"),
+            details: text("details"),
         }
+        .context(format_args!("IPAM plugin \"{}\"", self.name))
     }
 }

@@ -1,14 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Leases on disk, one file an address under `dataDir/NETWORK`, named by the address and holding its holder. A file
-//! appears whole by rename and is on disk before the address is given away, so a crash at any step leaves a lease that
-//! DEL and GC find, never an address given twice.
+//! Leases on disk: a symbolic link for each address under `dataDir/NETWORK`, called by the address, that leads to its
+//! holder (`10.244.1.5 -> CONTAINER/IFNAME`). A link is made, read and removed by one system call each, so it is whole or
+//! not there, whenever a process is killed or a disk is full.
+//!
+//! Nothing is synced to the disk: a lease is needed for as long as the pod's namespace lives, and that is never longer
+//! than the kernel does. For the same reason leases are under `/run` unless configured otherwise.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
+use std::io;
 use std::net::IpAddr;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
-
-use ipnet::IpNet;
 
 use super::ranges::{BuiltIn, RangeSet};
 use crate::invocation::Invocation;
@@ -32,11 +35,15 @@ impl Lease {
         }
     }
 
-    fn parse(text: &str) -> Option<Lease> {
-        let mut lines = text.lines();
-        let (id, ifname) = (lines.next()?, lines.next()?);
+    /// Neither part can hold a slash.
+    fn target(&self) -> String {
+        format!("{}/{}", self.container_id, self.ifname)
+    }
+
+    fn parse(target: &Path) -> Option<Lease> {
+        let (container_id, ifname) = target.to_str()?.split_once('/')?;
         Some(Lease {
-            container_id: id.to_owned(),
+            container_id: container_id.to_owned(),
             ifname: ifname.to_owned(),
         })
     }
@@ -46,6 +53,9 @@ impl Lease {
 pub struct Leases {
     dir: PathBuf,
 }
+
+/// Every address in use. What is no lease of ours under an address's name is taken, by nobody known.
+type Taken = BTreeMap<IpAddr, Option<Lease>>;
 
 /// Held while leases are read or changed; the kernel lets go when the process ends.
 struct Lock(#[expect(dead_code, reason = "the lock lives as long as the open file")] File);
@@ -58,92 +68,98 @@ impl Leases {
     /// Gives one address of each set to `holder`: a wanted one where a set has it, else the next free one.
     ///
     /// # Errors
-    /// Code 101 when a set is exhausted, 7 when a wanted address is in no set or taken, 5 for I/O; nothing stays leased.
+    /// Code 101 when a set is exhausted, 7 when a wanted address cannot be had, 4 when `holder` has addresses already, 5
+    /// for I/O; nothing stays leased.
     pub fn allocate(
         &self,
         conf: &BuiltIn,
         holder: &Lease,
         wanted: &[IpAddr],
-    ) -> Result<Vec<(IpNet, Option<IpAddr>)>, CniError> {
-        if let Some(ip) = wanted
-            .iter()
-            .find(|ip| !conf.sets.iter().any(|s| s.contains(**ip)))
-        {
-            return Err(CniError::new(
-                Code::InvalidConfig,
-                format!("address {ip} was asked for and is in no range"),
-            ));
-        }
+    ) -> Result<Vec<IpAddr>, CniError> {
+        let wanted = one_of_each(conf, wanted)?;
         let _lock = self.lock()?;
+        let taken = self.all()?;
+        if let Some((ip, _)) = taken.iter().find(|(_, l)| l.as_ref() == Some(holder)) {
+            let msg = format!(
+                "CNI_CONTAINERID=\"{}\": its interface {} holds address {ip} already",
+                holder.container_id, holder.ifname
+            );
+            return Err(CniError::new(Code::InvalidEnvironment, msg)
+                .details("DEL the attachment before another ADD"));
+        }
         let mut given = Vec::new();
-        for (i, set) in conf.sets.iter().enumerate() {
-            match self.allocate_one(i, set, holder, wanted) {
-                Ok(ip) => given.push((IpNet::from(ip), None)),
+        for (i, (set, wanted)) in conf.sets.iter().zip(wanted).enumerate() {
+            let lease = match wanted {
+                Some(ip) => self.lease_wanted(ip, holder, &taken),
+                None => self.lease_next(i, set, holder, &taken),
+            };
+            match lease {
+                Ok(ip) => given.push(ip),
                 Err(e) => {
-                    for (net, _) in &given {
-                        // The error that matters is `e`; a lease left behind is what DEL releases.
-                        let _ = fs::remove_file(self.path(net.addr()));
-                    }
-                    return Err(e);
+                    let undone = given.iter().filter_map(|ip| self.remove(*ip).err());
+                    return Err(undone.fold(e, |e, also| e.and_undoing("an address", &also)));
                 }
             }
         }
         Ok(given)
     }
 
-    fn allocate_one(
+    fn lease_wanted(&self, ip: IpAddr, holder: &Lease, taken: &Taken) -> Result<IpAddr, CniError> {
+        let by = match taken.get(&ip) {
+            None if self.make(ip, holder)? => return Ok(ip),
+            Some(Some(other)) => format!("container {}", other.container_id),
+            _ => self.path(ip).display().to_string(),
+        };
+        let msg = format!("address {ip} was asked for and is held by {by}");
+        Err(CniError::new(Code::InvalidConfig, msg))
+    }
+
+    fn lease_next(
         &self,
         index: usize,
         set: &RangeSet,
         holder: &Lease,
-        wanted: &[IpAddr],
+        taken: &Taken,
     ) -> Result<IpAddr, CniError> {
-        if let Some(ip) = wanted.iter().find(|ip| set.contains(**ip)) {
-            return match self.holder(*ip)? {
-                None => self.write(*ip, holder).map(|()| *ip),
-                Some(other) => {
-                    let msg = format!(
-                        "address {ip} was asked for and is held by container {}",
-                        other.container_id
-                    );
-                    Err(CniError::new(Code::InvalidConfig, msg))
-                }
-            };
-        }
         let last = fs::read_to_string(self.last_path(index))
             .ok()
             .and_then(|t| t.trim().parse().ok());
-        for ip in set.candidates(last) {
-            if !self.path(ip).exists() {
-                self.write(ip, holder)?;
-                // Only spreads reuse out; losing it in a crash is harmless.
+        for ip in set.candidates(last).filter(|ip| !taken.contains_key(ip)) {
+            if self.make(ip, holder)? {
+                // Only spreads reuse out; losing it is harmless.
                 let _ = fs::write(self.last_path(index), ip.to_string());
                 return Ok(ip);
             }
         }
-        let msg = format!(
-            "no free address in {} of {}",
-            set.describe(),
-            self.dir.display()
-        );
+        let (set, dir) = (set.describe(), self.dir.display());
+        let msg = format!("no free address in {set}; leases are in {dir}");
         Err(CniError::new(Code::Exhausted, msg).details("delete pods, widen the range, or run GC"))
     }
 
     /// Releases whatever `holder` holds.
     ///
     /// # Errors
-    /// Code 5 naming the file.
+    /// Code 5 naming each file that could not be removed.
     pub fn release(&self, holder: &Lease) -> Result<(), CniError> {
-        if !self.dir.exists() {
-            return Ok(());
-        }
-        let _lock = self.lock()?;
-        for (ip, lease) in self.all()? {
-            if lease.as_ref() == Some(holder) {
-                self.remove(ip)?;
+        CniError::all(self.remove_if(|lease| lease == Some(holder)))
+    }
+
+    /// Releases everything but what `keep` wants kept, and what is no lease at all; goes on after a failure.
+    pub fn retain(&self, keep: impl Fn(&Lease) -> bool) -> Vec<CniError> {
+        self.remove_if(|lease| !lease.is_some_and(&keep))
+    }
+
+    fn remove_if(&self, stale: impl Fn(Option<&Lease>) -> bool) -> Vec<CniError> {
+        let remove = || -> Result<Vec<CniError>, CniError> {
+            if !self.exists()? {
+                return Ok(Vec::new());
             }
-        }
-        Ok(())
+            let _lock = self.lock()?;
+            let all = self.all()?.into_iter();
+            let stale = all.filter(|(_, lease)| stale(lease.as_ref()));
+            Ok(stale.filter_map(|(ip, _)| self.remove(ip).err()).collect())
+        };
+        remove().unwrap_or_else(|e| vec![e])
     }
 
     /// Addresses that `holder` holds.
@@ -151,35 +167,16 @@ impl Leases {
     /// # Errors
     /// Code 5 naming the file.
     pub fn held(&self, holder: &Lease) -> Result<Vec<IpAddr>, CniError> {
-        if !self.dir.exists() {
+        if !self.exists()? {
             return Ok(Vec::new());
         }
         let _lock = self.lock()?;
-        Ok(self
-            .all()?
-            .into_iter()
-            .filter(|(_, l)| l.as_ref() == Some(holder))
-            .map(|(ip, _)| ip)
-            .collect())
+        let all = self.all()?.into_iter();
+        let held = all.filter(|(_, l)| l.as_ref() == Some(holder));
+        Ok(held.map(|(ip, _)| ip).collect())
     }
 
-    /// Releases everything but what `valid` holds; goes on after a failure.
-    pub fn retain(&self, valid: &[Lease]) -> Vec<CniError> {
-        if !self.dir.exists() {
-            return Vec::new();
-        }
-        let all = self.lock().and_then(|lock| Ok((lock, self.all()?)));
-        let (_lock, all) = match all {
-            Ok(x) => x,
-            Err(e) => return vec![e],
-        };
-        all.into_iter()
-            .filter(|(_, lease)| !lease.as_ref().is_some_and(|l| valid.contains(l)))
-            .filter_map(|(ip, _)| self.remove(ip).err())
-            .collect()
-    }
-
-    /// Whether every set has an address left and the directory can be written.
+    /// Whether every set has an address left and a lease can be written.
     ///
     /// # Errors
     /// Code 50 naming the exhausted set or the failure.
@@ -189,19 +186,26 @@ impl Leases {
             ..e
         };
         let _lock = self.lock().map_err(unavailable)?;
-        let all = self.all().map_err(unavailable)?;
+        let taken = self.names().map_err(unavailable)?;
         for set in &conf.sets {
-            let used = all.iter().filter(|(ip, _)| set.contains(*ip)).count();
+            let used = taken.iter().filter(|ip| set.contains(**ip)).count();
             if used as u128 >= set.size() {
-                let msg = format!(
-                    "no free address in {} ({used} of {used} in use)",
-                    set.describe()
-                );
+                let set = set.describe();
+                let msg = format!("no free address in {set}: all {used} are in use");
                 return Err(CniError::new(Code::NotAvailable, msg)
                     .details("delete pods, widen the range, or run GC"));
             }
         }
-        Ok(())
+        self.try_writing().map_err(unavailable)
+    }
+
+    /// A full or read-only file system shows only when something is made on it.
+    fn try_writing(&self) -> Result<(), CniError> {
+        let path = self.dir.join("probe");
+        match symlink("probe", &path) {
+            Err(e) if e.kind() != io::ErrorKind::AlreadyExists => Err(io_error(&path, &e)),
+            _ => fs::remove_file(&path).map_err(|e| io_error(&path, &e)),
+        }
     }
 
     fn path(&self, ip: IpAddr) -> PathBuf {
@@ -212,212 +216,91 @@ impl Leases {
         self.dir.join(format!("last_reserved_ip.{index}"))
     }
 
+    fn exists(&self) -> Result<bool, CniError> {
+        self.dir.try_exists().map_err(|e| io_error(&self.dir, &e))
+    }
+
     fn lock(&self) -> Result<Lock, CniError> {
-        fs::create_dir_all(&self.dir).map_err(|e| self.io(&self.dir, &e))?;
+        fs::create_dir_all(&self.dir).map_err(|e| io_error(&self.dir, &e))?;
         let path = self.dir.join("lock");
-        let file = OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .open(&path)
-            .map_err(|e| self.io(&path, &e))?;
-        file.lock().map_err(|e| self.io(&path, &e))?;
-        Ok(Lock(file))
+        let locked = || {
+            let mut options = OpenOptions::new();
+            options.create(true).truncate(false).write(true);
+            let file = options.open(&path)?;
+            file.lock()?;
+            Ok(Lock(file))
+        };
+        locked().map_err(|e| io_error(&path, &e))
     }
 
-    fn io(&self, path: &Path, e: &io::Error) -> CniError {
-        CniError::io(format_args!("IPAM lease store {}", path.display()), e)
-    }
-
-    /// Every lease; a file that names no holder (never written by us) counts as taken by nobody known.
-    fn all(&self) -> Result<Vec<(IpAddr, Option<Lease>)>, CniError> {
+    /// Addresses that have a file, whatever it is.
+    fn names(&self) -> Result<Vec<IpAddr>, CniError> {
         let mut all = Vec::new();
-        for entry in fs::read_dir(&self.dir).map_err(|e| self.io(&self.dir, &e))? {
-            let entry = entry.map_err(|e| self.io(&self.dir, &e))?;
-            let Some(ip) = entry
-                .file_name()
-                .to_str()
-                .and_then(|n| n.parse::<IpAddr>().ok())
-            else {
-                continue;
-            };
-            all.push((ip, self.holder(ip)?));
+        let entries = fs::read_dir(&self.dir).map_err(|e| io_error(&self.dir, &e))?;
+        for entry in entries {
+            let name = entry.map_err(|e| io_error(&self.dir, &e))?.file_name();
+            let name = name.to_str().unwrap_or_default();
+            // Another spelling of an address is nothing of ours.
+            all.extend(
+                name.parse::<IpAddr>()
+                    .ok()
+                    .filter(|ip| ip.to_string() == name),
+            );
         }
-        all.sort();
         Ok(all)
     }
 
-    fn holder(&self, ip: IpAddr) -> Result<Option<Lease>, CniError> {
-        let path = self.path(ip);
-        match fs::read_to_string(&path) {
-            Ok(text) => Ok(Lease::parse(&text)),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(e) => Err(self.io(&path, &e)),
-        }
+    /// Every address in use. A file that cannot be read is no reason to fail all the others.
+    fn all(&self) -> Result<Taken, CniError> {
+        let holder = |ip| {
+            let target = fs::read_link(self.path(ip)).ok();
+            target.and_then(|t| Lease::parse(&t))
+        };
+        let names = self.names()?.into_iter();
+        Ok(names.map(|ip| (ip, holder(ip))).collect())
     }
 
-    fn write(&self, ip: IpAddr, holder: &Lease) -> Result<(), CniError> {
+    /// Makes a lease; false when there is something under its name already.
+    fn make(&self, ip: IpAddr, holder: &Lease) -> Result<bool, CniError> {
         let path = self.path(ip);
-        let temporary = self.dir.join("new");
-        let write = || {
-            let mut file = File::create(&temporary)?;
-            file.write_all(format!("{}\n{}\n", holder.container_id, holder.ifname).as_bytes())?;
-            file.sync_all()?;
-            fs::rename(&temporary, &path)?;
-            self.sync_dir()
-        };
-        write().map_err(|e| {
-            let _ = fs::remove_file(&temporary);
-            self.io(&path, &e)
-        })
+        match symlink(holder.target(), &path) {
+            Ok(()) => Ok(true),
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+            Err(e) => Err(io_error(&path, &e)),
+        }
     }
 
     fn remove(&self, ip: IpAddr) -> Result<(), CniError> {
         let path = self.path(ip);
         match fs::remove_file(&path) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(self.io(&path, &e)),
-            _ => self.sync_dir().map_err(|e| self.io(&self.dir, &e)),
+            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(io_error(&path, &e)),
+            _ => Ok(()),
         }
     }
+}
 
-    fn sync_dir(&self) -> io::Result<()> {
-        File::open(&self.dir)?.sync_all()
+/// Which wanted address each set is to give.
+fn one_of_each(conf: &BuiltIn, wanted: &[IpAddr]) -> Result<Vec<Option<IpAddr>>, CniError> {
+    let refused = |why: String| Err(CniError::new(Code::InvalidConfig, why));
+    let mut of_set = vec![None; conf.sets.len()];
+    for ip in wanted {
+        let Some(i) = conf.sets.iter().position(|s| s.contains(*ip)) else {
+            return refused(format!("address {ip} was asked for and is in no range"));
+        };
+        if let Some(other) = of_set[i].replace(*ip) {
+            return refused(format!(
+                "addresses {other} and {ip} were asked for of one set of ranges ({}), which gives one",
+                conf.sets[i].describe()
+            ));
+        }
     }
+    Ok(of_set)
+}
+
+fn io_error(path: &Path, e: &io::Error) -> CniError {
+    CniError::io(format_args!("IPAM lease store {}", path.display()), e)
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use serde_json::json;
-    use std::collections::HashSet;
-
-    struct Fixture {
-        dir: tempfile::TempDir,
-        conf: BuiltIn,
-    }
-
-    impl Fixture {
-        fn new(ranges: serde_json::Value) -> Fixture {
-            let dir = tempfile::tempdir().unwrap();
-            let section = json!({"type": "podswitch", "ranges": ranges, "dataDir": dir.path()});
-            Fixture {
-                conf: BuiltIn::parse(&section, &[]).unwrap(),
-                dir,
-            }
-        }
-
-        fn leases(&self) -> Leases {
-            self.conf.leases("net")
-        }
-
-        fn add(&self, id: &str, wanted: &[&str]) -> Result<Vec<String>, CniError> {
-            let wanted: Vec<_> = wanted.iter().map(|w| w.parse().unwrap()).collect();
-            let given = self.leases().allocate(&self.conf, &holder(id), &wanted)?;
-            Ok(given.into_iter().map(|(net, _)| net.to_string()).collect())
-        }
-    }
-
-    fn holder(id: &str) -> Lease {
-        Lease {
-            container_id: id.into(),
-            ifname: "eth0".into(),
-        }
-    }
-
-    fn dual() -> Fixture {
-        Fixture::new(json!([[{"subnet": "10.0.0.0/29"}], [{"subnet": "fd00::/125"}]]))
-    }
-
-    #[test]
-    fn one_address_of_each_set_and_none_twice_until_exhausted() {
-        let f = dual();
-        let mut seen = HashSet::new();
-        for i in 0..5 {
-            let ips = f.add(&format!("c{i}"), &[]).unwrap();
-            assert_eq!(ips.len(), 2);
-            assert!(
-                ips[0].ends_with("/32") && ips[1].ends_with("/128"),
-                "{ips:?}"
-            );
-            assert!(ips.into_iter().all(|ip| seen.insert(ip)));
-        }
-        assert_eq!(f.leases().has_room(&f.conf).unwrap_err().code, 50);
-        let e = f.add("one-more", &[]).unwrap_err();
-        assert_eq!(e.code, 101);
-        assert!(e.msg.contains("10.0.0.0/29"), "{e}");
-        f.leases().release(&holder("c3")).unwrap();
-        f.leases().has_room(&f.conf).unwrap();
-        assert!(f.add("again", &[]).is_ok());
-    }
-
-    #[test]
-    fn a_failure_in_the_second_set_gives_the_first_back() {
-        let f = Fixture::new(json!([[{"subnet": "10.0.0.0/24"}], [{"subnet": "fd00::/126"}]]));
-        f.add("a", &[]).unwrap();
-        f.add("b", &[]).unwrap();
-        assert_eq!(f.add("c", &[]).unwrap_err().code, 101);
-        assert!(f.leases().held(&holder("c")).unwrap().is_empty());
-    }
-
-    #[test]
-    fn wanted_addresses_are_given_or_refused_by_name() {
-        let f = dual();
-        assert_eq!(f.add("a", &["10.0.0.5"]).unwrap()[0], "10.0.0.5/32");
-        for (ip, word) in [
-            ("10.0.0.5", "held"),
-            ("10.9.0.5", "no range"),
-            ("10.0.0.1", "no range"),
-        ] {
-            let e = f.add("b", &[ip]).unwrap_err();
-            assert!(
-                e.code == 7 && e.msg.contains(ip) && e.msg.contains(word),
-                "{e}"
-            );
-        }
-        assert!(f.leases().held(&holder("b")).unwrap().is_empty());
-    }
-
-    #[test]
-    fn release_is_idempotent_and_gc_keeps_the_valid() {
-        let f = dual();
-        f.leases().release(&holder("never")).unwrap();
-        for id in ["a", "b", "c"] {
-            f.add(id, &[]).unwrap();
-        }
-        f.leases().release(&holder("a")).unwrap();
-        f.leases().release(&holder("a")).unwrap();
-        fs::write(f.dir.path().join("net/10.0.0.6"), "").unwrap();
-        assert!(f.leases().retain(&[holder("b")]).is_empty());
-        let left: Vec<_> = f
-            .leases()
-            .all()
-            .unwrap()
-            .into_iter()
-            .map(|(_, l)| l)
-            .collect();
-        assert_eq!(left, [Some(holder("b")), Some(holder("b"))]);
-    }
-
-    #[test]
-    fn concurrent_calls_never_share_an_address() {
-        let f = Fixture::new(json!([[{"subnet": "10.0.0.0/24"}]]));
-        let ips: Vec<String> = std::thread::scope(|s| {
-            let threads: Vec<_> = (0..8)
-                .map(|t| {
-                    let f = &f;
-                    s.spawn(move || {
-                        (0..25)
-                            .flat_map(|i| f.add(&format!("c{t}-{i}"), &[]).unwrap())
-                            .collect::<Vec<_>>()
-                    })
-                })
-                .collect();
-            threads
-                .into_iter()
-                .flat_map(|t| t.join().unwrap())
-                .collect()
-        });
-        assert_eq!(ips.len(), 200);
-        assert_eq!(ips.iter().collect::<HashSet<_>>().len(), 200);
-    }
-}
+#[path = "leases_tests.rs"]
+mod tests;

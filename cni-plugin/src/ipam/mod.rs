@@ -10,10 +10,11 @@ pub use delegate::Delegate;
 pub use leases::{Lease, Leases};
 pub use ranges::{BuiltIn, RangeConf};
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::conf::NetConf;
 use crate::invocation::Invocation;
+use crate::json::{invalid, take};
 use crate::result::{Attachment, Ip};
 use crate::spec::{CniError, Code};
 
@@ -30,48 +31,64 @@ pub enum Ipam {
 }
 
 impl Ipam {
-    /// Reads the section; `None` when it is empty (an attachment without addresses).
+    /// Reads the section; `None` when it is absent or empty (an attachment without addresses).
     ///
     /// # Errors
-    /// Code 7 naming the key and value.
+    /// Code 7, or 2 for an unknown key of the built-in one, naming key and value.
     pub fn parse(
-        value: &Value,
+        conf: &Map<String, Value>,
         runtime_ranges: &[Vec<RangeConf>],
     ) -> Result<Option<Ipam>, CniError> {
-        let bad = |why: &str| CniError::new(Code::InvalidConfig, format!("{value}: {why}"));
-        let object = value.as_object().ok_or_else(|| bad("not an object"))?;
-        if object.is_empty() {
+        Self::read(conf, |section| BuiltIn::parse(section, runtime_ranges))
+    }
+
+    /// Reads as much as giving addresses back needs: which plugin, and where it keeps leases.
+    ///
+    /// # Errors
+    /// Code 7 naming key and value.
+    pub fn for_cleanup(conf: &Map<String, Value>) -> Result<Option<Ipam>, CniError> {
+        Self::read(conf, BuiltIn::for_cleanup)
+    }
+
+    fn read(
+        conf: &Map<String, Value>,
+        built_in: impl Fn(&Map<String, Value>) -> Result<BuiltIn, CniError>,
+    ) -> Result<Option<Ipam>, CniError> {
+        let Some(section) = take::<Map<String, Value>>(conf, "ipam")?.filter(|s| !s.is_empty())
+        else {
             return Ok(None);
-        }
-        match object.get("type") {
+        };
+        let bad = |why: &str| invalid("ipam", &conf["ipam"], why);
+        match section.get("type") {
             Some(Value::String(kind)) if BUILT_IN.contains(&kind.as_str()) => {
-                Ok(Some(Ipam::BuiltIn(BuiltIn::parse(value, runtime_ranges)?)))
+                Ok(Some(Ipam::BuiltIn(built_in(&section)?)))
             }
             Some(Value::String(kind)) => Ok(Some(Ipam::Delegate(Delegate::new(kind)?))),
-            Some(other) => Err(bad(&format!("type {other} is not a string"))),
+            Some(_) => Err(bad("\"type\" is not a string")),
             None => Err(bad(
                 "key \"type\" is missing; \"podswitch\" is the built-in one",
             )),
         }
     }
 
-    /// Allocates (ADD).
+    /// Allocates (ADD). After an error nothing is allocated.
     ///
     /// # Errors
     /// Code 101 when a range is exhausted, what a delegate said, or I/O.
     pub fn add(&self, conf: &NetConf, call: &Invocation) -> Result<Attachment, CniError> {
         match self {
             Ipam::BuiltIn(b) => {
-                let wanted = conf.wanted_ips(call.args.get("IP").map(String::as_str))?;
+                let wanted = conf.wanted_ips(call)?;
                 let ips = b
                     .leases(&conf.name)
                     .allocate(b, &Lease::of(call), &wanted)?;
-                let ips = ips
-                    .into_iter()
-                    .map(|(net, gateway)| Ip::new(net, gateway, None))
-                    .collect();
+                let ips = ips.into_iter().map(|ip| Ip {
+                    address: ip.into(),
+                    gateway: None,
+                    interface: None,
+                });
                 Ok(Attachment {
-                    ips,
+                    ips: ips.collect(),
                     routes: b.routes.clone(),
                     ..Attachment::default()
                 })
@@ -99,17 +116,17 @@ impl Ipam {
         match self {
             Ipam::BuiltIn(b) => {
                 let held = b.leases(&conf.name).held(&Lease::of(call))?;
-                for ip in ips {
-                    if !held.contains(&ip.address.addr()) {
-                        let msg = format!(
+                match ips.iter().find(|ip| !held.contains(&ip.address.addr())) {
+                    Some(ip) => Err(CniError::new(
+                        Code::Differs,
+                        format!(
                             "address {} has no lease of container {}",
                             ip.address.addr(),
                             call.container_id
-                        );
-                        return Err(CniError::new(Code::Differs, msg));
-                    }
+                        ),
+                    )),
+                    None => Ok(()),
                 }
-                Ok(())
             }
             Ipam::Delegate(d) => d.run(conf, call, "CHECK").map(drop),
         }
@@ -118,7 +135,7 @@ impl Ipam {
     /// Says whether an address could be given (STATUS).
     ///
     /// # Errors
-    /// Code 50 when a range set is exhausted, I/O, or what a delegate said.
+    /// Code 50 when a range set is exhausted or a lease cannot be written, or what a delegate said.
     pub fn status(&self, conf: &NetConf, call: &Invocation) -> Result<(), CniError> {
         match self {
             Ipam::BuiltIn(b) => b.leases(&conf.name).has_room(b),
@@ -126,13 +143,18 @@ impl Ipam {
         }
     }
 
-    /// Releases everything that is not in `valid` (GC).
+    /// Releases everything that `keep` does not want kept (GC). A delegate judges by the configuration itself.
     ///
     /// # Errors
     /// One for each failure.
-    pub fn gc(&self, conf: &NetConf, call: &Invocation, valid: &[Lease]) -> Vec<CniError> {
+    pub fn gc(
+        &self,
+        conf: &NetConf,
+        call: &Invocation,
+        keep: impl Fn(&Lease) -> bool,
+    ) -> Vec<CniError> {
         match self {
-            Ipam::BuiltIn(b) => b.leases(&conf.name).retain(valid),
+            Ipam::BuiltIn(b) => b.leases(&conf.name).retain(keep),
             Ipam::Delegate(d) => d.run(conf, call, "GC").err().into_iter().collect(),
         }
     }

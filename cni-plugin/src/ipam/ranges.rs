@@ -6,14 +6,16 @@ use std::path::PathBuf;
 
 use ipnet::IpNet;
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::leases::Leases;
+use crate::attach::PodRoute;
+use crate::json::{invalid, only, take_at};
 use crate::result::Route;
 use crate::spec::{CniError, Code};
 
-/// Where leases are kept unless `dataDir` says otherwise.
-const DATA_DIR: &str = "/var/lib/podswitch/ipam";
+/// Where leases are kept unless `dataDir` says otherwise: gone with the kernel, as the pods are.
+const DATA_DIR: &str = "/run/podswitch/ipam";
 
 /// A range as it is written.
 #[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
@@ -26,19 +28,6 @@ pub struct RangeConf {
     end: Option<IpAddr>,
     #[serde(default)]
     gateway: Option<IpAddr>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Section {
-    #[serde(rename = "type")]
-    _type: String,
-    #[serde(default)]
-    ranges: Vec<Vec<RangeConf>>,
-    #[serde(default)]
-    routes: Vec<Route>,
-    #[serde(default, rename = "dataDir")]
-    data_dir: Option<PathBuf>,
 }
 
 /// A checked range: both ends inclusive, in the numbers of its family.
@@ -56,7 +45,7 @@ impl Range {
         let bad = |what: String| {
             CniError::new(
                 Code::InvalidConfig,
-                format!("range {}: {what}", conf.subnet),
+                format!("ipam range {}: {what}", conf.subnet),
             )
         };
         if subnet != conf.subnet {
@@ -94,8 +83,12 @@ impl Range {
         if first > last {
             return Err(bad("rangeStart is after rangeEnd".into()));
         }
+        // Pods reach the switch by the switch's own gateway address; this one is only kept free, for whoever has it.
         let gateway = match conf.gateway {
-            Some(ip) => address(inside("gateway", ip)?, ip.is_ipv4()),
+            Some(ip) if ip.is_ipv4() != subnet.addr().is_ipv4() => {
+                return Err(bad(format!("gateway {ip} is of the other family")));
+            }
+            Some(ip) => ip,
             None => address(usable.0, subnet.addr().is_ipv4()),
         };
         Ok(Range {
@@ -117,17 +110,9 @@ impl Range {
         self.subnet.addr().is_ipv4()
     }
 
-    /// Its addresses from `after` on, once around. `None` begins at the first.
-    fn from(&self, after: Option<IpAddr>) -> impl Iterator<Item = IpAddr> + '_ {
-        let start = match after
-            .filter(|ip| ip.is_ipv4() == self.is_ipv4())
-            .map(number)
-        {
-            Some(n) if n >= self.first && n < self.last => n + 1,
-            _ => self.first,
-        };
-        (start..=self.last)
-            .chain(self.first..start)
+    /// Its addresses among these numbers.
+    fn within(&self, numbers: std::ops::RangeInclusive<u128>) -> impl Iterator<Item = IpAddr> + '_ {
+        numbers
             .map(|n| address(n, self.is_ipv4()))
             .filter(|ip| *ip != self.gateway)
     }
@@ -138,27 +123,46 @@ impl Range {
 pub struct RangeSet(Vec<Range>);
 
 impl RangeSet {
+    fn new(conf: &[RangeConf]) -> Result<RangeSet, CniError> {
+        let ranges = conf.iter().map(Range::new).collect::<Result<Vec<_>, _>>()?;
+        let v4 = ranges.first().is_none_or(Range::is_ipv4);
+        match ranges.iter().find(|r| r.is_ipv4() != v4) {
+            Some(odd) => Err(CniError::new(
+                Code::InvalidConfig,
+                format!(
+                    "ipam range {}: a set mixes IPv4 and IPv6; make two sets of it",
+                    odd.subnet
+                ),
+            )),
+            None => Ok(RangeSet(ranges)),
+        }
+    }
+
     /// Whether any of its ranges may give this address away.
     pub fn contains(&self, ip: IpAddr) -> bool {
         self.0.iter().any(|r| r.contains(ip))
     }
 
-    /// Every address, beginning after the one given last.
+    /// Every address once, beginning after the one given last, through all ranges and round to it.
     pub fn candidates(&self, last: Option<IpAddr>) -> impl Iterator<Item = IpAddr> + '_ {
-        let begin = last
-            .and_then(|ip| self.0.iter().position(|r| r.contains(ip)))
-            .unwrap_or(0);
-        let rest = self
-            .0
-            .iter()
-            .cycle()
-            .skip(begin + 1)
-            .take(self.0.len().saturating_sub(1));
-        self.0
-            .get(begin)
+        let begin = last.and_then(|ip| self.0.iter().position(|r| r.contains(ip)));
+        let after = last.filter(|_| begin.is_some()).map(number);
+        let begin = begin.unwrap_or(0);
+        let (before, from) = self.0.split_at(begin.min(self.0.len()));
+        let (first, others) = match from.split_first() {
+            Some((first, later)) => (Some(first), later.iter().chain(before)),
+            None => (None, [].iter().chain(before)),
+        };
+        let rest = first.into_iter().filter_map(move |r| {
+            let next = after.map_or(Some(r.first), |n| n.checked_add(1))?;
+            Some(r.within(next..=r.last))
+        });
+        let round = first
             .into_iter()
-            .flat_map(move |r| r.from(last))
-            .chain(rest.flat_map(|r| r.from(None)))
+            .filter_map(move |r| Some(r.within(r.first..=after?)));
+        rest.flatten()
+            .chain(others.flat_map(|r| r.within(r.first..=r.last)))
+            .chain(round.flatten())
     }
 
     /// Its subnets, for messages.
@@ -194,41 +198,47 @@ impl BuiltIn {
     /// Reads the section; the runtime's ranges go before the configured ones.
     ///
     /// # Errors
-    /// Code 7 naming the key and value.
-    pub fn parse(value: &Value, runtime: &[Vec<RangeConf>]) -> Result<BuiltIn, CniError> {
-        let bad = |why: String| CniError::new(Code::InvalidConfig, why);
-        let section: Section =
-            serde_json::from_value(value.clone()).map_err(|e| bad(e.to_string()))?;
+    /// Code 7 naming the key and value, 2 for an unknown key.
+    pub fn parse(
+        section: &Map<String, Value>,
+        runtime: &[Vec<RangeConf>],
+    ) -> Result<BuiltIn, CniError> {
+        only(section, &["type", "ranges", "routes", "dataDir"], "ipam.")?;
+        let ranges: Vec<Vec<RangeConf>> =
+            take_at(section, "ranges", "ipam.ranges")?.unwrap_or_default();
         let mut sets = Vec::new();
-        for set in runtime
-            .iter()
-            .chain(&section.ranges)
-            .filter(|s| !s.is_empty())
-        {
-            let ranges = set.iter().map(Range::new).collect::<Result<Vec<_>, _>>()?;
-            if let Some(odd) = ranges.iter().find(|r| r.is_ipv4() != ranges[0].is_ipv4()) {
-                return Err(bad(format!(
-                    "range {}: a set mixes IPv4 and IPv6; make two sets of it",
-                    odd.subnet
-                )));
-            }
-            sets.push(RangeSet(ranges));
+        for set in runtime.iter().chain(&ranges).filter(|s| !s.is_empty()) {
+            sets.push(RangeSet::new(set)?);
         }
         if sets.is_empty() {
-            return Err(bad("ranges: at least one range is needed".into()));
+            let value = section.get("ranges").unwrap_or(&Value::Null);
+            return Err(invalid(
+                "ipam.ranges",
+                value,
+                "at least one range is needed",
+            ));
         }
-        let all: Vec<&Range> = sets.iter().flat_map(|s| &s.0).collect();
-        for (i, a) in all.iter().enumerate() {
-            for b in &all[i + 1..] {
-                if a.is_ipv4() == b.is_ipv4() && a.first <= b.last && b.first <= a.last {
-                    return Err(bad(format!("ranges {} and {} overlap", a.subnet, b.subnet)));
-                }
-            }
+        no_overlap(&sets)?;
+        let routes: Vec<Route> = take_at(section, "routes", "ipam.routes")?.unwrap_or_default();
+        for route in &routes {
+            PodRoute::of(route)?;
         }
         Ok(BuiltIn {
             sets,
-            routes: section.routes,
-            data_dir: section.data_dir.unwrap_or_else(|| DATA_DIR.into()),
+            routes,
+            data_dir: data_dir(section)?,
+        })
+    }
+
+    /// Reads where the leases are; it has no ranges to give addresses from.
+    ///
+    /// # Errors
+    /// Code 7 naming the key and value.
+    pub fn for_cleanup(section: &Map<String, Value>) -> Result<BuiltIn, CniError> {
+        Ok(BuiltIn {
+            sets: Vec::new(),
+            routes: Vec::new(),
+            data_dir: data_dir(section)?,
         })
     }
 
@@ -236,6 +246,29 @@ impl BuiltIn {
     pub fn leases(&self, network: &str) -> Leases {
         Leases::new(self.data_dir.join(network))
     }
+}
+
+fn data_dir(section: &Map<String, Value>) -> Result<PathBuf, CniError> {
+    let dir: Option<PathBuf> = take_at(section, "dataDir", "ipam.dataDir")?;
+    let dir = dir.unwrap_or_else(|| DATA_DIR.into());
+    if dir.is_absolute() {
+        return Ok(dir);
+    }
+    let why = "an absolute path is needed";
+    Err(invalid("ipam.dataDir", &section["dataDir"], why))
+}
+
+fn no_overlap(sets: &[RangeSet]) -> Result<(), CniError> {
+    let all: Vec<&Range> = sets.iter().flat_map(|s| &s.0).collect();
+    for (i, a) in all.iter().enumerate() {
+        for b in &all[i + 1..] {
+            if a.is_ipv4() == b.is_ipv4() && a.first <= b.last && b.first <= a.last {
+                let why = format!("ranges {} and {} overlap", a.subnet, b.subnet);
+                return Err(CniError::new(Code::InvalidConfig, format!("ipam: {why}")));
+            }
+        }
+    }
+    Ok(())
 }
 
 fn number(ip: IpAddr) -> u128 {
@@ -258,8 +291,12 @@ mod tests {
     use super::*;
     use serde_json::json;
 
+    fn section(value: Value) -> Result<BuiltIn, CniError> {
+        BuiltIn::parse(value.as_object().unwrap(), &[])
+    }
+
     fn set(text: Value) -> Result<BuiltIn, CniError> {
-        BuiltIn::parse(&json!({"type": "podswitch", "ranges": text}), &[])
+        section(json!({"type": "podswitch", "ranges": text}))
     }
 
     fn ips(b: &BuiltIn, last: Option<&str>) -> Vec<String> {
@@ -292,9 +329,75 @@ mod tests {
             ips(&b, None),
             ["10.0.0.5", "10.0.0.6", "10.1.0.1", "10.1.0.2", "10.1.0.3"]
         );
-        let wrapped = ips(&b, Some("10.1.0.3"));
-        assert_eq!(wrapped.len(), 5);
-        assert_eq!(wrapped[3], "10.0.0.5");
+        assert_eq!(
+            ips(&b, Some("10.1.0.2")),
+            ["10.1.0.3", "10.0.0.5", "10.0.0.6", "10.1.0.1", "10.1.0.2"]
+        );
+    }
+
+    #[test]
+    fn every_address_of_any_range_comes_once_wherever_one_begins() {
+        let b = set(json!([[{"subnet": "10.0.0.0/28", "rangeStart": "10.0.0.9"},
+            {"subnet": "10.1.0.0/29", "gateway": "10.9.9.9"}, {"subnet": "10.2.0.0/30"}]]))
+        .unwrap();
+        let mut all = ips(&b, None);
+        all.sort();
+        assert_eq!(all.len() as u128, b.sets[0].size());
+        for last in all
+            .iter()
+            .map(String::as_str)
+            .chain(["10.7.7.7", "fd00::1"])
+        {
+            let mut again = ips(&b, Some(last));
+            assert!(all.len() < 2 || again[0] != last);
+            again.sort();
+            assert_eq!(again, all, "after {last}");
+        }
+    }
+
+    #[test]
+    fn the_widest_ranges_begin_at_once() {
+        let b = set(json!([[{"subnet": "fd00::/8"}], [{"subnet": "10.0.0.0/8"}]])).unwrap();
+        assert_eq!(
+            b.sets[0].candidates(None).next().unwrap().to_string(),
+            "fd00::2"
+        );
+        assert_eq!(b.sets[0].size(), (1 << 120) - 2);
+        let b = set(json!([[{"subnet": "::/0"}]])).unwrap();
+        let last = "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff".parse().unwrap();
+        assert_eq!(
+            b.sets[0].candidates(Some(last)).next().unwrap().to_string(),
+            "::2"
+        );
+        assert_eq!(b.sets[0].size(), u128::MAX - 1);
+    }
+
+    #[test]
+    fn a_section_says_where_leases_are_and_no_more_than_it_may() {
+        let with = |key: &str, value: Value| {
+            let mut s = json!({"type": "podswitch", "ranges": [[{"subnet": "10.0.0.0/24"}]]});
+            s[key] = value;
+            section(s)
+        };
+        assert_eq!(
+            with("dataDir", Value::Null).unwrap().data_dir,
+            PathBuf::from(DATA_DIR)
+        );
+        for (key, value, code, named) in [
+            ("dataDir", json!("leases"), 7, "ipam.dataDir"),
+            ("resolvConf", json!("/etc/resolv.conf"), 2, "resolv.conf"),
+            ("routes", json!([{"dst": "10.0.0.0"}]), 7, "ipam.routes"),
+            (
+                "routes",
+                json!([{"dst": "10.0.0.0/8", "advmss": 1400}]),
+                2,
+                "advmss",
+            ),
+            ("ranges", json!([[]]), 7, "ipam.ranges"),
+        ] {
+            let e = with(key, value).unwrap_err();
+            assert!(e.code == code && e.msg.contains(named), "{key}: {e}");
+        }
     }
 
     #[test]
@@ -326,6 +429,10 @@ mod tests {
             (
                 json!([[{"subnet": "10.0.0.0/24", "rangeBegin": "10.0.0.2"}]]),
                 "rangeBegin",
+            ),
+            (
+                json!([[{"subnet": "10.0.0.0/24", "gateway": "fd00::1"}]]),
+                "fd00::1",
             ),
         ] {
             let e = set(text.clone()).unwrap_err();
