@@ -86,6 +86,7 @@ events! {
         IcmpErrorLimited = "icmp_error_limited", "An ICMP error was not sent: over the rate limit.";
         ChecksumFilled = "checksum_filled", "A partial transport checksum was filled in.";
         Fragmented = "fragmented", "A packet was cut into IPv4 fragments.";
+        Segmented = "segmented", "A TCP superframe of a pod in generic XDP mode was cut into segments.";
         Copied = "copied", "A frame was copied to another arena or for flooding.";
         HandoffSent = "handoff_sent", "A frame was given to another worker.";
         HandoffReceived = "handoff_received", "A frame came from another worker.";

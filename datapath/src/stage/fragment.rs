@@ -155,7 +155,7 @@ fn drop_uncopied_options(header: &mut [u8]) -> usize {
 }
 
 /// The bytes `from..from + len` of a frame, segment by segment.
-fn range(frame: &Frame, from: u32, len: u32) -> impl Iterator<Item = &[u8]> {
+pub(super) fn range(frame: &Frame, from: u32, len: u32) -> impl Iterator<Item = &[u8]> {
     let (mut skip, mut left) = (from as usize, len as usize);
     frame.iter().filter_map(move |segment| {
         let begin = skip.min(segment.len());

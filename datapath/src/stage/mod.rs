@@ -10,7 +10,7 @@
 //! | [`local`] | ARP, ND and echo for the gateway are answered; groups end | 〃 |
 //! | [`policy`] egress | may the sender send it | 〃 |
 //! | [`route`] | where to | 〃 |
-//! | way out | TTL, MTU; what cannot go on is answered ([`icmp_error`]) or cut ([`fragment`]) | 〃 |
+//! | way out | TTL, MTU; what cannot go on is answered ([`icmp_error`]) or cut ([`fragment`], [`superframe`]) | 〃 |
 //! | [`policy`] ingress | may the receiver have it | worker of the port it leaves by |
 //! | [`rewrite`] | MAC addresses, TTL | worker of the port it came from |
 //!
@@ -33,6 +33,7 @@ mod rewrite;
 mod route;
 pub mod segment;
 mod source;
+mod superframe;
 
 pub use limit::{Rate, RateLimiter};
 pub use segment::{Learned, LearnedEntry};
@@ -272,7 +273,8 @@ fn leave(
         return icmp_error::refuse(ctx, port, packet, Reason::TtlExceeded, error);
     }
     let too_big = parsed.l3_len > way.mtu;
-    if too_big && parsed.dont_fragment {
+    let superframe = too_big && superframe::is_one(port, packet);
+    if too_big && parsed.dont_fragment && !superframe {
         let error = IcmpError::TooBig { mtu: way.mtu };
         return icmp_error::refuse(ctx, port, packet, Reason::PacketTooBig, error);
     }
@@ -281,10 +283,15 @@ fn leave(
     }
     rewrite::run(packet, way);
     let verdict = Verdict::Forward(way.port);
-    if too_big && let Err(reason) = fragment::cut(ctx, packet, way.mtu, verdict) {
-        return Verdict::Drop(reason);
+    let cut = match (too_big, superframe) {
+        (false, _) => Ok(()),
+        (true, true) => superframe::cut(ctx, packet, way.mtu.min(port.mtu), verdict),
+        (true, false) => fragment::cut(ctx, packet, way.mtu, verdict),
+    };
+    match cut {
+        Ok(()) => verdict,
+        Err(reason) => Verdict::Drop(reason),
     }
-    verdict
 }
 
 /// Decides about packets that other workers gave to this one, each with the verdict to forward it out of a port of this

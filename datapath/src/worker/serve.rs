@@ -29,7 +29,7 @@ const AGED_AT_ONCE: usize = 8;
 /// A decision about a flow that sent nothing for so long is forgotten, milliseconds.
 const FLOW_IDLE_MS: u32 = 60_000;
 /// Packets that a burst may add to itself (fragments).
-const EXTRA: usize = 256;
+const EXTRA: usize = 1024;
 
 /// What the ports of other workers can do, as far as it matters here.
 const NO_CAPS: Caps = Caps {

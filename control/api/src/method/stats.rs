@@ -67,6 +67,10 @@ pub struct StatsResult {
     /// Every rule.
     #[serde(default)]
     pub rules: Vec<RuleStats>,
+    /// What else happened in the switch, by name (`flow_hit`, `handoff_sent`, `icmp_error`, ...); part of `tables`. What
+    /// never happened is left out.
+    #[serde(default)]
+    pub events: BTreeMap<String, u64>,
     /// Every table.
     #[serde(default)]
     pub tables: Vec<TableStats>,

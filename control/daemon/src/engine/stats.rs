@@ -96,6 +96,12 @@ impl Engine {
         }
         if wants(Section::Tables) {
             result.tables = self.table_stats(&counters);
+            let with = |e: &Event| (e.name().to_owned(), counters.event(*e));
+            result.events = Event::ALL
+                .iter()
+                .map(with)
+                .filter(|(_, n)| *n > 0)
+                .collect();
         }
         Ok(result)
     }
