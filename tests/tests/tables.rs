@@ -157,14 +157,16 @@ fn the_longest_prefix_wins() {
         RawSocket::open(&c.netns, "eth0"),
     );
     let (port_b, port_c) = (node.port_name(&b), node.port_name(&c));
-    let route =
-        |prefix: &str, port: &str| set(json!({"kind": "route", "prefix": prefix, "port": port}));
+    // The pods are routers for these prefixes.
+    let route = |prefix: &str, port: &str, via: std::net::IpAddr| {
+        set(json!({"kind": "route", "prefix": prefix, "port": port, "via": via}))
+    };
     node.apply(&[
-        route("10.99.0.0/16", &port_b),
-        route("10.99.1.0/24", &port_c),
+        route("10.99.0.0/16", &port_b, b.v4()),
+        route("10.99.1.0/24", &port_c, c.v4()),
         set(json!({"kind": "route", "prefix": "10.99.1.7/32", "type": "blackhole"})),
-        route("2001:db8:99::/48", &port_b),
-        route("2001:db8:99:1::/64", &port_c),
+        route("2001:db8:99::/48", &port_b, b.v6()),
+        route("2001:db8:99:1::/64", &port_c, c.v6()),
     ]);
     assert!(arrives(&a, &raw, gateway, &at_b, "10.99.0.1"));
     assert!(arrives(&a, &raw, gateway, &at_b, "10.99.255.1"));

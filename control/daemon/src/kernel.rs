@@ -106,18 +106,13 @@ impl Kernel {
         Ok(Closed { link, owned })
     }
 
-    /// Steers an interface's frames to an AF_XDP socket, replacing a predecessor's program in one step.
+    /// Attaches the steering program, which drops every frame until it is connected; a predecessor's is replaced in one
+    /// step.
     ///
     /// # Errors
     /// [`KernelError`]; a foreign program is never replaced.
-    pub fn steer(
-        &mut self,
-        link: &Link,
-        to: BorrowedFd<'_>,
-        mode: XdpMode,
-    ) -> Result<Attached, KernelError> {
-        let mut steering = self.loader.steering(1)?;
-        steering.insert(0, to)?;
+    pub fn attach(&mut self, link: &Link, mode: XdpMode) -> Result<Attached, KernelError> {
+        let steering = self.loader.steering(1)?;
         let mut socket = Socket::open()?;
         let wanted = if mode == XdpMode::Auto {
             self.default_mode
@@ -145,8 +140,16 @@ impl Kernel {
         })
     }
 
+    /// Steers an interface's frames to its AF_XDP socket from now on.
+    ///
+    /// # Errors
+    /// [`KernelError`] when the map cannot be written.
+    pub fn connect(attached: &mut Attached, to: BorrowedFd<'_>) -> Result<(), KernelError> {
+        Ok(attached.steering.insert(0, to)?)
+    }
+
     /// Leaves an interface closed: nothing is steered any more, program and wall stay.
-    pub fn close(&self, mut attached: Attached) {
+    pub fn disconnect(attached: &mut Attached) {
         if let Err(e) = attached.steering.remove(0) {
             warn!(ifindex = attached.ifindex, error = %e, "the steering program could not be emptied");
         }

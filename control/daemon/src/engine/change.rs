@@ -59,7 +59,11 @@ impl Engine {
         });
         match ready {
             Ok(tables) => {
+                self.disconnect(&moves);
                 self.switch.publish(tables);
+                for port in &moves.open {
+                    self.connect(&port.name);
+                }
                 self.close_ports(&moves);
                 info!(
                     generation = applied.generation,

@@ -60,9 +60,8 @@ impl Engine {
         };
         match live.state {
             PortState::Faulted => {
-                if let Err(e) = self.open(&port) {
-                    self.fault(&port.name, e.to_string());
-                }
+                self.open_or_fault(&port);
+                self.connect(&port.name);
             }
             PortState::Up | PortState::Down => {
                 let up = link.flags.up() && link.flags.lower_up();

@@ -7,7 +7,7 @@ use podswitch_api::method::PortState;
 use podswitch_api::object::{Device, Port};
 use podswitch_api::{ErrorCode, Key, RpcError};
 use podswitch_datapath::port::PcapSpec;
-use podswitch_datapath::port::xdp::Queue;
+use podswitch_datapath::port::xdp::{Queue, XdpHandle};
 use podswitch_datapath::switch::{self, PortSpec, SwitchError};
 use podswitch_datapath::{PortId, WorkerId};
 use podswitch_state::store::OwnedInterface;
@@ -15,7 +15,7 @@ use tracing::{info, warn};
 
 use super::Engine;
 use super::change::Moves;
-use crate::kernel::{Attached, KernelError};
+use crate::kernel::{Attached, Kernel, KernelError};
 
 /// A port of the desired state, as it is.
 pub(super) struct LivePort {
@@ -24,8 +24,9 @@ pub(super) struct LivePort {
     pub(super) state: PortState,
     /// Why it is not up.
     pub(super) message: Option<String>,
-    /// What is attached to its interface.
+    /// What is attached to its interface, and the socket that its frames go to.
     pub(super) attached: Option<Attached>,
+    socket: Option<XdpHandle>,
 }
 
 impl Engine {
@@ -56,8 +57,40 @@ impl Engine {
             }
         }
         for port in &moves.reopen {
-            if let Err(e) = self.open(port) {
-                self.fault(&port.name, e.to_string());
+            self.open_or_fault(port);
+            self.connect(&port.name);
+        }
+    }
+
+    /// Opens a port's device; out of order when it cannot be.
+    pub(super) fn open_or_fault(&mut self, port: &Port) {
+        if let Err(e) = self.open(port) {
+            self.fault(&port.name, e.to_string());
+        }
+    }
+
+    /// Lets a port's frames in, once the tables know it.
+    pub(super) fn connect(&mut self, name: &str) {
+        let Some(live) = self.ports.get_mut(name) else {
+            return;
+        };
+        let socket = live.socket.as_ref().and_then(XdpHandle::socket);
+        if let (Some(attached), Some(socket)) = (&mut live.attached, socket)
+            && let Err(e) = Kernel::connect(attached, socket.as_fd())
+        {
+            self.fault(name, e.to_string());
+        }
+    }
+
+    /// Lets no more frames in of ports that are about to leave the tables.
+    pub(super) fn disconnect(&mut self, moves: &Moves) {
+        for port in &moves.close {
+            if let Some(attached) = self
+                .ports
+                .get_mut(&port.name)
+                .and_then(|p| p.attached.as_mut())
+            {
+                Kernel::disconnect(attached);
             }
         }
     }
@@ -81,26 +114,17 @@ impl Engine {
         let key = Key::Port {
             name: port.name.clone(),
         };
-        let id = self.names.assign(&port.name).ok_or_else(|| {
-            RpcError::new(ErrorCode::Limit, "all port numbers are taken")
-                .about(&key)
-                .hint("remove ports first")
-        })?;
-        let worker = self.choose_worker(port);
-        let live = LivePort {
-            id,
-            worker,
-            state: PortState::Faulted,
-            message: None,
-            attached: None,
-        };
-        self.ports.insert(port.name.clone(), live);
-        let attached = self
+        let (id, worker) = self.register(port, &key)?;
+        let opened = self
             .open_device(port, id, worker)
             .map_err(|e| e.about(&key))?;
         if let Some(live) = self.ports.get_mut(&port.name) {
             live.state = PortState::Up;
-            live.attached = attached;
+            live.message = None;
+            if let Some((attached, socket)) = opened {
+                live.attached = Some(attached);
+                live.socket = Some(socket);
+            }
         }
         info!(
             port = port.name,
@@ -112,12 +136,32 @@ impl Engine {
         Ok(())
     }
 
+    /// Gives a port an id and a worker; its device is not open yet.
+    fn register(&mut self, port: &Port, key: &Key) -> Result<(PortId, WorkerId), RpcError> {
+        let id = self.names.assign(&port.name).ok_or_else(|| {
+            RpcError::new(ErrorCode::Limit, "all port numbers are taken")
+                .about(key)
+                .hint("remove ports first")
+        })?;
+        let worker = self.choose_worker(port);
+        let live = LivePort {
+            id,
+            worker,
+            state: PortState::Faulted,
+            message: None,
+            attached: None,
+            socket: None,
+        };
+        self.ports.insert(port.name.clone(), live);
+        Ok((id, worker))
+    }
+
     fn open_device(
         &mut self,
         port: &Port,
         id: PortId,
         worker: WorkerId,
-    ) -> Result<Option<Attached>, RpcError> {
+    ) -> Result<Option<(Attached, XdpHandle)>, RpcError> {
         let mtu = port.mtu.unwrap_or(self.config.mtu);
         let spec = |device| PortSpec {
             worker: Some(worker),
@@ -143,17 +187,17 @@ impl Engine {
                     .switch
                     .add_port(id, spec(device))
                     .map_err(|e| switch_error(&e))?;
-                let steered = match opened.xdp.and_then(|handle| handle.socket()) {
-                    Some(socket) => self
-                        .kernel
-                        .steer(&link, socket.as_fd(), *mode)
-                        .map_err(|e| kernel_error(&e)),
-                    None => Err(RpcError::new(ErrorCode::Internal, "the port has no socket")),
-                };
-                if steered.is_err() {
-                    self.remove_from_switch(id);
+                let attached = self.kernel.attach(&link, *mode);
+                match (attached, opened.xdp) {
+                    (Ok(attached), Some(socket)) => Ok(Some((attached, socket))),
+                    (attached, _) => {
+                        self.remove_from_switch(id);
+                        Err(match attached {
+                            Err(e) => kernel_error(&e),
+                            Ok(_) => RpcError::new(ErrorCode::Internal, "the port has no socket"),
+                        })
+                    }
                 }
-                steered.map(Some)
             }
             Device::Pcap { replay, record } => {
                 let files = PcapSpec {
@@ -181,8 +225,9 @@ impl Engine {
         };
         live.state = PortState::Faulted;
         let (id, attached) = (live.id, live.attached.take());
-        if let Some(attached) = attached {
-            self.kernel.close(attached);
+        live.socket = None;
+        if let Some(mut attached) = attached {
+            Kernel::disconnect(&mut attached);
         }
         self.remove_from_switch(id);
     }
@@ -235,20 +280,21 @@ impl Engine {
             .map_or(WorkerId(0), |p| p.worker)
     }
 
-    /// Opens the ports of a stored desired state. A pod's port whose interface is gone goes too: its pod ended while no
+    /// Opens the ports of a stored desired state. A pod's port whose interface is gone goes first: its pod ended while no
     /// daemon ran. Any other port waits for its interface.
     pub(super) fn restore_ports(&mut self) {
         let ports: Vec<Port> = self.model.state().ports.values().cloned().collect();
-        let mut gone = Vec::new();
-        for port in ports {
-            if self.pod_is_gone(&port) {
-                gone.push(port.name);
-            } else if let Err(e) = self.open(&port) {
-                self.fault(&port.name, e.to_string());
-            }
+        let gone = ports.iter().filter(|p| self.pod_is_gone(p));
+        self.remove_ports(gone.map(|p| p.name.clone()).collect());
+        // The tables name every port, also one whose device cannot be opened or that could not be removed.
+        let left: Vec<Port> = self.model.state().ports.values().cloned().collect();
+        for port in &left {
+            self.open_or_fault(port);
         }
         self.compile_all();
-        self.remove_ports(gone);
+        for port in &left {
+            self.connect(&port.name);
+        }
     }
 
     fn pod_is_gone(&self, port: &Port) -> bool {
