@@ -179,18 +179,7 @@ impl Attachment {
         if !value.is_object() {
             return Err(fail(&"it is no JSON object"));
         }
-        let result = Attachment::deserialize(value).map_err(|e| fail(&e))?;
-        let count = result.interfaces.len();
-        let beyond = |ip: &&Ip| ip.interface.is_some_and(|i| i >= count);
-        // An IPAM plugin has no interfaces, and an index there means nothing.
-        match result.ips.iter().find(beyond).filter(|_| count > 0) {
-            Some(ip) => Err(fail(&format!(
-                "ips[].interface {} of {} names no interface",
-                ip.interface.unwrap_or_default(),
-                ip.address
-            ))),
-            None => Ok(result),
-        }
+        Attachment::deserialize(value).map_err(|e| fail(&e))
     }
 
     /// The JSON object in the shape of `version`.
@@ -232,9 +221,17 @@ impl Previous {
     /// Reads `prevResult`.
     ///
     /// # Errors
-    /// As [`Attachment::parse`].
+    /// As [`Attachment::parse`], and for an address on an interface that it does not list.
     pub fn parse(value: &Value) -> Result<Previous, CniError> {
         let result = Attachment::parse("prevResult", value)?;
+        let count = result.interfaces.len();
+        let lost = |ip: &&Ip| ip.interface.is_some_and(|i| i >= count);
+        if let Some(ip) = result.ips.iter().find(lost) {
+            let (index, address) = (ip.interface.unwrap_or_default(), ip.address);
+            let msg =
+                format!("prevResult: ips[].interface {index} of {address} names no interface");
+            return Err(CniError::new(Code::Decode, msg));
+        }
         let raw = value.as_object().cloned().unwrap_or_default();
         Ok(Previous { result, raw })
     }
@@ -354,10 +351,14 @@ mod tests {
 
     #[test]
     fn an_index_that_names_nothing_is_refused() {
-        let bad = json!({"interfaces": [{"name": "a"}], "ips": [{"address": "10.0.0.1/24", "interface": 3}]});
-        let e = Attachment::parse("prevResult", &bad).unwrap_err();
-        assert_eq!(e.code, 6);
-        assert!(e.msg.contains("prevResult") && e.msg.contains('3'), "{e}");
+        for interfaces in [json!([{"name": "a"}]), json!([])] {
+            let bad = json!({"interfaces": interfaces, "ips": [{"address": "10.0.0.1/24", "interface": 3}]});
+            let e = Previous::parse(&bad).unwrap_err();
+            assert_eq!(e.code, 6);
+            assert!(e.msg.contains("prevResult") && e.msg.contains('3'), "{e}");
+            // An IPAM plugin knows no interfaces; what it says of them is not looked at.
+            Attachment::parse("result", &bad).unwrap();
+        }
         for (key, value) in [
             ("ips", json!([{"address": "10.0.0.1/24", "interface": -1}])),
             ("ips", json!([{"address": "10.0.0.1"}])),

@@ -114,6 +114,26 @@ pub struct CniError {
     pub details: String,
 }
 
+impl Code {
+    /// Every code, smallest first.
+    pub const ALL: [Code; 14] = [
+        Code::IncompatibleVersion,
+        Code::UnsupportedField,
+        Code::UnknownContainer,
+        Code::InvalidEnvironment,
+        Code::Io,
+        Code::Decode,
+        Code::InvalidConfig,
+        Code::TryAgain,
+        Code::NotAvailable,
+        Code::Refused,
+        Code::Exhausted,
+        Code::Differs,
+        Code::Cleanup,
+        Code::Network,
+    ];
+}
+
 impl CniError {
     /// An error without details.
     pub fn new(code: Code, msg: impl Into<String>) -> CniError {
@@ -227,6 +247,15 @@ mod tests {
             assert_eq!(e.code, 1);
             assert!(e.msg.contains(bad));
         }
+    }
+
+    #[test]
+    fn the_document_lists_every_code() {
+        let document = include_str!("../../docs/cni.md");
+        let errors = document.split("## Errors").nth(1).unwrap();
+        let cells = errors.lines().filter_map(|l| l.split('|').nth(1));
+        let listed: Vec<u32> = cells.filter_map(|c| c.trim().parse().ok()).collect();
+        assert_eq!(listed, Code::ALL.map(|c| c as u32));
     }
 
     #[test]

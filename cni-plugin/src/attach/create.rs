@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! ADD's part in the kernel.
 
+use std::io::ErrorKind;
 use std::net::IpAddr;
 use std::os::fd::AsFd;
 use std::path::Path;
@@ -175,9 +176,19 @@ fn allow_ipv6(ifname: &str) -> podswitch_host::Result<()> {
         // Addresses survive a later plugin that takes the interface down for a moment.
         (ifname, "keep_addr_on_down", "1"),
     ] {
-        sysctl::set(&sysctl::Key::ipv6_conf(interface, name)?, value)?;
+        sysctl::set(&sysctl::Key::ipv6_conf(interface, name)?, value).map_err(without_ipv6)?;
     }
     Ok(())
+}
+
+fn without_ipv6(e: podswitch_host::Error) -> podswitch_host::Error {
+    match e {
+        podswitch_host::Error::Io { what, source } if source.kind() == ErrorKind::NotFound => {
+            let what = format!("the pod has IPv6 addresses, and this kernel no IPv6: {what}");
+            podswitch_host::Error::Io { what, source }
+        }
+        other => other,
+    }
 }
 
 fn has_default(socket: &mut Socket, v4: bool) -> podswitch_host::Result<bool> {

@@ -40,6 +40,28 @@ fn the_documented_configuration_is_read() {
     assert!(matches!(conf.ipam, Some(Ipam::BuiltIn(_))));
 }
 
+/// What the documentation says.
+const DOCUMENT: &str = include_str!("../../../docs/cni.md");
+
+#[test]
+fn the_documents_example_is_a_configuration() {
+    let example = DOCUMENT.split("```json\n").nth(1).unwrap();
+    let list: Value = serde_json::from_str(example.split("```").next().unwrap()).unwrap();
+    let mut conf = list["plugins"][0].clone();
+    for key in ["cniVersion", "name"] {
+        conf[key] = list[key].clone();
+    }
+    assert!(matches!(parse(conf).unwrap().ipam, Some(Ipam::BuiltIn(_))));
+}
+
+#[test]
+fn every_key_is_documented() {
+    for key in KEYS {
+        let named = format!("`{key}`");
+        assert!(DOCUMENT.contains(&named), "{key} is missing in docs/cni.md");
+    }
+}
+
 #[test]
 fn every_bad_key_is_named_with_its_value() {
     for (key, value, code) in [
