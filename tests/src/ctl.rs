@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use crate::netns::Netns;
 use crate::programs::{Ended, bin_dir, run};
+use crate::schema;
 use crate::wait::HUNG;
 
 /// podswitchctl of one node.
@@ -114,11 +115,13 @@ impl Wire {
     /// Sends a line and returns the answer.
     ///
     /// # Panics
-    /// If there is none.
+    /// If there is none, or it is not what the protocol's schema says.
     #[track_caller]
     pub fn ask(&mut self, request: &Value) -> Value {
         self.send(format!("{request}\n").as_bytes())
             .expect("send a request");
-        self.line().expect("an answer")
+        let answer = self.line().expect("an answer");
+        schema::hold_exchange(request, &answer);
+        answer
     }
 }

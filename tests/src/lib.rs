@@ -22,6 +22,7 @@ pub mod oci;
 pub mod programs;
 pub mod raw;
 pub mod records;
+pub mod schema;
 pub mod traffic;
 pub mod wait;
 
