@@ -7,10 +7,12 @@ use std::borrow::Cow;
 use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use serde_json::value::RawValue;
 
 use crate::error::{ErrorCode, RpcError};
 use crate::method::Call;
+use crate::object::{Key, Object};
 
 /// The `id` of a request, which its response repeats: a number or a string of at most 256 bytes.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize, JsonSchema)]
@@ -172,16 +174,15 @@ pub(crate) fn parse_params<T: DeserializeOwned>(
     let mut reader = serde_json::Deserializer::from_str(text);
     serde_path_to_error::deserialize(&mut reader).map_err(|e| {
         let path = e.path().to_string();
-        let inner = e.into_inner();
+        let inner = e.into_inner().to_string();
         // The position within the parameters helps nobody: they are part of one line.
-        let message = inner.to_string();
-        let message = message
+        let message = inner
             .rsplit_once(" at line ")
-            .map_or(message.as_str(), |(m, _)| m);
-        let at = if path == "." {
-            "params".to_owned()
-        } else {
-            format!("params.{path}")
+            .map_or(inner.as_str(), |(m, _)| m);
+        let (path, message) = closer(text, &path).unwrap_or((path, message.to_owned()));
+        let at = match path.as_str() {
+            "." => "params".to_owned(),
+            path => format!("params.{path}"),
         };
         RpcError::new(
             ErrorCode::InvalidParams,
@@ -192,6 +193,32 @@ pub(crate) fn parse_params<T: DeserializeOwned>(
             "docs/control-protocol.md shows what {method} takes"
         ))
     })
+}
+
+/// Where in a change or an object the fault is, when `path` ends at one (`changes[3]`, `objects[3]`).
+fn closer(text: &str, path: &str) -> Option<(String, String)> {
+    let (list, index) = path.strip_suffix(']')?.split_once('[')?;
+    let mut params: Value = serde_json::from_str(text).ok()?;
+    let mut item = params
+        .get_mut(list)?
+        .get_mut(index.parse::<usize>().ok()?)?
+        .take();
+    let part = |item: &mut Value, name: &str| item.get_mut(name).map(Value::take);
+    let (path, read) = match list {
+        "objects" => (path.to_owned(), Object::read(item).err()),
+        _ => match (part(&mut item, "object"), part(&mut item, "key")) {
+            (Some(object), None) => (format!("{path}.object"), Object::read(object).err()),
+            (None, Some(key)) => (format!("{path}.key"), Key::read(key).err()),
+            _ => return None,
+        },
+    };
+    let error = read?;
+    let place = if error.path.is_empty() {
+        path
+    } else {
+        format!("{path}.{}", error.path)
+    };
+    Some((place, error.message))
 }
 
 /// A request line, with its line feed.

@@ -109,23 +109,38 @@ fn an_unknown_key_is_named_with_its_place() {
         ),
         (
             r#"{"jsonrpc":"2.0","id":1,"method":"apply","params":{"changes":[{"op":"set","object":{"kind":"segment","name":"a","id":1,"ageing":3}}]}}"#,
-            "params.changes[0]",
+            "params.changes[0].object.ageing",
             "`ageing`",
         ),
         (
             r#"{"jsonrpc":"2.0","id":1,"method":"apply","params":{"changes":[{"op":"set","object":{"kind":"port","name":"a","device":{"kind":"memory","x":1}}}]}}"#,
-            "params.changes[0]",
+            "params.changes[0].object.device",
             "`x`",
         ),
         (
             r#"{"jsonrpc":"2.0","id":1,"method":"apply","params":{"changes":[{"op":"delete","key":{"kind":"port","name":"a","x":1}}]}}"#,
-            "params.changes[0]",
+            "params.changes[0].key.x",
             "`x`",
         ),
         (
             r#"{"jsonrpc":"2.0","id":1,"method":"apply","params":{"changes":[{"op":"sit"}]}}"#,
             "params.changes[0]",
             "`sit`",
+        ),
+        (
+            r#"{"jsonrpc":"2.0","id":1,"method":"apply","params":{"changes":[{"op":"set","object":{"kind":"port","name":"a","device":{"kind":"memory"},"mac":"02:00"}}]}}"#,
+            "params.changes[0].object.mac",
+            "02:00",
+        ),
+        (
+            r#"{"jsonrpc":"2.0","id":1,"method":"put","params":{"transaction":1,"objects":[{"kind":"segment","name":"a","id":1},{"kind":"rule","name":"a","port":"p","direction":"ingress","priority":1,"action":"deny","ports":{"first":70000,"last":1}}]}}"#,
+            "params.objects[1].ports.first",
+            "`70000`",
+        ),
+        (
+            r#"{"jsonrpc":"2.0","id":1,"method":"apply","params":{"changes":[{"op":"set","object":{"kind":"cloud"}}]}}"#,
+            "params.changes[0].object.kind",
+            "`cloud`",
         ),
     ] {
         let (id, error) = refused(line);

@@ -84,8 +84,8 @@ fn collect(value: Value, place: &str, into: &mut Vec<Change>) -> std::result::Re
                 Some(_) if learned => Ok(()),
                 Some(object) => collect(object, place, into),
                 None => {
-                    let object: Object = serde_json::from_value(Value::Object(fields))
-                        .map_err(|e| format!("{place}: {e}"))?;
+                    let object =
+                        Object::read(Value::Object(fields)).map_err(|e| format!("{place}: {e}"))?;
                     into.push(Change::Set { object });
                     Ok(())
                 }

@@ -3,12 +3,14 @@
 
 mod key;
 mod port;
+mod read;
 mod route;
 mod rule;
 mod segment;
 
 pub use key::{FdbKey, Key, Kind, NeighborKey, RouteKey};
 pub use port::{Device, PodRef, Port, SegmentMembership, Vlan, XdpMode};
+pub use read::ReadError;
 pub use route::{Neighbor, Route, RouteKind};
 pub use rule::{Action, Direction, PortRange, Protocol, Rule};
 pub use segment::{FdbEntry, Segment, UnknownUnicast};

@@ -273,7 +273,12 @@ pub(crate) fn audit(a: &AuditResult) -> String {
 pub(crate) fn teardown(report: &TeardownReport) -> String {
     let mut text = String::new();
     for item in &report.removed {
-        text += &format!("removed {} {}\n", item.kind, item.name);
+        // What others own is put back as it was.
+        let done = match item.kind.as_str() {
+            "sysctl" | "flag" => "restored",
+            _ => "removed",
+        };
+        text += &format!("{done} {} {}\n", item.kind, item.name);
     }
     for item in &report.failed {
         text += &format!("left    {} {}: {}\n", item.kind, item.name, item.message);
