@@ -12,7 +12,7 @@ use serde_json::value::RawValue;
 
 use crate::error::{ErrorCode, RpcError};
 use crate::method::Call;
-use crate::object::{Key, Object};
+use crate::object::{Key, Object, ReadError};
 
 /// The `id` of a request, which its response repeats: a number or a string of at most 256 bytes.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize, JsonSchema)]
@@ -173,38 +173,37 @@ pub(crate) fn parse_params<T: DeserializeOwned>(
     }
     let mut reader = serde_json::Deserializer::from_str(text);
     serde_path_to_error::deserialize(&mut reader).map_err(|e| {
-        let path = e.path().to_string();
-        let inner = e.into_inner().to_string();
-        // The position within the parameters helps nobody: they are part of one line.
-        let message = inner
-            .rsplit_once(" at line ")
-            .map_or(inner.as_str(), |(m, _)| m);
-        let (path, message) = closer(text, &path).unwrap_or((path, message.to_owned()));
-        let at = match path.as_str() {
-            "." => "params".to_owned(),
+        let whole: Value = serde_json::from_str(text).unwrap_or_default();
+        let first = ReadError::new(e, &whole);
+        let fault = closer(whole, &first.path).unwrap_or(first);
+        let at = match fault.path.as_str() {
+            "" => "params".to_owned(),
             path => format!("params.{path}"),
         };
-        RpcError::new(
+        let mut error = RpcError::new(
             ErrorCode::InvalidParams,
-            format!("{method}: {at}: {message}"),
+            format!("{method}: {at}: {}", fault.explain()),
         )
         .field(at)
         .hint(format!(
             "docs/control-protocol.md shows what {method} takes"
-        ))
+        ));
+        if let Some(value) = fault.value {
+            error = error.value(value);
+        }
+        error
     })
 }
 
 /// Where in a change or an object the fault is, when `path` ends at one (`changes[3]`, `objects[3]`).
-fn closer(text: &str, path: &str) -> Option<(String, String)> {
+fn closer(mut params: Value, path: &str) -> Option<ReadError> {
     let (list, index) = path.strip_suffix(']')?.split_once('[')?;
-    let mut params: Value = serde_json::from_str(text).ok()?;
     let mut item = params
         .get_mut(list)?
         .get_mut(index.parse::<usize>().ok()?)?
         .take();
     let part = |item: &mut Value, name: &str| item.get_mut(name).map(Value::take);
-    let (path, read) = match list {
+    let (place, read) = match list {
         "objects" => (path.to_owned(), Object::read(item).err()),
         _ => match (part(&mut item, "object"), part(&mut item, "key")) {
             (Some(object), None) => (format!("{path}.object"), Object::read(object).err()),
@@ -212,13 +211,13 @@ fn closer(text: &str, path: &str) -> Option<(String, String)> {
             _ => return None,
         },
     };
-    let error = read?;
-    let place = if error.path.is_empty() {
-        path
+    let fault = read?;
+    let path = if fault.path.is_empty() {
+        place
     } else {
-        format!("{path}.{}", error.path)
+        format!("{place}.{}", fault.path)
     };
-    Some((place, error.message))
+    Some(ReadError { path, ..fault })
 }
 
 /// A request line, with its line feed.

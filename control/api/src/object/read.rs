@@ -4,20 +4,67 @@
 
 use serde::de::DeserializeOwned;
 use serde_json::Value;
+use serde_path_to_error::Segment;
 
 use super::{
     FdbEntry, FdbKey, Key, Kind, Neighbor, NeighborKey, Object, Port, Route, RouteKey, Rule,
-    Segment,
 };
+use crate::limits::MAX_NAME_LENGTH;
 
 /// Why a value is no object or key.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-#[error("{}{}{message}", path, if path.is_empty() { "" } else { ": " })]
+#[error("{}{}{}", path, if path.is_empty() { "" } else { ": " }, self.explain())]
 pub struct ReadError {
     /// The field at fault, as a path; empty for the whole.
     pub path: String,
+    /// The value there, when it is a string, a number or a boolean.
+    pub value: Option<String>,
     /// What is wrong with it.
     pub message: String,
+}
+
+impl ReadError {
+    /// Takes a reader's error apart; `whole` is what was read.
+    pub(crate) fn new(
+        error: serde_path_to_error::Error<serde_json::Error>,
+        whole: &Value,
+    ) -> ReadError {
+        let path = error.path().to_string();
+        let value = error
+            .path()
+            .iter()
+            .try_fold(whole, |value, segment| match segment {
+                Segment::Seq { index } => value.get(index),
+                Segment::Map { key } => value.get(key),
+                _ => None,
+            });
+        let shown = value.and_then(|v| match v {
+            Value::String(s) => Some(s.chars().take(MAX_NAME_LENGTH).collect()),
+            Value::Number(_) | Value::Bool(_) => Some(v.to_string()),
+            _ => None,
+        });
+        let message = error.into_inner().to_string();
+        // The position within one line helps nobody.
+        let message = message
+            .rsplit_once(" at line ")
+            .map_or(message.as_str(), |(m, _)| m)
+            .to_owned();
+        ReadError {
+            path: if path == "." { String::new() } else { path },
+            value: shown,
+            message,
+        }
+    }
+
+    /// What is wrong, with the value.
+    pub(crate) fn explain(&self) -> String {
+        match &self.value {
+            Some(value) if !self.message.contains(value.as_str()) => {
+                format!("{:?}: {}", value, self.message)
+            }
+            _ => self.message.clone(),
+        }
+    }
 }
 
 impl Object {
@@ -28,7 +75,7 @@ impl Object {
     pub fn read(value: Value) -> Result<Object, ReadError> {
         let (kind, fields) = tagged(value)?;
         Ok(match kind {
-            Kind::Segment => fields_of::<Segment>(fields)?.into(),
+            Kind::Segment => fields_of::<super::Segment>(fields)?.into(),
             Kind::Port => fields_of::<Port>(fields)?.into(),
             Kind::Neighbor => fields_of::<Neighbor>(fields)?.into(),
             Kind::Route => fields_of::<Route>(fields)?.into(),
@@ -72,6 +119,7 @@ impl Key {
 fn tagged(mut value: Value) -> Result<(Kind, Value), ReadError> {
     let error = |path: &str, message: String| ReadError {
         path: path.to_owned(),
+        value: None,
         message,
     };
     let Some(fields) = value.as_object_mut() else {
@@ -85,12 +133,5 @@ fn tagged(mut value: Value) -> Result<(Kind, Value), ReadError> {
 }
 
 fn fields_of<T: DeserializeOwned>(fields: Value) -> Result<T, ReadError> {
-    serde_path_to_error::deserialize(fields).map_err(|e| {
-        let path = e.path().to_string();
-        let path = if path == "." { String::new() } else { path };
-        ReadError {
-            path,
-            message: e.into_inner().to_string(),
-        }
-    })
+    serde_path_to_error::deserialize(&fields).map_err(|e| ReadError::new(e, &fields))
 }
