@@ -85,11 +85,11 @@ fn what_no_longer_exists_is_cleaned_up_at_the_start() {
 fn reaches_the_host(node: &Node, pod: &Pod) -> bool {
     let host_v4: IpAddr = "198.51.100.1".parse().unwrap();
     let netns = node.netns();
-    if !netns.links().contains(&"dummy0".to_owned()) {
-        netns.ip("link add dummy0 type dummy");
-        netns.ip("address add 198.51.100.1/24 dev dummy0");
-        netns.ip("address add 2001:db8:51::1/64 dev dummy0");
-        netns.ip("link set dummy0 up");
+    if !netns.links().contains(&"bridge0".to_owned()) {
+        netns.ip("link add bridge0 type bridge");
+        netns.ip("address add 198.51.100.1/24 dev bridge0");
+        netns.ip("address add 2001:db8:51::1/64 dev bridge0 nodad");
+        netns.ip("link set bridge0 up");
         set_sysctl(netns, "net/ipv4/conf/all/forwarding", "1");
         set_sysctl(netns, "net/ipv6/conf/all/forwarding", "1");
     }
