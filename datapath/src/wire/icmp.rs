@@ -189,7 +189,7 @@ pub fn echo_reply_in_place(frame: &mut [u8], parsed: &Parsed) -> bool {
     let Some(eth) = EthernetHeader::read_mut(link) else {
         return false;
     };
-    if eth.dst.is_multicast() {
+    if !eth.dst.is_unicast() {
         return false;
     }
     let reply = match parsed.kind {

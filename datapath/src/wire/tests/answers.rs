@@ -163,6 +163,10 @@ fn not_answered() {
     let mut group = echo_v4(&[]);
     group[0] |= 1;
     assert_eq!(answer(&group), None, "multicast MAC address");
+    // Found by fuzzing: the reply had a source address that no station has.
+    let mut zero = echo_v4(&[]);
+    zero[..6].fill(0);
+    assert_eq!(answer(&zero), None, "zero MAC address");
     let mut cut = echo_v4(&[]);
     let parsed = parse_all(&cut).unwrap();
     assert!(is_echo_request(&parsed));
