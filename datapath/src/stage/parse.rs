@@ -18,7 +18,7 @@ pub(super) fn run(
 ) -> Result<(), Reason> {
     let frame = &mut packet.frame;
     let parsed = &mut packet.meta.parsed;
-    *parsed = wire::parse(frame.bytes(), frame.len(), vlan_allowed)?;
+    wire::parse_into(frame.bytes(), frame.len(), vlan_allowed, parsed)?;
     if !matches!(parsed.kind, Kind::Ipv4 | Kind::Ipv6) {
         return Ok(());
     }

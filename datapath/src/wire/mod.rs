@@ -26,7 +26,7 @@ pub mod udp;
 
 pub use eth::MacAddr;
 pub use flow_key::FlowKey;
-pub use parse::{Fragment, Kind, Parsed, parse};
+pub use parse::{Fragment, Kind, Parsed, parse, parse_into};
 
 /// IP protocol numbers (IANA "Assigned Internet Protocol Numbers").
 pub mod protocol {
