@@ -19,10 +19,13 @@ const LARGEST: usize = 65_535 + 64;
 #[derive(Debug)]
 pub struct RawSocket {
     fd: OwnedFd,
+    /// The device's own address.
+    mac: [u8; 6],
 }
 
 impl RawSocket {
-    /// Opens it; it sees every frame that the device receives or others send on it from now on.
+    /// Opens it; it sees every frame that the device receives from now on. What leaves by the device is passed over,
+    /// told by the device's own source address.
     ///
     /// # Panics
     /// If there is no such device.
@@ -39,7 +42,8 @@ impl RawSocket {
             let address = link_address(device)
                 .unwrap_or_else(|| panic!("no device {device} in the namespace"));
             bind(fd.as_raw_fd(), &address).expect("bind a raw socket");
-            RawSocket { fd }
+            let mac = address.addr().expect("a MAC address");
+            RawSocket { fd, mac }
         })
     }
 
@@ -68,13 +72,16 @@ impl RawSocket {
     /// The next frame seen, if there is one.
     pub fn try_receive(&self) -> Option<Vec<u8>> {
         let mut buffer = vec![0; LARGEST];
-        match recv(self.fd.as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT) {
-            Ok(length) => {
-                buffer.truncate(length);
-                Some(buffer)
+        loop {
+            match recv(self.fd.as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT) {
+                Ok(length) if length >= 14 && buffer[6..12] == self.mac => {}
+                Ok(length) => {
+                    buffer.truncate(length);
+                    return Some(buffer);
+                }
+                Err(Errno::EAGAIN | Errno::EINTR | Errno::ENETDOWN) => return None,
+                Err(error) => panic!("receiving: {error}"),
             }
-            Err(Errno::EAGAIN | Errno::EINTR | Errno::ENETDOWN) => None,
-            Err(error) => panic!("receiving: {error}"),
         }
     }
 

@@ -157,6 +157,9 @@ pub fn tcp_connect(
 #[track_caller]
 pub fn tcp_echo(stream: &mut TcpStream, bytes: &[u8]) {
     stream.set_read_timeout(Some(HUNG)).expect("a read timeout");
+    stream
+        .set_write_timeout(Some(HUNG))
+        .expect("a write timeout");
     let mut writer = stream.try_clone().expect("a second handle");
     let back = std::thread::scope(|scope| {
         scope.spawn(move || writer.write_all(bytes).expect("write to the echo server"));

@@ -2,6 +2,7 @@
 //! The plugin by the contract of CNI 1.1.0: commands, versions, chaining, capabilities, CHECK, GC, errors.
 
 use podswitch_tests::cni::{addresses, sandbox_interface, valid_attachments};
+use podswitch_tests::programs::run;
 use podswitch_tests::traffic::{ping, ping_fails};
 use podswitch_tests::{HUNG, Netns, Node, NodeConfig, eventually};
 use serde_json::{Value, json};
@@ -156,7 +157,8 @@ fn check_finds_what_is_missing() {
         ("-4 address delete ADDRESS4/32 dev eth0", "ADDRESS4"),
         ("-6 address delete ADDRESS6/128 dev eth0", "ADDRESS6"),
         ("-4 route delete default", "0.0.0.0/0"),
-        ("link delete eth0", "eth0"),
+        // The host end goes with it, and is looked at first.
+        ("link delete eth0", "interface"),
     ];
     for (breaking, named) in breaks {
         let pod = node.pod();
@@ -225,6 +227,13 @@ fn without_the_daemon_add_is_to_be_tried_again_and_del_works() {
     ping(&netns, a.v4());
 }
 
+/// One ping that leaves by a device and with its address; true if it is answered.
+fn ping_through(from: &Netns, device: &str, to: std::net::IpAddr) -> bool {
+    let mut ping = from.command("ping");
+    ping.args(["-n", "-q", "-c", "3", "-I", device]);
+    run(ping.arg(to.to_string()), b"", HUNG).status == 0
+}
+
 #[test]
 fn a_second_interface_is_an_attachment_of_its_own() {
     let node = Node::new(NodeConfig::default());
@@ -237,7 +246,9 @@ fn a_second_interface_is_an_attachment_of_its_own() {
     call.stdin = conf.to_string().into_bytes();
     let result = node.execute(&call).result();
     assert_eq!(pod.netns.links(), ["eth0", "net1"]);
-    ping(&other.netns, addresses(&result)[0]);
+    // Its traffic goes its own way when it is bound to it.
+    assert!(ping_through(&pod.netns, "net1", other.v4()));
+    assert!(ping_through(&pod.netns, "eth0", other.v4()));
     conf["prevResult"] = result;
     call.command = "DEL".to_owned();
     call.stdin = conf.to_string().into_bytes();

@@ -114,8 +114,11 @@ fn script(path: &Path, text: &str) {
 
 #[test]
 fn any_ipam_plugin_may_be_delegated_to() {
-    // Debian's host-local, a real one.
-    let node = Node::new(NodeConfig::default());
+    // Debian's host-local, a real one; it speaks versions up to 1.0.0.
+    let node = Node::new(NodeConfig {
+        cni_version: "1.0.0".to_owned(),
+        ..NodeConfig::default()
+    });
     let ipam = json!({
         "type": "host-local",
         "dataDir": node.dir().join("leases"),
@@ -174,7 +177,7 @@ fn any_ipam_plugin_may_be_delegated_to() {
     std::fs::create_dir(&plugins).unwrap();
     script(
         &plugins.join("fails"),
-        "#!/bin/sh\ncat > /dev/null\necho '{\"cniVersion\":\"1.1.0\",\"code\":123,\"msg\":\"out of luck\"}'\nexit 1\n",
+        "#!/bin/sh\ncat > /dev/null\necho '{\"cniVersion\":\"1.0.0\",\"code\":123,\"msg\":\"out of luck\"}'\nexit 1\n",
     );
     conf["ipam"] = json!({"type": "fails"});
     call.path = plugins;
