@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 /// An XDP program of somebody else's, that lets everything pass.
 const FOREIGN: &str = r#"
 __attribute__((section("xdp"), used)) int foreign(void *context) { return 2; }
-char license[] __attribute__((section("license"), used)) = "Dual BSD/GPL";
+char licence[] __attribute__((section("license"), used)) = "Dual BSD/GPL";
 "#;
 
 /// Compiles it.
@@ -116,7 +116,14 @@ fn the_probe_prints_every_feature() {
     let text = run(command.arg("--probe"), b"", HUNG)
         .success("podswitchd --probe")
         .to_lowercase();
-    for feature in ["multi-buffer", "native", "generic", "metadata", "need"] {
+    for feature in [
+        "multi-buffer",
+        "transmit metadata",
+        "need-wakeup",
+        "fragments",
+        "huge pages",
+        "cores",
+    ] {
         assert!(text.contains(feature), "{feature} is not in\n{text}");
     }
     assert_eq!(
