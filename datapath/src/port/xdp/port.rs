@@ -647,3 +647,7 @@ impl XdpPort {
         ClosingPort::new(self.id, self.arena, self.socket, self.rings, sending)
     }
 }
+
+#[cfg(all(test, not(loom)))]
+#[path = "port_tests.rs"]
+mod tests;
