@@ -34,8 +34,9 @@ pub struct PortPlan {
 /// Sizes of an arena and of the ports in it.
 ///
 /// A port of MTU 1500 costs 216 chunks (864 KiB) of its arena, 128 bytes of kernel memory for every chunk of the arena
-/// (`struct xdp_buff_xsk`, net/xdp/xsk_buff_pool.h) and some 30 KiB of rings: 1.3 MiB when the arena has 16 ports, all
-/// used. Chunks beyond the caps of [`PortPlan`] are the room for frames on their way between ports.
+/// (`struct xdp_buff_xsk`, net/xdp/xsk_buff_pool.c; the array is rounded up to a power of two) and some 30 KiB of rings:
+/// 1.4 MiB when the arena has 16 ports, all used. Chunks beyond the caps of [`PortPlan`] are the room for frames on their
+/// way between ports.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ArenaPlan {
     /// How many ports share the arena.
@@ -58,9 +59,17 @@ impl ArenaPlan {
     pub fn new(mtu: u32, ports: u32) -> ArenaPlan {
         let port = PortPlan::new(mtu);
         let ports = ports.max(1);
+        let wanted = ports * (port.fill + port.fill / 2);
+        // A little less is taken where that halves what the kernel allocates for each socket.
+        let below = 1 << wanted.ilog2();
+        let chunks = if below >= ports * (port.fill + port.fill / 4) {
+            below
+        } else {
+            wanted
+        };
         ArenaPlan {
             ports,
-            chunks: ports * (port.fill + port.fill / 2),
+            chunks,
             port,
         }
     }
@@ -88,7 +97,8 @@ impl ArenaPlan {
             + page(ring + rings.fill * 8)
             + page(ring + rings.completion * 8)
             + u64::from(rings.tx * 16);
-        chunks * CHUNK_SIZE as u64 + u64::from(open) * (chunks * HEAD_BYTES + ring_bytes)
+        let heads = (chunks * HEAD_BYTES).next_power_of_two();
+        chunks * CHUNK_SIZE as u64 + u64::from(open) * (heads + ring_bytes)
     }
 }
 
@@ -164,7 +174,7 @@ mod tests {
         for mtu in [1500, 9000, 65_535] {
             for ports in [1, 4, 16, 32] {
                 let plan = ArenaPlan::new(mtu, ports);
-                assert!(plan.chunks >= ports * plan.port.fill + plan.port.transmit / 2);
+                assert!(plan.chunks >= ports * plan.port.fill + plan.port.transmit / 4);
                 assert!(plan.chunks <= crate::frame::MAX_CHUNKS);
             }
         }

@@ -6,7 +6,6 @@
 //! completed taken`. Both stay within the port's plan, so that no pod holds its neighbours' chunks, and the receive and
 //! completion rings are as large as the caps, so that neither can overflow.
 
-use std::collections::VecDeque;
 use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Weak};
@@ -16,36 +15,17 @@ use super::error::XdpError;
 use super::plan::PortPlan;
 use super::probe::Features;
 use super::socket::{KernelDrops, Rings, Socket};
-use super::txmeta;
 use super::umem::XdpConfig;
-use crate::frame::{
-    Arena, Batch, CHUNK_SIZE, Chunk, Frame, MAX_SEGMENTS, METADATA_ROOM, Owner, Pool,
-};
+use crate::frame::{Arena, CHUNK_SIZE, MAX_SEGMENTS, Owner, Pool};
 use crate::ids::PortId;
 use crate::port::{Caps, Link, PortCounters};
 
-const CHUNK_SHIFT: u32 = CHUNK_SIZE.trailing_zeros();
-const ETHERNET_HEADER: u32 = 14;
+mod receive;
+mod transmit;
 
-/// Why transmit calls stopped short, beside the sums in [`PortCounters`].
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct KickCauses {
-    /// EAGAIN after sending as many descriptors as one call may.
-    pub budget: u64,
-    /// EAGAIN without sending: the device's queue is stopped, the completion ring full or the send buffer used up. The
-    /// latter two are ruled out by the port's plan.
-    pub blocked: u64,
-    /// The call succeeded and left descriptors: the completion ring was full (before Linux 6.18).
-    pub completion_full: u64,
-    /// EBUSY: the device dropped a frame (it is in the device's own statistics, and its chunk completes).
-    pub device_dropped: u64,
-    /// ENOBUFS or ENOMEM: the kernel had no memory for the frame.
-    pub no_memory: u64,
-    /// ENETDOWN: the interface is down.
-    pub down: u64,
-    /// ENXIO or EBADF: the socket is bound no more.
-    pub gone: u64,
-}
+pub use transmit::KickCauses;
+
+const CHUNK_SHIFT: u32 = CHUNK_SIZE.trailing_zeros();
 
 /// What a successor needs of a port.
 #[derive(Debug)]
@@ -95,16 +75,6 @@ impl fmt::Debug for XdpPort {
             .field("pending", &self.pending())
             .finish_non_exhaustive()
     }
-}
-
-/// A received frame, as its descriptors say.
-enum Chain {
-    /// So many descriptors.
-    Whole(u32),
-    /// Its end is not in the ring yet.
-    Unfinished,
-    /// More descriptors than a frame has segments.
-    TooLong,
 }
 
 impl XdpPort {
@@ -241,300 +211,6 @@ impl XdpPort {
         self.socket.set_sole();
     }
 
-    /// Receives up to `budget` frames into `batch`, as far as it has room; says how many.
-    pub fn receive(
-        &mut self,
-        id: PortId,
-        pool: &mut Pool,
-        batch: &mut Batch,
-        budget: usize,
-    ) -> usize {
-        debug_assert_eq!(id, self.id);
-        let want = budget.min(batch.room());
-        let mut taken = 0;
-        while taken < want && self.rings.rx.ready(1) > 0 {
-            let first = self.rings.rx.peek(0);
-            let chained = first.options & libc::XDP_PKT_CONTD != 0;
-            let frame = if !chained && !self.skipping {
-                self.rings.rx.advance(1);
-                self.mint(&first, pool)
-            } else if self.skipping {
-                self.skip(pool);
-                None
-            } else {
-                match self.measure() {
-                    Chain::Whole(n) => self.gather(n, pool),
-                    Chain::Unfinished => break,
-                    Chain::TooLong => {
-                        self.counters.rx_too_long += 1;
-                        self.skipping = true;
-                        None
-                    }
-                }
-            };
-            let Some(frame) = frame else { continue };
-            // The kernel has written its first bytes on the sender's core.
-            frame.prefetch();
-            match batch.push(frame, self.id) {
-                Ok(()) => taken += 1,
-                Err(frame) => pool.free(frame),
-            }
-        }
-        self.rings.rx.release();
-        taken
-    }
-
-    /// How far the frame at the head of the receive ring goes. The kernel publishes a frame whole (`xsk_flush`), so
-    /// an unfinished one is left until it is, and never delays what is behind it for longer than that.
-    fn measure(&mut self) -> Chain {
-        let ready = self.rings.rx.ready(MAX_SEGMENTS.into());
-        for i in 0..ready.min(MAX_SEGMENTS.into()) {
-            if self.rings.rx.peek(i).options & libc::XDP_PKT_CONTD == 0 {
-                return Chain::Whole(i + 1);
-            }
-        }
-        if ready < u32::from(MAX_SEGMENTS) {
-            Chain::Unfinished
-        } else {
-            Chain::TooLong
-        }
-    }
-
-    /// Takes `n` descriptors as one frame.
-    fn gather(&mut self, n: u32, pool: &mut Pool) -> Option<Frame> {
-        let mut frame: Option<Frame> = None;
-        let mut tail = 0;
-        let mut whole = true;
-        for _ in 0..n {
-            let Some(desc) = self.rings.rx.pop() else {
-                break;
-            };
-            let Some(chunk) = self.check(&desc, pool) else {
-                whole = false;
-                continue;
-            };
-            match &mut frame {
-                None => frame = Some(self.hold(chunk)),
-                Some(frame) => {
-                    self.arena.set_owner(chunk.index, Owner::User, PortId(0));
-                    // SAFETY: (U1) `check` found the chunk to be this port's, and the kernel gave it back through the
-                    // receive ring; (U4) it checked offset + len.
-                    unsafe { frame.append(tail, chunk) };
-                }
-            }
-            tail = chunk.index;
-        }
-        if whole {
-            return frame;
-        }
-        if let Some(frame) = frame {
-            pool.free(frame);
-        }
-        None
-    }
-
-    /// Gives descriptors of a frame that is too long back, up to its end or the ring's.
-    fn skip(&mut self, pool: &mut Pool) {
-        while let Some(desc) = self.rings.rx.pop() {
-            if let Some(chunk) = self.check(&desc, pool) {
-                pool.free(self.hold(chunk));
-            }
-            if desc.options & libc::XDP_PKT_CONTD == 0 {
-                self.skipping = false;
-                return;
-            }
-        }
-    }
-
-    #[inline]
-    fn mint(&mut self, desc: &libc::xdp_desc, pool: &mut Pool) -> Option<Frame> {
-        let chunk = self.check(desc, pool)?;
-        Some(self.hold(chunk))
-    }
-
-    /// A frame of a chunk that [`XdpPort::check`] let pass.
-    #[inline]
-    fn hold(&self, chunk: Chunk) -> Frame {
-        self.arena.set_owner(chunk.index, Owner::User, PortId(0));
-        // SAFETY: (U1) `check` found the chunk to be this port's, and the kernel gave it back through the receive ring;
-        // (U3) the pool counts it by its tag; (U4) `check` compared offset + len with the chunk.
-        unsafe { Frame::mint(&self.arena, chunk.index, chunk.offset, chunk.len) }
-    }
-
-    /// What a receive descriptor names, when it is a chunk this port gave to the kernel and bytes inside it.
-    #[inline]
-    fn check(&mut self, desc: &libc::xdp_desc, pool: &mut Pool) -> Option<Chunk> {
-        let index = desc.addr >> CHUNK_SHIFT;
-        let offset = (desc.addr & (CHUNK_SIZE as u64 - 1)) as u32;
-        if index >= self.arena.chunks().into()
-            || self.arena.owner(index as u32) != (Owner::Fill, self.id)
-        {
-            self.counters.rx_invalid += 1;
-            return None;
-        }
-        let index = index as u32;
-        let end = offset.checked_add(desc.len);
-        if desc.len == 0
-            || (offset as usize) < METADATA_ROOM
-            || end.is_none_or(|end| end > CHUNK_SIZE as u32)
-        {
-            self.counters.rx_invalid += 1;
-            self.put_back(index, pool);
-            return None;
-        }
-        Some(Chunk {
-            index,
-            offset: offset as u16,
-            len: desc.len as u16,
-        })
-    }
-
-    fn put_back(&self, chunk: u32, pool: &mut Pool) {
-        if let Some(shelf) = pool.shelf(&self.arena) {
-            // SAFETY: (U1) the kernel gave the chunk back through the receive ring.
-            unsafe { shelf.put(chunk) };
-        }
-    }
-
-    /// Moves as many whole frames as the transmit ring and the port's cap allow from `outbox` to the kernel, and says how
-    /// many. A frame that cannot be sent at all (shorter than an Ethernet header, another arena's, or the interface is
-    /// gone) is freed and counted.
-    pub fn transmit(&mut self, id: PortId, pool: &mut Pool, outbox: &mut VecDeque<Frame>) -> usize {
-        debug_assert_eq!(id, self.id);
-        let mut sent = 0;
-        let mut pending = self.pending();
-        while let Some(frame) = outbox.front() {
-            let segments = u32::from(frame.segments());
-            if !self.sendable(frame) {
-                self.counters.tx_refused += 1;
-                if let Some(frame) = outbox.pop_front() {
-                    pool.free(frame);
-                }
-                continue;
-            }
-            if pending + segments > self.plan.transmit || self.rings.tx.room(segments) < segments {
-                self.counters.tx_full += 1;
-                break;
-            }
-            if let Some(frame) = outbox.pop_front() {
-                self.push(frame);
-                pending += segments;
-                sent += 1;
-            }
-        }
-        if sent > 0 {
-            self.rings.tx.publish();
-        }
-        sent
-    }
-
-    /// Whether the kernel can take the frame: it neither completes nor skips descriptors it finds invalid.
-    #[inline]
-    fn sendable(&self, frame: &Frame) -> bool {
-        let checksum = !frame.offload.partial_checksum
-            || !self.caps.takes_partial_checksum
-            || txmeta::checksum(&frame.offload, frame.bytes().len() as u16).is_some();
-        self.link != Link::Gone
-            && frame.is_of(&self.arena)
-            && frame.segments() <= self.caps.max_segments
-            && frame.len() >= ETHERNET_HEADER
-            && checksum
-            && frame
-                .chunks()
-                .all(|c| c.len > 0 && usize::from(c.offset) >= METADATA_ROOM)
-    }
-
-    /// Puts a frame into the transmit ring, which has room for it.
-    #[inline]
-    fn push(&mut self, mut frame: Frame) {
-        let mut options = 0;
-        if frame.offload.partial_checksum && self.caps.takes_partial_checksum {
-            let first = frame.bytes().len() as u16;
-            if let Some(metadata) = txmeta::checksum(&frame.offload, first) {
-                frame.write_metadata(&metadata);
-                options = libc::XDP_TX_METADATA;
-            }
-        }
-        let mut left = frame.segments();
-        for chunk in frame.chunks() {
-            left -= 1;
-            let more = if left > 0 { libc::XDP_PKT_CONTD } else { 0 };
-            self.arena.set_owner(chunk.index, Owner::Transmit, self.id);
-            let pushed = self.rings.tx.push(libc::xdp_desc {
-                addr: (u64::from(chunk.index) << CHUNK_SHIFT) + u64::from(chunk.offset),
-                len: chunk.len.into(),
-                options: options | more,
-            });
-            debug_assert!(pushed, "room was checked");
-            options = 0;
-        }
-    }
-
-    /// Has the kernel send what is in the transmit ring, with at most the configured number of system calls; true when
-    /// more waits and it is worth another call next turn.
-    pub fn kick(&mut self) -> bool {
-        if self.link == Link::Gone {
-            return false;
-        }
-        let mut waiting = self.rings.tx.waiting();
-        for _ in 0..self.kicks_per_turn {
-            if waiting == 0 || !self.rings.tx.needs_wakeup() {
-                return false;
-            }
-            let errno = self.socket.kick();
-            let left = self.rings.tx.waiting();
-            self.counters.kicks += 1;
-            if !self.judge(errno, left, left < waiting) {
-                return self.link == Link::Up && left > 0;
-            }
-            waiting = left;
-        }
-        waiting > 0
-    }
-
-    /// Counts a kick's outcome; true when another kick right away may send more.
-    fn judge(&mut self, errno: i32, left: u32, progress: bool) -> bool {
-        let causes = &mut self.causes;
-        self.link = Link::Up;
-        match errno {
-            0 => {
-                causes.completion_full += u64::from(left > 0);
-                progress
-            }
-            libc::EAGAIN => {
-                self.counters.kicks_again += 1;
-                *(if progress {
-                    &mut causes.budget
-                } else {
-                    &mut causes.blocked
-                }) += 1;
-                progress
-            }
-            libc::EBUSY => {
-                causes.device_dropped += 1;
-                true
-            }
-            libc::ENOBUFS | libc::ENOMEM => {
-                causes.no_memory += 1;
-                false
-            }
-            libc::ENETDOWN => {
-                causes.down += 1;
-                self.link = Link::Down;
-                false
-            }
-            libc::ENXIO | libc::EBADF | libc::ENODEV => {
-                causes.gone += 1;
-                self.link = Link::Gone;
-                false
-            }
-            _ => {
-                self.counters.kicks_failed += 1;
-                false
-            }
-        }
-    }
-
     /// Takes what was sent back into the pool, and gives the kernel free chunks to receive into, up to the port's cap.
     pub fn reclaim(&mut self, pool: &mut Pool) {
         let Some(shelf) = pool.shelf(&self.arena) else {
@@ -634,12 +310,7 @@ impl XdpPort {
         debug_assert_eq!(id, self.id);
         self.link = Link::Gone;
         self.reclaim(pool);
-        while let Some(desc) = self.rings.rx.pop() {
-            if let Some(chunk) = self.check(&desc, pool) {
-                pool.free(self.hold(chunk));
-            }
-        }
-        self.rings.rx.release();
+        self.give_up_received(pool);
         let sending = (0..self.arena.chunks())
             .filter(|&c| self.arena.owner(c) == (Owner::Transmit, self.id))
             .collect();
@@ -649,5 +320,4 @@ impl XdpPort {
 }
 
 #[cfg(all(test, not(loom)))]
-#[path = "port_tests.rs"]
 mod tests;

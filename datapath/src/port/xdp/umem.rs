@@ -6,6 +6,7 @@
 //! memory stays registered through the others, and when none is left the next one registers again. Chunks keep their
 //! addresses through that, as addresses are offsets in the arena.
 
+use std::io;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -139,6 +140,11 @@ impl Umem {
                 Ok(()) => return Ok(socket),
                 // The anchor's interface is gone, so it is bound no more; another may be.
                 Err(e) if e.errno() == Some(libc::EBADF) => {}
+                // Two sockets of one memory on one queue would have to share their rings.
+                Err(e) if e.errno() == Some(libc::EINVAL) && anchor.queue() == config.queue => {
+                    let busy = io::Error::from_raw_os_error(libc::EBUSY);
+                    return Err(XdpError::call("bind(AF_XDP)", config.queue, busy));
+                }
                 Err(e) => return Err(e),
             }
         }

@@ -12,7 +12,7 @@ use super::super::plan::RingSizes;
 use super::super::ring::{Consumer, Producer, Shared};
 use super::super::socket::Queue;
 use super::*;
-use crate::frame::{BATCH_SIZE, Offload};
+use crate::frame::{BATCH_SIZE, Batch, Frame, Offload};
 use crate::ids::WorkerId;
 use crate::sync::{AtomicU32, UnsafeCell};
 
@@ -166,10 +166,7 @@ impl Bed {
 
     fn transmit(&mut self, frame: Frame) -> (usize, VecDeque<Frame>) {
         let mut outbox = VecDeque::from([frame]);
-        (
-            self.port.transmit(ID, &mut self.pool, &mut outbox),
-            outbox,
-        )
+        (self.port.transmit(ID, &mut self.pool, &mut outbox), outbox)
     }
 
     #[track_caller]
