@@ -37,13 +37,13 @@ impl Edit {
         }
         for (key, route) in &self.routes {
             if let Some(route) = route {
-                check_route(key, route, gateway)?;
+                check_route(key, route)?;
             }
         }
         for (key, mac) in &self.neighbors {
             if let Some(mac) = mac {
                 vrf(key, key.vrf)?;
-                station_address(key, key.address, gateway)?;
+                station_address(key, key.address)?;
                 station_mac(key, *mac, gateway)?;
             }
         }
@@ -86,7 +86,11 @@ fn check_port(port: &PortSpec, gateway: &Gateway) -> Result<(), TableError> {
                 ));
             }
             for (i, address) in addresses.iter().enumerate() {
-                station_address(object, *address, gateway)?;
+                station_address(object, *address)?;
+                if gateway.owns(*address) {
+                    let problem = "is the gateway's";
+                    return Err(TableError::invalid(object, "address", address, problem));
+                }
                 mtu(object, port.mtu, address.is_ipv6())?;
                 if addresses.iter().take(i).any(|a| a == address) {
                     return Err(TableError::invalid(
@@ -125,7 +129,7 @@ fn check_port(port: &PortSpec, gateway: &Gateway) -> Result<(), TableError> {
     Ok(())
 }
 
-fn check_route(key: &RouteKey, route: &Route, gateway: &Gateway) -> Result<(), TableError> {
+fn check_route(key: &RouteKey, route: &Route) -> Result<(), TableError> {
     vrf(key, key.vrf)?;
     prefix(key, "prefix", key.prefix)?;
     let Route::Unicast {
@@ -142,7 +146,7 @@ fn check_route(key: &RouteKey, route: &Route, gateway: &Gateway) -> Result<(), T
             let problem = "is not of the prefix's address family";
             return Err(TableError::invalid(key, "next hop", via, problem));
         }
-        station_address(key, *via, gateway)?;
+        station_address(key, *via)?;
     }
     Ok(())
 }
@@ -309,13 +313,8 @@ fn prefix(object: impl ToString, field: &'static str, prefix: IpNet) -> Result<(
 }
 
 /// Refuses what cannot be a station's own address.
-fn station_address(
-    object: impl ToString,
-    address: IpAddr,
-    gateway: &Gateway,
-) -> Result<(), TableError> {
+fn station_address(object: impl ToString, address: IpAddr) -> Result<(), TableError> {
     let problem = match address {
-        _ if gateway.owns(address) => "is the gateway's",
         _ if address.is_unspecified() => "is unspecified",
         _ if address.is_multicast() => "is multicast",
         _ if address.is_loopback() => "is loopback",

@@ -9,6 +9,7 @@ use super::Build;
 use super::check::segment_name;
 use crate::ids::{PortId, VrfId};
 use crate::tables::limits::{MAX_FDB_ENTRIES, MAX_SEGMENT_PORTS, MAX_SEGMENTS, MAX_VRFS};
+use crate::tables::route::Vrf;
 use crate::tables::segment::{OWN, fdb_bits};
 use crate::tables::{
     FdbKey, Member, PortEntry, PortKind, PortSpec, Segment, SegmentSpec, TableError,
@@ -230,40 +231,38 @@ impl Build {
         Ok(())
     }
 
-    /// Drops VRFs that became empty, and refuses ids that name both a VRF and a segment.
+    /// Drops VRFs that became empty, and refuses ids that name both a VRF and a segment, and too many of either.
     pub(super) fn check_ids(&mut self) -> Result<(), TableError> {
+        let (mut last_vrf, mut last_segment) = (String::new(), String::new());
         for id in std::mem::take(&mut self.ids) {
-            let vrf = self.tables.vrfs.get_exact(id.0);
-            if vrf.is_some_and(|v| v.ports == 0 && v.fib.len() == 0) {
+            let empty = |vrf: &&Arc<Vrf>| vrf.ports == 0 && vrf.fib.len() == 0;
+            if self.tables.vrfs.get_exact(id.0).filter(empty).is_some() {
                 self.tables.vrfs.remove(id.0, u32::BITS as u8);
-            } else if let (Some(_), Some(segment)) = (vrf, self.tables.segment(id)) {
-                let holder = "a VRF with ports or routes";
-                return Err(TableError::conflict(
-                    segment_name(&segment.spec),
-                    "id",
-                    id,
-                    holder,
-                ));
-            } else if self.tables.segments.len() > MAX_SEGMENTS {
-                let count = self.tables.segments.len();
-                return Err(TableError::limit(
-                    format!("segment {id}"),
-                    "segments",
-                    count,
-                    MAX_SEGMENTS,
-                ));
             }
-            if self.tables.vrfs.len() > MAX_VRFS {
-                let count = self.tables.vrfs.len();
-                return Err(TableError::limit(
-                    format!("VRF {id}"),
-                    "VRFs",
-                    count,
-                    MAX_VRFS,
-                ));
+            let vrf = self.tables.vrfs.get_exact(id.0).is_some();
+            match self.tables.segment(id).map(|s| segment_name(&s.spec)) {
+                Some(name) if vrf => {
+                    let holder = "a VRF with ports or routes";
+                    return Err(TableError::conflict(name, "id", id, holder));
+                }
+                Some(name) => last_segment = name,
+                None if vrf => last_vrf = format!("VRF {id}"),
+                None => {}
             }
         }
-        self.tables.counts.vrfs = self.tables.vrfs.len();
+        let (vrfs, segments) = (self.tables.vrfs.len(), self.tables.segments.len());
+        if vrfs > MAX_VRFS {
+            return Err(TableError::limit(last_vrf, "VRFs", vrfs, MAX_VRFS));
+        }
+        if segments > MAX_SEGMENTS {
+            return Err(TableError::limit(
+                last_segment,
+                "segments",
+                segments,
+                MAX_SEGMENTS,
+            ));
+        }
+        self.tables.counts.vrfs = vrfs;
         Ok(())
     }
 }

@@ -3,4 +3,6 @@ mod basic;
 mod edits;
 mod model;
 mod policy;
+mod refused;
+mod sharing;
 mod trie;
