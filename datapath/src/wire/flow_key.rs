@@ -101,6 +101,24 @@ impl FlowKey {
         }
     }
 
+    /// As [`FlowKey::new`] of mapped addresses, built in whole words: what reads words of it soon after need not wait
+    /// for narrower stores.
+    #[inline(always)]
+    pub(crate) fn new_v4(
+        vrf: VrfId,
+        protocol: u8,
+        src: [u8; 4],
+        dst: [u8; 4],
+        sport: u16,
+        dport: u16,
+    ) -> Self {
+        let mapped = |[a, b, c, d]: [u8; 4]| u64::from_ne_bytes([0, 0, 0xff, 0xff, a, b, c, d]);
+        let (s, d) = (sport.to_ne_bytes(), dport.to_ne_bytes());
+        let [v, w, x, y] = (vrf.0 << 8 | protocol as u32).to_ne_bytes();
+        let rest = u64::from_ne_bytes([s[0], s[1], d[0], d[1], v, w, x, y]);
+        zerocopy::transmute!([0, mapped(src), 0, mapped(dst), rest])
+    }
+
     /// A key from its parts; IPv4 addresses are mapped.
     pub fn from_ip(
         vrf: VrfId,
@@ -124,9 +142,15 @@ impl FlowKey {
     }
 
     /// Puts the key into a VRF or segment; only 24 bits of `vrf` count.
-    #[inline]
+    #[inline(always)]
     pub fn set_vrf(&mut self, vrf: VrfId) {
-        self.vrf_protocol = vrf.0 << 8 | self.protocol() as u32;
+        // The whole word, for the hash that follows.
+        let words: [u64; 5] = zerocopy::transmute!(*self);
+        let [ports @ .., _, _, _, _] = words[4].to_ne_bytes();
+        let [a, b, c, d] = (vrf.0 << 8 | self.protocol() as u32).to_ne_bytes();
+        let [e, f, g, h] = ports;
+        let rest = u64::from_ne_bytes([e, f, g, h, a, b, c, d]);
+        *self = zerocopy::transmute!([words[0], words[1], words[2], words[3], rest]);
     }
 
     /// IP protocol.

@@ -93,11 +93,16 @@ impl Ipv4Header {
 
     /// Takes one hop off the TTL and keeps the checksum right (RFC 1624). The TTL must be above 1: a router does
     /// not forward a packet whose TTL would become 0 (RFC 1812 section 5.3.1). At 0 nothing changes.
-    #[inline]
+    #[inline(always)]
     pub fn decrement_ttl(&mut self) {
-        if self.ttl > 0 {
-            self.set_ttl(self.ttl - 1);
-        }
+        let Some(ttl) = self.ttl.checked_sub(1) else {
+            return;
+        };
+        self.ttl = ttl;
+        // The word of TTL and protocol is 0x100 less, so the checksum is that much more, with the carry brought round. An
+        // old checksum of 0xfeff gives 0, not 0xffff.
+        let sum = u32::from(self.checksum.get()) + 0x100;
+        self.checksum.set((sum + u32::from(sum >= 0xffff)) as u16);
     }
 
     /// Sets the TTL and keeps the checksum right.

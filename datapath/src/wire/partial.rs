@@ -40,48 +40,40 @@ impl PartialChecksum {
 ///
 /// `None` for fragments, for UDP without a checksum, and for UDP that is shorter than its packet (no kernel leaves such
 /// unfinished).
-#[inline]
+#[inline(always)]
 pub fn detect(frame: &[u8], parsed: &Parsed) -> Option<PartialChecksum> {
     if parsed.fragment != Fragment::NotFragment {
         return None;
     }
     let start = parsed.l4;
     let l4 = start as usize;
-    match parsed.protocol {
+    let (field, offset) = match parsed.protocol {
         protocol::TCP => {
             let head: &[u8; tcp::HEADER_LEN] = array_at(frame, l4)?;
-            let field = u16::from_be_bytes([head[16], head[17]]);
-            let partial = field == pseudo_sum(frame, parsed)?;
-            partial.then_some(PartialChecksum {
-                start,
-                offset: tcp::CHECKSUM_OFFSET,
-            })
+            ([head[16], head[17]], tcp::CHECKSUM_OFFSET)
         }
         protocol::UDP => {
             let head: &[u8; udp::HEADER_LEN] = array_at(frame, l4)?;
-            let field = u16::from_be_bytes([head[6], head[7]]);
             let length = u16::from_be_bytes([head[4], head[5]]) as u32;
-            let partial =
-                field != 0 && length == parsed.l4_len() && field == pseudo_sum(frame, parsed)?;
-            partial.then_some(PartialChecksum {
-                start,
-                offset: udp::CHECKSUM_OFFSET,
-            })
+            if length != parsed.l4_len() || head[6..8] == [0; 2] {
+                return None;
+            }
+            ([head[6], head[7]], udp::CHECKSUM_OFFSET)
         }
         protocol::SCTP => {
             let head: &[u8; sctp::HEADER_LEN] = array_at(frame, l4)?;
+            let offset = sctp::CHECKSUM_OFFSET;
             let partial = head[8..12] == [0; 4];
-            partial.then_some(PartialChecksum {
-                start,
-                offset: sctp::CHECKSUM_OFFSET,
-            })
+            return partial.then_some(PartialChecksum { start, offset });
         }
-        _ => None,
-    }
+        _ => return None,
+    };
+    let partial = u16::from_be_bytes(field) == pseudo_sum(frame, parsed)?;
+    partial.then_some(PartialChecksum { start, offset })
 }
 
 /// Sum of the packet's pseudo-header.
-#[inline]
+#[inline(always)]
 fn pseudo_sum(frame: &[u8], parsed: &Parsed) -> Option<u16> {
     let (src, dst) = (&parsed.key.src, &parsed.key.dst);
     let (protocol, len) = (parsed.protocol, parsed.l4_len());
@@ -90,17 +82,22 @@ fn pseudo_sum(frame: &[u8], parsed: &Parsed) -> Option<u16> {
             let (src, dst) = (*array_at(src, 12)?, *array_at(dst, 12)?);
             Some(checksum::pseudo_v4(src, dst, protocol, len))
         }
-        Kind::Ipv6 if parsed.l4_len() + ipv6::HEADER_LEN as u32 == parsed.l3_len => {
+        Kind::Ipv6 if len + ipv6::HEADER_LEN as u32 == parsed.l3_len => {
             Some(checksum::pseudo_v6(src, dst, protocol, len))
         }
-        Kind::Ipv6 => {
-            let packet = frame.get(parsed.l3 as usize..)?;
-            let upper = parsed.l4.checked_sub(parsed.l3)? as usize;
-            let dst = ipv6::final_destination(packet, upper)?;
-            Some(checksum::pseudo_v6(src, &dst, protocol, len))
-        }
+        Kind::Ipv6 => pseudo_sum_extended(frame, parsed),
         Kind::Arp | Kind::Other => None,
     }
+}
+
+/// As [`pseudo_sum`], of an IPv6 packet with extension headers: the destination may stand in one of them.
+#[cold]
+fn pseudo_sum_extended(frame: &[u8], parsed: &Parsed) -> Option<u16> {
+    let packet = frame.get(parsed.l3 as usize..)?;
+    let upper = parsed.l4.checked_sub(parsed.l3)? as usize;
+    let dst = ipv6::final_destination(packet, upper)?;
+    let (protocol, len) = (parsed.protocol, parsed.l4_len());
+    Some(checksum::pseudo_v6(&parsed.key.src, &dst, protocol, len))
 }
 
 /// Finishes the checksum of the frame made of `segments`, in order; `frame_len` is [`Parsed::frame_len`]: what lies behind

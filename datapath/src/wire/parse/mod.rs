@@ -9,7 +9,8 @@ use super::eth::{self, ethertype};
 use super::flow_key::FlowKey;
 use crate::verdict::Reason;
 
-pub(super) use any::parse_any;
+pub use any::parse_any;
+pub use plain::{parse_plain_ipv4, parse_plain_ipv6};
 
 /// What kind of packet the frame carries.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -190,6 +191,12 @@ impl Parsed {
         self.l3 as u32 + self.l3_len
     }
 
+    /// Whether it is IPv4 or IPv6.
+    #[inline(always)]
+    pub fn is_ip(&self) -> bool {
+        matches!(self.kind, Kind::Ipv4 | Kind::Ipv6)
+    }
+
     /// Length of the transport header and its payload, bytes.
     #[inline]
     pub fn l4_len(&self) -> u32 {
@@ -286,7 +293,7 @@ pub fn parse_into(
     vlan_allowed: bool,
     out: &mut Parsed,
 ) -> Result<(), Reason> {
-    if plain::parse_ipv4(frame, total_len, out) || plain::parse_ipv6(frame, total_len, out) {
+    if parse_plain_ipv4(frame, total_len, out) || parse_plain_ipv6(frame, total_len, out) {
         return Ok(());
     }
     parse_any(frame, total_len, vlan_allowed, out)

@@ -8,7 +8,7 @@
 use super::{Fragment, Kind, Parsed, VlanTags};
 use crate::ids::VrfId;
 use crate::wire::eth::{self, ethertype};
-use crate::wire::flow_key::{FlowKey, map_v4};
+use crate::wire::flow_key::FlowKey;
 use crate::wire::ipv4::{self, Ipv4Header};
 use crate::wire::ipv6::{self, Ipv6Header};
 use crate::wire::{array_at, checksum, protocol, tcp, udp};
@@ -17,7 +17,7 @@ const L3: usize = eth::HEADER_LEN;
 
 /// Reads a plain IPv4 packet into `out`; false, with `out` untouched, for anything else.
 #[inline(always)]
-pub(super) fn parse_ipv4(frame: &[u8], total_len: u32, out: &mut Parsed) -> bool {
+pub fn parse_plain_ipv4(frame: &[u8], total_len: u32, out: &mut Parsed) -> bool {
     const L4: usize = L3 + ipv4::HEADER_LEN;
     let Some(head) = frame.first_chunk::<{ L4 + udp::HEADER_LEN }>() else {
         return false;
@@ -42,16 +42,9 @@ pub(super) fn parse_ipv4(frame: &[u8], total_len: u32, out: &mut Parsed) -> bool
     let Some(transport) = Transport::read(frame, L4, ip.protocol, l4_len) else {
         return false;
     };
-    let (src, dst) = (map_v4(ip.src), map_v4(ip.dst));
+    let (sport, dport) = (transport.sport, transport.dport);
     *out = Parsed {
-        key: FlowKey::new(
-            VrfId(0),
-            ip.protocol,
-            src,
-            dst,
-            transport.sport,
-            transport.dport,
-        ),
+        key: FlowKey::new_v4(VrfId(0), ip.protocol, ip.src, ip.dst, sport, dport),
         l3_len,
         fragment_id: ip.id.get() as u32,
         ethertype: ethertype::IPV4,
@@ -74,7 +67,7 @@ pub(super) fn parse_ipv4(frame: &[u8], total_len: u32, out: &mut Parsed) -> bool
 
 /// Reads a plain IPv6 packet into `out`; false, with `out` untouched, for anything else.
 #[inline(always)]
-pub(super) fn parse_ipv6(frame: &[u8], total_len: u32, out: &mut Parsed) -> bool {
+pub fn parse_plain_ipv6(frame: &[u8], total_len: u32, out: &mut Parsed) -> bool {
     const L4: usize = L3 + ipv6::HEADER_LEN;
     let Some(head) = frame.first_chunk::<{ L4 + udp::HEADER_LEN }>() else {
         return false;
