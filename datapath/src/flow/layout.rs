@@ -81,11 +81,45 @@ pub(super) const fn lines(buckets: usize) -> usize {
     HEADER_LINES + buckets * (1 + SLOTS)
 }
 
-/// Where `tag` stands among the four tags of a word: bit 15 of each lane that equals it.
+/// Where a tag stands among the tags of a bucket: slots 0 to 3 are bits 0, 16, 32, 48; slots 4 to 7 the bits above.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) struct Matches(u64);
+
+impl Matches {
+    /// Compares a tag with eight, four a word.
+    #[inline(always)]
+    pub(super) fn new(words: [u64; 2], tag: u16) -> Matches {
+        let spread = u64::from(tag) * 0x0001_0001_0001_0001;
+        Matches(zero_lanes(words[0] ^ spread) >> 15 | zero_lanes(words[1] ^ spread) >> 14)
+    }
+
+    /// How many there are.
+    pub(super) fn count(self) -> usize {
+        self.0.count_ones() as usize
+    }
+
+    /// The first match.
+    #[inline(always)]
+    pub(super) fn first(self) -> Option<usize> {
+        let bit = self.0.trailing_zeros() as usize;
+        (self.0 != 0).then_some((bit & 1) << 2 | (bit >> 4))
+    }
+}
+
+impl Iterator for Matches {
+    type Item = usize;
+
+    fn next(&mut self) -> Option<usize> {
+        let slot = self.first();
+        self.0 &= self.0.wrapping_sub(1);
+        slot
+    }
+}
+
+/// Bit 15 of every 16-bit lane that is zero.
 #[inline(always)]
-pub(super) fn matching(word: u64, tag: u16) -> u64 {
+fn zero_lanes(x: u64) -> u64 {
     const LOW: u64 = 0x7fff_7fff_7fff_7fff;
-    let x = word ^ (u64::from(tag) * 0x0001_0001_0001_0001);
     // No lane carries into the next: each term is below 0x8000.
     !(((x & LOW) + LOW) | x | LOW)
 }
@@ -178,14 +212,22 @@ mod tests {
 
     #[test]
     fn matching_finds_exactly_the_equal_lanes() {
-        let word = u64::from(0x8000_u16) | 0x0001 << 16 | 0x7fff << 32 | 0xffff << 48;
-        assert_eq!(matching(word, 0x8000), 1 << 15);
-        assert_eq!(matching(word, 0x0001), 1 << 31);
-        assert_eq!(matching(word, 0x7fff), 1 << 47);
-        assert_eq!(matching(word, 0xffff), 1 << 63);
-        assert_eq!(matching(word, 0x8001), 0);
-        assert_eq!(matching(word, 0), 0);
-        assert_eq!(matching(0, 0), 0x8000_8000_8000_8000);
+        let low = 0x8000 | 0x0001 << 16 | 0x7fff << 32 | 0xffff << 48;
+        let high = 0x0001 | 0x1234 << 16;
+        let slots = |tag| {
+            let mut slots: Vec<usize> = Matches::new([low, high], tag).collect();
+            assert_eq!(Matches::new([low, high], tag).count(), slots.len());
+            slots.sort();
+            slots
+        };
+        assert_eq!(slots(0x8000), [0]);
+        assert_eq!(slots(0x0001), [1, 4]);
+        assert_eq!(slots(0x7fff), [2]);
+        assert_eq!(slots(0xffff), [3]);
+        assert_eq!(slots(0x1234), [5]);
+        assert_eq!(slots(0x8001), []);
+        assert_eq!(slots(0), [6, 7]);
+        assert_eq!(Matches::new([0, 0], 0).count(), 8);
     }
 
     #[test]

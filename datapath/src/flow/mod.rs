@@ -4,7 +4,7 @@
 //!
 //! A [`FlowTable`] lives in a sealed memfd without pointers, so that a restarted switch can [adopt](FlowTable::adopt)
 //! it. Buckets of eight slots: a lookup reads one line of tags and, on a match, one line of entry; both can be asked
-//! for ahead of time ([`FlowTable::prefetch`], [`FlowTable::prefetch_entry`]). Nothing is ever moved. Here it is a
+//! for ahead of time ([`FlowTable::prefetch`], [`FlowTable::candidate`]). Nothing is ever moved. Here it is a
 //! cache: a full bucket gives up the entry that was not seen for longest, and an entry counts only under the
 //! generation of tables it was judged under.
 //!
@@ -25,7 +25,7 @@ pub use memory::random_seed;
 use crate::ids::{PortId, RuleId};
 use crate::verdict::Reason;
 use crate::wire::FlowKey;
-use layout::{HEADER_LINES, Record, SLOTS, bucket, entry, header};
+use layout::{HEADER_LINES, Matches, Record, SLOTS, bucket, entry, header};
 use memory::{Line, Memory};
 
 /// One half of a decision: `None` lets the packet on; and the rule that decided, if one did.
@@ -150,22 +150,27 @@ fn set_tag(bucket: &Line, slot: usize, tag: u16) {
     );
 }
 
-/// Slots of a bucket with this tag, lowest first.
+/// Slots of a bucket with this tag.
 #[inline(always)]
-fn slots_with(bucket: &Line, tag: u16) -> impl Iterator<Item = usize> {
-    let mut words = [
-        layout::matching(get(&bucket.0[bucket::TAGS]), tag),
-        layout::matching(get(&bucket.0[bucket::TAGS + 1]), tag),
-    ];
-    std::iter::from_fn(move || {
-        let half = usize::from(words[0] == 0);
-        let bits = words[half];
-        if bits == 0 {
-            return None;
-        }
-        words[half] = bits & (bits - 1);
-        Some(half * 4 + bits.trailing_zeros() as usize / 16)
-    })
+fn slots_with(bucket: &Line, tag: u16) -> Matches {
+    let tags = &bucket.0[bucket::TAGS..][..2];
+    Matches::new([get(&tags[0]), get(&tags[1])], tag)
+}
+
+/// The slot not seen for longest.
+fn oldest(bucket: &Line, now: u32) -> usize {
+    (0..SLOTS)
+        .max_by_key(|&slot| now.wrapping_sub(seen_of(bucket, slot)))
+        .unwrap_or(0)
+}
+
+/// Where a flow's entry may be.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Candidate(u32);
+
+impl Candidate {
+    /// There is no entry.
+    pub const NONE: Candidate = Candidate(u32::MAX);
 }
 
 impl FlowTable {
@@ -249,10 +254,11 @@ impl FlowTable {
                 continue;
             }
             for slot in 0..SLOTS {
-                let words = &self.entry(index, slot).0;
-                let mut record = read_record(words);
-                record.generation = 0;
-                write_record(words, record);
+                if let Some(entry) = self.entry(Self::place(index, slot)) {
+                    let mut record = read_record(&entry.0);
+                    record.generation = 0;
+                    write_record(&entry.0, record);
+                }
             }
         }
         self.live = live;
@@ -299,12 +305,20 @@ impl FlowTable {
         &self.memory.lines()[HEADER_LINES + index]
     }
 
+    /// Number of an entry, counted over all buckets.
     #[inline(always)]
-    fn entry(&self, index: usize, slot: usize) -> &Line {
-        &self.memory.lines()[HEADER_LINES + self.mask + 1 + index * SLOTS + slot]
+    fn place(index: usize, slot: usize) -> usize {
+        index * SLOTS + slot
     }
 
-    /// First of two steps ahead of a lookup: the bucket is on its way.
+    #[inline(always)]
+    fn entry(&self, place: usize) -> Option<&Line> {
+        self.memory
+            .lines()
+            .get(HEADER_LINES + self.mask + 1 + place)
+    }
+
+    /// First of three steps of a lookup: the bucket is on its way. `hash` is [`FlowKey::hash`] under [`FlowTable::seed`].
     #[inline(always)]
     pub fn prefetch(&self, hash: u64) {
         memory::prefetch(self.bucket(self.index(hash)));
@@ -312,53 +326,69 @@ impl FlowTable {
 
     /// Second step, some time after the first: the likely entry is on its way.
     #[inline(always)]
-    pub fn prefetch_entry(&self, hash: u64) {
+    pub fn candidate(&self, hash: u64) -> Candidate {
         let index = self.index(hash);
-        if let Some(slot) = slots_with(self.bucket(index), layout::tag(hash)).next() {
-            memory::prefetch(self.entry(index, slot));
+        let Some(slot) = slots_with(self.bucket(index), layout::tag(hash)).first() else {
+            return Candidate::NONE;
+        };
+        let place = Self::place(index, slot);
+        if let Some(entry) = self.entry(place) {
+            memory::prefetch(entry);
         }
+        Candidate(place as u32)
     }
 
-    #[inline(always)]
-    fn find(&self, key: &FlowKey, in_port: PortId, hash: u64) -> Option<(usize, Record)> {
-        let index = self.index(hash);
-        let wanted: [u64; 5] = zerocopy::transmute!(*key);
-        for slot in slots_with(self.bucket(index), layout::tag(hash)) {
-            let words = &self.entry(index, slot).0;
-            let differs = (0..5).fold(0, |d, i| d | (get(&words[entry::KEY + i]) ^ wanted[i]));
-            if differs == 0 {
-                let record = read_record(words);
-                if record.in_port == in_port.0 {
-                    return Some((slot, record));
-                }
-            }
-        }
-        None
-    }
-
-    /// What was decided for packets of this key from this port under `generation`, and notes that the flow lives.
-    /// `hash` is [`FlowKey::hash`] under [`FlowTable::seed`]; `now` is in any unit that [`FlowTable::age`] gets too.
+    /// Third step: what was decided for packets of this key from this port under `generation`. Notes that the flow lives;
+    /// `now` is in any unit that [`FlowTable::age`] gets too.
     #[inline(always)]
     pub fn lookup(
         &mut self,
+        candidate: Candidate,
         key: &FlowKey,
         in_port: PortId,
-        hash: u64,
         generation: u32,
         now: u32,
     ) -> Option<Decision> {
-        let (slot, record) = self.find(key, in_port, hash)?;
-        if record.generation != generation || generation == 0 {
+        if candidate == Candidate::NONE {
             return None;
         }
-        let bucket = self.bucket(self.index(hash));
+        let mut place = candidate.0 as usize;
+        let mut record = self.record(place, key, in_port);
+        if record.is_none() {
+            (place, record) = self.search(key, in_port)?;
+        }
+        let record = record.filter(|r| r.generation == generation && generation != 0)?;
+        let (bucket, slot) = (self.bucket((place / SLOTS) & self.mask), place % SLOTS);
         if seen_of(bucket, slot) != now {
             set_seen(bucket, slot, now);
         }
         record.decision()
     }
 
-    /// Remembers a decision for what [`FlowTable::lookup`] is asked for with the same arguments.
+    /// The record in a place, if it is this flow's.
+    #[inline(always)]
+    fn record(&self, place: usize, key: &FlowKey, in_port: PortId) -> Option<Record> {
+        let words = &self.entry(place)?.0;
+        let wanted: [u64; 5] = zerocopy::transmute!(*key);
+        let differs = (0..5).fold(0, |d, i| d | (get(&words[entry::KEY + i]) ^ wanted[i]));
+        let record = read_record(words);
+        (differs == 0 && record.in_port == in_port.0).then_some(record)
+    }
+
+    /// As [`FlowTable::record`], wherever it is: another flow in the bucket has the same tag.
+    #[cold]
+    fn search(&self, key: &FlowKey, in_port: PortId) -> Option<(usize, Option<Record>)> {
+        let hash = key.hash(self.seed);
+        let index = self.index(hash);
+        let mut slots = slots_with(self.bucket(index), layout::tag(hash));
+        slots.find_map(|slot| {
+            let place = Self::place(index, slot);
+            let record = self.record(place, key, in_port)?;
+            Some((place, Some(record)))
+        })
+    }
+
+    /// Remembers a decision for [`FlowTable::lookup`]; `hash` is that of `key`.
     pub fn insert(
         &mut self,
         key: &FlowKey,
@@ -369,31 +399,27 @@ impl FlowTable {
         decision: &Decision,
     ) -> Inserted {
         let index = self.index(hash);
-        let (slot, outcome) = match self.find(key, in_port, hash) {
-            Some((slot, _)) => (slot, Inserted::Updated),
-            None => match slots_with(self.bucket(index), 0).next() {
+        let bucket = self.bucket(index);
+        let (slot, outcome) = match self.search(key, in_port) {
+            Some((place, _)) => (place % SLOTS, Inserted::Updated),
+            None => match slots_with(bucket, 0).next() {
                 Some(slot) => (slot, Inserted::New),
-                None => (self.oldest(index, now), Inserted::Evicted),
+                None => (oldest(bucket, now), Inserted::Evicted),
             },
         };
-        let words = &self.entry(index, slot).0;
+        let Some(entry) = self.entry(Self::place(index, slot)) else {
+            return Inserted::Evicted;
+        };
+        let words = &entry.0;
         let key: [u64; 5] = zerocopy::transmute!(*key);
         for (i, word) in key.into_iter().enumerate() {
             set(&words[entry::KEY + i], word);
         }
         write_record(words, Record::new(in_port, generation, decision));
-        let bucket = self.bucket(index);
         set_tag(bucket, slot, layout::tag(hash));
         set_seen(bucket, slot, now);
         self.live += usize::from(outcome == Inserted::New);
         outcome
-    }
-
-    fn oldest(&self, index: usize, now: u32) -> usize {
-        let bucket = self.bucket(index);
-        (0..SLOTS)
-            .max_by_key(|&slot| now.wrapping_sub(seen_of(bucket, slot)))
-            .unwrap_or(0)
     }
 
     /// Looks at the next `buckets` buckets and frees entries not seen for more than `idle`. Called a little at a time,

@@ -44,8 +44,8 @@ fn put(table: &mut FlowTable, n: u32, entry: (u16, u32, u32), now: u32) -> Inser
 fn look(table: &mut FlowTable, n: u32, in_port: u16, generation: u32, now: u32) -> Option<u32> {
     let (key, seed) = (key(n), table.seed());
     table.prefetch(key.hash(seed));
-    table.prefetch_entry(key.hash(seed));
-    let found = table.lookup(&key, PortId(in_port), key.hash(seed), generation, now)?;
+    let candidate = table.candidate(key.hash(seed));
+    let found = table.lookup(candidate, &key, PortId(in_port), generation, now)?;
     Some(found.adjacency)
 }
 

@@ -18,7 +18,17 @@ use crate::wire::eth::EthernetHeader;
 use crate::wire::icmp::{self, v6};
 use crate::wire::icmp_error::IcmpError;
 use crate::wire::nd::{self, Advertisement, Message, Neighbor, flags};
-use crate::wire::{Fragment, Kind, MacAddr, ipv4, ipv6, protocol};
+use crate::wire::{Kind, MacAddr, Parsed, ipv4, ipv6, protocol};
+
+/// Whether it is a message of neighbor discovery (RFC 4861), which never leaves the link, whatever its addresses. Its flow key is
+/// that of other ICMPv6 messages, so it must not be looked up.
+#[inline(always)]
+pub(super) fn is_neighbor_discovery(parsed: &Parsed) -> bool {
+    // The type is 0 in later fragments.
+    parsed.kind == Kind::Ipv6
+        && parsed.protocol == protocol::ICMPV6
+        && (v6::ROUTER_SOLICITATION..=v6::REDIRECT).contains(&parsed.icmp_type)
+}
 
 /// Handles a packet that ends at the switch; `None` for one that is to be routed.
 pub(super) fn run(ctx: &mut Context<'_>, port: &PortEntry, packet: &mut Packet) -> Option<Verdict> {
@@ -28,8 +38,7 @@ pub(super) fn run(ctx: &mut Context<'_>, port: &PortEntry, packet: &mut Packet) 
         Kind::Other => return Some(Verdict::Drop(Reason::EthertypeUnknown)),
         Kind::Arp => return Some(answer_arp(ctx, port, packet)),
         Kind::Ipv6 => {
-            let icmp = parsed.protocol == protocol::ICMPV6 && parsed.fragment != Fragment::Later;
-            if icmp && (v6::ROUTER_SOLICITATION..=v6::REDIRECT).contains(&parsed.icmp_type) {
+            if is_neighbor_discovery(&parsed) {
                 return Some(neighbor_discovery(ctx, port, packet));
             }
             let dst = &parsed.key.dst;

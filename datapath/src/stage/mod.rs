@@ -27,27 +27,29 @@ mod fragment;
 mod icmp_error;
 mod limit;
 mod local;
-mod parse;
 mod policy;
 mod rewrite;
 mod route;
 pub mod segment;
 mod source;
 mod superframe;
+mod trim;
 
 pub use limit::{Rate, RateLimiter};
 pub use segment::{Learned, LearnedEntry};
+use source::Own;
 
 use crate::counters::{Event, WorkerCounters};
-use crate::flow::{Decision, FlowTable, Half, Inserted};
-use crate::frame::{Batch, Packet, Pool};
+use crate::flow::{Candidate, Decision, FlowTable, Half, Inserted};
+use crate::frame::{BATCH_SIZE, Batch, Packet, Pool};
 use crate::ids::WorkerId;
 use crate::port::Caps;
 use crate::tables::{PortEntry, PortKind, Tables};
 use crate::verdict::{Reason, Verdict};
+use crate::wire::Fragment;
 use crate::wire::eth::EthernetHeader;
 use crate::wire::icmp_error::IcmpError;
-use crate::wire::{Fragment, Kind};
+use crate::wire::parse::{parse_any, parse_plain_ipv4, parse_plain_ipv6};
 
 /// Monotonic time, nanoseconds; read once a burst. From the same clock as long as the flow memory lives
 /// (CLOCK_MONOTONIC).
@@ -124,36 +126,33 @@ pub fn run(ctx: &mut Context<'_>, batch: &mut Batch) {
 }
 
 fn run_routed(ctx: &mut Context<'_>, port: &PortEntry, batch: &mut Batch) {
+    let own = Own::of(port);
     for i in 0..batch.len() {
         if let Some(later) = batch.get(i + AHEAD) {
             later.frame.prefetch();
         }
         let packet = &mut batch[i];
-        packet.meta.verdict = arrive(ctx, port, packet);
+        packet.meta.verdict = arrive(ctx, port, &own, packet);
     }
-    for packet in batch.iter() {
-        if packet.meta.verdict == Verdict::Continue {
-            ctx.flows.prefetch_entry(packet.meta.hash);
-        }
-    }
+    let candidates = candidates(ctx, batch);
+    let (generation, now) = (ctx.generation(), ctx.now.millis());
     let (mut hits, mut misses) = (0, 0);
-    for packet in batch.iter_mut() {
-        if packet.meta.verdict != Verdict::Continue {
+    for (packet, candidate) in batch.iter_mut().zip(candidates) {
+        let meta = &packet.meta;
+        if !matches!(meta.verdict, Verdict::Continue) {
             continue;
         }
-        let decision = match lookup(ctx, packet) {
+        let (key, in_port) = (&meta.parsed.key, meta.in_port);
+        let known = ctx.flows.lookup(candidate, key, in_port, generation, now);
+        packet.meta.verdict = match known {
             Some(decision) => {
                 hits += 1;
-                Ok(decision)
+                leave(ctx, port, packet, &decision)
             }
             None => {
                 misses += 1;
-                judge(ctx, port, packet)
+                leave_first(ctx, port, packet)
             }
-        };
-        packet.meta.verdict = match decision {
-            Ok(decision) => leave(ctx, port, packet, &decision),
-            Err(verdict) => verdict,
         };
     }
     ctx.counters.event(Event::FlowHit, hits);
@@ -162,41 +161,77 @@ fn run_routed(ctx: &mut Context<'_>, port: &PortEntry, batch: &mut Batch) {
 
 /// Parsing, anti-spoofing, destination MAC. `Continue` for a packet to be routed, whose flow entry is on its way.
 #[inline(always)]
-fn arrive(ctx: &mut Context<'_>, port: &PortEntry, packet: &mut Packet) -> Verdict {
-    if let Err(reason) = parse::run(ctx, port, packet, false) {
-        return Verdict::Drop(reason);
+fn arrive(ctx: &mut Context<'_>, port: &PortEntry, own: &Own<'_>, packet: &mut Packet) -> Verdict {
+    let (bytes, len) = (packet.frame.bytes(), packet.frame.len());
+    let parsed = &mut packet.meta.parsed;
+    // The rest is there once for each kind, so that the compiler knows the kind in it.
+    if parse_plain_ipv4(bytes, len, parsed) {
+        return admit(ctx, port, own, packet);
     }
-    let parsed = &packet.meta.parsed;
+    if parse_plain_ipv6(bytes, len, parsed) {
+        return admit(ctx, port, own, packet);
+    }
+    arrive_other(ctx, port, own, packet)
+}
+
+/// As [`arrive`], for what is not plain TCP or UDP.
+#[cold]
+#[inline(never)]
+fn arrive_other(
+    ctx: &mut Context<'_>,
+    port: &PortEntry,
+    own: &Own<'_>,
+    packet: &mut Packet,
+) -> Verdict {
+    let (bytes, len) = (packet.frame.bytes(), packet.frame.len());
+    match parse_any(bytes, len, false, &mut packet.meta.parsed) {
+        Ok(()) => admit(ctx, port, own, packet),
+        Err(reason) => Verdict::Drop(reason),
+    }
+}
+
+/// What follows parsing.
+#[inline(always)]
+fn admit(ctx: &mut Context<'_>, port: &PortEntry, own: &Own<'_>, packet: &mut Packet) -> Verdict {
     let bytes = packet.frame.bytes();
-    if let Err(reason) = source::check(port, bytes, parsed) {
+    let parsed = &mut packet.meta.parsed;
+    parsed.key.set_vrf(port.vrf);
+    if let Err(reason) = own.check(bytes, parsed) {
         return Verdict::Drop(reason);
     }
     let Some(eth) = EthernetHeader::read(bytes) else {
         return Verdict::Drop(Reason::TruncatedEthernet);
     };
-    let to_gateway = eth.dst == ctx.tables.gateway().mac;
-    if to_gateway && matches!(parsed.kind, Kind::Ipv4 | Kind::Ipv6) {
+    let (dst, to_gateway) = (eth.dst, eth.dst == ctx.tables.gateway().mac);
+    let is_ip = parsed.is_ip();
+    if is_ip {
+        let unfinished = trim::unfinished(ctx.caps, bytes, parsed);
+        trim::finish(ctx.pool, &mut packet.frame, parsed, unfinished);
+    }
+    if to_gateway && is_ip && !local::is_neighbor_discovery(parsed) {
         packet.meta.hash = parsed.key.hash(ctx.flows.seed());
         ctx.flows.prefetch(packet.meta.hash);
         return Verdict::Continue;
     }
-    if to_gateway || eth.dst.is_multicast() {
+    if to_gateway || dst.is_multicast() {
         let ends = local::run(ctx, port, packet);
         return ends.unwrap_or(Verdict::Drop(Reason::MulticastNotRouted));
     }
     Verdict::Drop(Reason::NotForUs)
 }
 
-/// The decision about the packet's flow, made under these tables.
+/// Where the flow entries of a batch may be; they are on their way. Later fragments have none.
 #[inline(always)]
-fn lookup(ctx: &mut Context<'_>, packet: &Packet) -> Option<Decision> {
-    let meta = &packet.meta;
-    if meta.parsed.fragment == Fragment::Later {
-        return None;
+fn candidates(ctx: &Context<'_>, batch: &Batch) -> [Candidate; BATCH_SIZE] {
+    let mut candidates = [Candidate::NONE; BATCH_SIZE];
+    for (packet, candidate) in batch.iter().zip(&mut candidates) {
+        let meta = &packet.meta;
+        let ended = matches!(meta.verdict, Verdict::Drop(_) | Verdict::Reply);
+        if !ended && meta.parsed.is_ip() && meta.parsed.fragment != Fragment::Later {
+            *candidate = ctx.flows.candidate(meta.hash);
+        }
     }
-    let (generation, now) = (ctx.generation(), ctx.now.millis());
-    ctx.flows
-        .lookup(&meta.parsed.key, meta.in_port, meta.hash, generation, now)
+    candidates
 }
 
 /// Remembers a decision for the packets to come.
@@ -217,10 +252,18 @@ fn install(ctx: &mut Context<'_>, packet: &Packet, decision: &Decision) {
     ctx.counters.event(event, 1);
 }
 
-/// The first packet of a flow: what it is for the switch itself, then egress policy, route and ingress policy. `Err`
-/// with the verdict when the packet ends here.
+/// The way out of a packet without an entry in the flow table.
 #[cold]
 #[inline(never)]
+fn leave_first(ctx: &mut Context<'_>, port: &PortEntry, packet: &mut Packet) -> Verdict {
+    match judge(ctx, port, packet) {
+        Ok(decision) => leave(ctx, port, packet, &decision),
+        Err(verdict) => verdict,
+    }
+}
+
+/// The first packet of a flow: what it is for the switch itself, then egress policy, route and ingress policy. `Err`
+/// with the verdict when the packet ends here.
 fn judge(
     ctx: &mut Context<'_>,
     port: &PortEntry,
@@ -259,10 +302,7 @@ fn leave(
 ) -> Verdict {
     let bytes = packet.frame.len();
     if let Err(reason) = policy::enforce(ctx.counters, decision.egress, bytes) {
-        return match icmp_error::of_route(reason) {
-            Some(error) => icmp_error::refuse(ctx, port, packet, reason, error),
-            None => Verdict::Drop(reason),
-        };
+        return stop(ctx, port, packet, reason);
     }
     let Some(way) = ctx.tables.adjacency(decision.adjacency) else {
         return Verdict::Drop(Reason::PortGone);
@@ -294,39 +334,48 @@ fn leave(
     }
 }
 
+/// A packet that policy or route does not let on.
+#[cold]
+fn stop(ctx: &mut Context<'_>, port: &PortEntry, packet: &mut Packet, reason: Reason) -> Verdict {
+    match icmp_error::of_route(reason) {
+        Some(error) => icmp_error::refuse(ctx, port, packet, reason, error),
+        None => Verdict::Drop(reason),
+    }
+}
+
 /// Decides about packets that other workers gave to this one, each with the verdict to forward it out of a port of this
 /// worker: ingress policy, and learning in L2 segments. Nothing is rewritten.
 pub fn run_handoff(ctx: &mut Context<'_>, batch: &mut Batch) {
     for packet in batch.iter_mut() {
         let meta = &mut packet.meta;
-        if matches!(meta.parsed.kind, Kind::Ipv4 | Kind::Ipv6) {
-            meta.hash = meta.parsed.key.hash(ctx.flows.seed());
-            ctx.flows.prefetch(meta.hash);
-        }
+        meta.hash = meta.parsed.key.hash(ctx.flows.seed());
+        ctx.flows.prefetch(meta.hash);
     }
-    for packet in batch.iter() {
-        ctx.flows.prefetch_entry(packet.meta.hash);
-    }
-    for packet in batch.iter_mut() {
+    let candidates = candidates(ctx, batch);
+    for (packet, candidate) in batch.iter_mut().zip(candidates) {
         let Verdict::Forward(out) = packet.meta.verdict else {
             continue;
         };
         let out = ctx.tables.port(out).filter(|out| out.worker == ctx.me);
         packet.meta.verdict = match out {
             None => Verdict::Drop(Reason::PortGone),
-            Some(out) => receive(ctx, out, packet),
+            Some(out) => receive(ctx, out, packet, candidate),
         };
     }
 }
 
 /// The receiver's half for a packet from another worker.
-#[inline(always)]
-fn receive(ctx: &mut Context<'_>, out: &PortEntry, packet: &Packet) -> Verdict {
+fn receive(
+    ctx: &mut Context<'_>,
+    out: &PortEntry,
+    packet: &Packet,
+    candidate: Candidate,
+) -> Verdict {
     let ingress = if matches!(out.kind, PortKind::L2 { .. }) {
         segment::learn_handed_over(ctx, out, packet);
         policy::ingress(out, &packet.meta.parsed)
     } else {
-        known_ingress(ctx, out, packet)
+        known_ingress(ctx, out, packet, candidate)
     };
     match policy::enforce(ctx.counters, ingress, packet.frame.len()) {
         Ok(()) => Verdict::Forward(out.id),
@@ -336,10 +385,17 @@ fn receive(ctx: &mut Context<'_>, out: &PortEntry, packet: &Packet) -> Verdict {
 
 /// As [`policy::ingress`], remembered by flow. The port stands where a sender's decision has the adjacency: a sender
 /// whose tables are newer may mean another one.
-#[inline(always)]
-fn known_ingress(ctx: &mut Context<'_>, out: &PortEntry, packet: &Packet) -> Half {
+fn known_ingress(
+    ctx: &mut Context<'_>,
+    out: &PortEntry,
+    packet: &Packet,
+    candidate: Candidate,
+) -> Half {
     let adjacency = u32::from(out.id.0);
-    if let Some(decision) = lookup(ctx, packet).filter(|d| d.adjacency == adjacency) {
+    let (key, in_port) = (&packet.meta.parsed.key, packet.meta.in_port);
+    let (generation, now) = (ctx.generation(), ctx.now.millis());
+    let known = ctx.flows.lookup(candidate, key, in_port, generation, now);
+    if let Some(decision) = known.filter(|d| d.adjacency == adjacency) {
         ctx.counters.event(Event::FlowHit, 1);
         return decision.ingress;
     }

@@ -7,7 +7,7 @@ use crate::counters::WorkerCounters;
 use crate::flow::Half;
 use crate::tables::{PortEntry, RuleSet};
 use crate::verdict::Reason;
-use crate::wire::{Fragment, Kind, Parsed};
+use crate::wire::{Fragment, Parsed};
 
 /// Judges a packet as one from `port`.
 #[inline]
@@ -25,7 +25,7 @@ pub(super) fn ingress(port: &PortEntry, parsed: &Parsed) -> Half {
 
 #[inline]
 fn judge(rules: &RuleSet, parsed: &Parsed, by_rule: Reason, by_default: Reason) -> Half {
-    if !matches!(parsed.kind, Kind::Ipv4 | Kind::Ipv6) {
+    if !parsed.is_ip() {
         return Half::default();
     }
     let judgement = rules.judge(&parsed.key, parsed.fragment == Fragment::Later);

@@ -3,40 +3,69 @@
 //!
 //! | packet | must be the port's own |
 //! |---|---|
-//! | every frame | source MAC |
+//! | every frame | source MAC; on L2 ports that is all |
 //! | ARP | sender MAC and sender address (`0.0.0.0` in a probe, RFC 5227) |
 //! | IPv4 | source; `0.0.0.0` passes, since parsing lets it go to groups only, which end here |
 //! | IPv6 | source; link-local ones pass, since they end here or at the gateway, and `::` as `0.0.0.0` does |
 //!
 //! A pod's kernel makes its link-local addresses by itself; they serve neighbor and multicast listener discovery.
 
-use crate::tables::PortEntry;
+use crate::tables::{PortEntry, PortKind};
 use crate::verdict::Reason;
 use crate::wire::arp::ArpPacket;
 use crate::wire::eth::EthernetHeader;
 use crate::wire::{Kind, Parsed, flow_key, ipv6};
 
-/// `Err` when the frame's source is not the port's.
-#[inline(always)]
-pub(super) fn check(port: &PortEntry, frame: &[u8], parsed: &Parsed) -> Result<(), Reason> {
-    if !port.check_source {
-        return Ok(());
-    }
-    if EthernetHeader::read(frame).is_none_or(|eth| eth.src != port.mac) {
-        return Err(Reason::SpoofedMac);
-    }
-    let own = match parsed.kind {
-        Kind::Ipv4 | Kind::Ipv6 => {
-            port.addresses().contains_key(&parsed.key.src) || passes(&parsed.key.src)
+/// What the sources of a port's frames must be.
+pub(super) struct Own<'a> {
+    port: &'a PortEntry,
+    /// An own address of each family, `::` without one: most packets' source.
+    usual: [u128; 2],
+}
+
+impl<'a> Own<'a> {
+    /// Of a port.
+    pub(super) fn of(port: &'a PortEntry) -> Own<'a> {
+        let own = port.addresses();
+        let v4 = own.v4().first().map_or(0, |a| a.to_ipv6_mapped().to_bits());
+        let v6 = own.v6().first().map_or(0, |a| a.to_bits());
+        Own {
+            port,
+            usual: [v4, v6],
         }
-        Kind::Arp => return check_arp(port, frame, parsed),
-        Kind::Other => true,
-    };
-    if own {
+    }
+
+    /// `Err` when the frame's source is not the port's.
+    #[inline(always)]
+    pub(super) fn check(&self, frame: &[u8], parsed: &Parsed) -> Result<(), Reason> {
+        if !self.port.check_source {
+            return Ok(());
+        }
+        if EthernetHeader::read(frame).is_none_or(|eth| eth.src != self.port.mac) {
+            return Err(Reason::SpoofedMac);
+        }
+        if !parsed.is_ip() {
+            return check_other(self.port, frame, parsed);
+        }
+        if self.usual.contains(&u128::from_be_bytes(parsed.key.src)) {
+            return Ok(());
+        }
+        check_address(self.port, &parsed.key.src)
+    }
+}
+
+#[inline(never)]
+fn check_address(port: &PortEntry, src: &[u8; 16]) -> Result<(), Reason> {
+    if !has_addresses(port) || port.addresses().contains_key(src) || passes(src) {
         Ok(())
     } else {
         Err(Reason::SpoofedAddress)
     }
+}
+
+/// Whether the switch knows the addresses behind the port; of L2 ports it does not.
+fn has_addresses(port: &PortEntry) -> bool {
+    matches!(port.kind, PortKind::Routed { .. })
 }
 
 /// Whether a source, as the flow key has it, is one that never goes beyond the link.
@@ -45,9 +74,11 @@ fn passes(src: &[u8; 16]) -> bool {
     ipv6::is_link_local(src) || ipv6::is_unspecified(src) || *src == flow_key::map_v4([0; 4])
 }
 
-fn check_arp(port: &PortEntry, frame: &[u8], parsed: &Parsed) -> Result<(), Reason> {
-    let Some(arp) = frame.get(parsed.l3.into()..).and_then(ArpPacket::read) else {
-        return Ok(());
+fn check_other(port: &PortEntry, frame: &[u8], parsed: &Parsed) -> Result<(), Reason> {
+    let packet = frame.get(parsed.l3.into()..);
+    let arp = match (parsed.kind, packet.and_then(ArpPacket::read)) {
+        (Kind::Arp, Some(arp)) if has_addresses(port) => arp,
+        _ => return Ok(()),
     };
     if arp.sender_mac != port.mac {
         return Err(Reason::SpoofedMac);

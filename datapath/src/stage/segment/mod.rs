@@ -22,7 +22,8 @@ pub use flood::{FloodCopy, members};
 pub use learned::{DEFAULT_ENTRIES, Learned, LearnedEntry};
 pub use tag::set_tag;
 
-use super::{Context, parse, policy, source};
+use super::source::Own;
+use super::{Context, policy, trim};
 use crate::counters::{Event, WorkerCounters};
 use crate::frame::{Meta, Packet};
 use crate::ids::{VrfId, WorkerId};
@@ -30,7 +31,7 @@ use crate::tables::{PortEntry, PortKind, Segment, Tables, Vlan};
 use crate::verdict::{Reason, Verdict};
 use crate::wire::MacAddr;
 use crate::wire::eth::EthernetHeader;
-use crate::wire::parse::{VlanTags, parse_link};
+use crate::wire::parse::{VlanTags, parse_into, parse_link};
 use learned::{Learning, Station};
 
 /// An L2 port's part of its entry.
@@ -76,9 +77,15 @@ pub(super) fn run(ctx: &mut Context<'_>, port: &PortEntry, packet: &mut Packet) 
 }
 
 fn switch(ctx: &mut Context<'_>, port: &PortEntry, packet: &mut Packet) -> Result<Verdict, Reason> {
-    parse::run(ctx, port, packet, true)?;
+    let (bytes, len) = (packet.frame.bytes(), packet.frame.len());
+    parse_into(bytes, len, true, &mut packet.meta.parsed)?;
+    packet.meta.parsed.key.set_vrf(port.vrf);
     let parsed = packet.meta.parsed;
-    source::check(port, packet.frame.bytes(), &parsed)?;
+    if parsed.is_ip() {
+        let unfinished = trim::unfinished(ctx.caps, packet.frame.bytes(), &parsed);
+        trim::finish(ctx.pool, &mut packet.frame, &parsed, unfinished);
+    }
+    Own::of(port).check(packet.frame.bytes(), &parsed)?;
     let l2 = L2::of(port).ok_or(Reason::NoSegment)?;
     let segment = ctx.tables.segment(l2.segment).ok_or(Reason::NoSegment)?;
     let eth = *EthernetHeader::read(packet.frame.bytes()).ok_or(Reason::TruncatedEthernet)?;
