@@ -223,6 +223,7 @@ impl World {
     }
 
     /// Counters of all workers together.
+    #[allow(dead_code, reason = "the reference test compares frames, not counters")]
     pub(crate) fn counters(&self) -> Counters {
         let mut all = Counters::default();
         for worker in &self.workers {

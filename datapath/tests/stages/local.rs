@@ -208,6 +208,20 @@ fn nd_is_not_answered_in_duplicate_address_detection_nor_for_unknown_addresses()
     assert_eq!(w.send_one(1, &f), unanswered);
 }
 
+/// The flow table knows no types: another ICMPv6 message between the same addresses must not show the way out.
+#[test]
+fn nd_ends_at_the_switch_whatever_is_known_of_the_flow() {
+    let mut w = node();
+    let error = frames::icmpv6(v6(1), v6(2), 1, 0, [0; 4], &[0; 48]);
+    let p = V6::new(v6(1), v6(2), frames::ICMPV6, error);
+    assert_eq!(w.send_one(1, &frame6(1, &p)), sent(2, routed6(&p, mac(2))));
+    let p = solicitation(v6(1), v6(2), v6(2), Some(mac(1)));
+    assert_eq!(
+        w.send_one(1, &frame6(1, &p)),
+        nd_answer(1, v6(1), v6(2), 0xc0)
+    );
+}
+
 #[test]
 fn other_neighbor_discovery_ends() {
     let mut w = node();
