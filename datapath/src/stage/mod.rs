@@ -44,7 +44,7 @@ use crate::flow::{Candidate, Decision, FlowTable, Half, Inserted};
 use crate::frame::{BATCH_SIZE, Batch, Packet, Pool};
 use crate::ids::WorkerId;
 use crate::port::Caps;
-use crate::tables::{PortEntry, PortKind, Tables};
+use crate::tables::{Adjacency, PortEntry, PortKind, Tables};
 use crate::verdict::{Reason, Verdict};
 use crate::wire::Fragment;
 use crate::wire::eth::EthernetHeader;
@@ -312,21 +312,39 @@ fn leave(
         let error = IcmpError::TimeExceeded;
         return icmp_error::refuse(ctx, port, packet, Reason::TtlExceeded, error);
     }
-    let too_big = parsed.l3_len > way.mtu;
-    let superframe = too_big && superframe::is_one(port, packet);
-    if too_big && parsed.dont_fragment && !superframe {
-        let error = IcmpError::TooBig { mtu: way.mtu };
-        return icmp_error::refuse(ctx, port, packet, Reason::PacketTooBig, error);
+    if parsed.l3_len > way.mtu {
+        return leave_in_pieces(ctx, port, packet, decision, way);
     }
     if let Err(reason) = policy::enforce(ctx.counters, decision.ingress, bytes) {
         return Verdict::Drop(reason);
     }
     rewrite::run(packet, way);
+    Verdict::Forward(way.port)
+}
+
+/// As [`leave`], for a packet larger than the way out takes.
+#[cold]
+#[inline(never)]
+fn leave_in_pieces(
+    ctx: &mut Context<'_>,
+    port: &PortEntry,
+    packet: &mut Packet,
+    decision: &Decision,
+    way: &Adjacency,
+) -> Verdict {
+    let superframe = superframe::is_one(port, packet);
+    if packet.meta.parsed.dont_fragment && !superframe {
+        let error = IcmpError::TooBig { mtu: way.mtu };
+        return icmp_error::refuse(ctx, port, packet, Reason::PacketTooBig, error);
+    }
+    if let Err(reason) = policy::enforce(ctx.counters, decision.ingress, packet.frame.len()) {
+        return Verdict::Drop(reason);
+    }
+    rewrite::run(packet, way);
     let verdict = Verdict::Forward(way.port);
-    let cut = match (too_big, superframe) {
-        (false, _) => Ok(()),
-        (true, true) => superframe::cut(ctx, packet, way.mtu.min(port.mtu), verdict),
-        (true, false) => fragment::cut(ctx, packet, way.mtu, verdict),
+    let cut = match superframe {
+        true => superframe::cut(ctx, packet, way.mtu.min(port.mtu), verdict),
+        false => fragment::cut(ctx, packet, way.mtu, verdict),
     };
     match cut {
         Ok(()) => verdict,
