@@ -133,7 +133,10 @@ fn transport(r: &mut Random, src: IpAddr, dst: IpAddr) -> (u8, Vec<u8>) {
         }
         (4..=5, ..) => {
             partial = Some(16);
-            (frames::TCP, frames::tcp(src, dst, sport, dport, 2, &data))
+            (
+                frames::TCP,
+                frames::tcp(src, dst, sport, dport, r.next() as u8, &data),
+            )
         }
         (6, ..) => {
             let head = [

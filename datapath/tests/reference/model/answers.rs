@@ -71,6 +71,7 @@ pub(super) fn finish_checksum(ip: &mut Ip) {
                 let crc = crc32c(ip.payload());
                 let at = ip.headers + 8;
                 ip.bytes[at..at + 4].copy_from_slice(&crc.to_le_bytes());
+                ip.was_unfinished = true;
             }
             return;
         }
@@ -91,6 +92,7 @@ pub(super) fn finish_checksum(ip: &mut Ip) {
     }
     let at = ip.headers + at;
     ip.bytes[at..at + 2].copy_from_slice(&checksum.to_be_bytes());
+    ip.was_unfinished = true;
 }
 
 /// The destination of the pseudo-header: with segments left in a routing header of type 2 or 4, the address in it.
@@ -146,6 +148,41 @@ fn fill_header_checksum(packet: &mut [u8]) {
     packet[10..12].fill(0);
     let checksum = !frames::sum(&packet[..len], 0);
     packet[10..12].copy_from_slice(&checksum.to_be_bytes());
+}
+
+/// The TCP segments of a superframe, each a packet of at most `mtu` bytes.
+pub(super) fn segments(ip: &Ip, mtu: usize) -> Vec<Vec<u8>> {
+    let tcp_header = usize::from(ip.payload()[12] >> 4) * 4;
+    let headers = ip.headers + tcp_header;
+    let data: Vec<&[u8]> = ip.bytes[headers..].chunks(mtu - headers).collect();
+    let mut pieces = Vec::new();
+    let mut at = 0;
+    for (i, piece) in data.iter().enumerate() {
+        let mut bytes = [&ip.bytes[..headers], piece].concat();
+        let v4 = ip.dst.is_ipv4();
+        let len = (bytes.len() - if v4 { 0 } else { 40 }) as u16;
+        let length_at = if v4 { 2 } else { 4 };
+        bytes[length_at..length_at + 2].copy_from_slice(&len.to_be_bytes());
+        if v4 {
+            let id = u16::from_be_bytes([bytes[4], bytes[5]]).wrapping_add(i as u16);
+            bytes[4..6].copy_from_slice(&id.to_be_bytes());
+            fill_header_checksum(&mut bytes);
+        }
+        let tcp = &mut bytes[ip.headers..];
+        let seq = u32::from_be_bytes([tcp[4], tcp[5], tcp[6], tcp[7]]).wrapping_add(at);
+        tcp[4..8].copy_from_slice(&seq.to_be_bytes());
+        // FIN and PSH on the last segment alone, CWR on the first.
+        let last = i + 1 == data.len();
+        tcp[13] &= if last { 0xff } else { !0x09 } & if i == 0 { 0xff } else { !0x80 };
+        tcp[16..18].fill(0);
+        let dst = final_destination(ip).expect("checksums are known to be unfinished");
+        let pseudo = frames::pseudo(ip.src, dst, ip.protocol, tcp.len());
+        let checksum = !frames::sum(tcp, pseudo.into());
+        tcp[16..18].copy_from_slice(&checksum.to_be_bytes());
+        pieces.push(bytes);
+        at += piece.len() as u32;
+    }
+    pieces
 }
 
 /// The fragments of an IPv4 packet that is longer than `mtu`.
