@@ -22,7 +22,7 @@ use setup::Setup;
 use world::{Out, World};
 
 /// Tables made by each test.
-const TABLES: u64 = 150;
+const TABLES: u64 = 300;
 /// Frames for each of them, each sent three times.
 const FRAMES: u64 = 80;
 
