@@ -27,7 +27,10 @@ pub(super) fn switch_config(config: &Config, features: Features) -> SwitchConfig
             spin: Duration::from_micros(config.idle.spin_us.into()),
             latency: Duration::from_micros(config.idle.latency_us.into()),
         },
-        memory: MemoryPlan::default(),
+        memory: MemoryPlan {
+            ports_per_arena: config.memory.ports_per_arena,
+            chunks_per_port: config.memory.chunks_per_port,
+        },
         flow_entries: config.flow.entries as usize,
         icmp_errors: Rate {
             per_second,

@@ -13,8 +13,6 @@ use super::Config;
 
 /// Longest path of a unix socket (`sun_path` less its terminating zero, unix(7)).
 const MAX_SOCKET_PATH: usize = 107;
-/// Most descriptors in a ring: the kernel takes more, memory does not.
-const MAX_RING: u32 = 32_768;
 /// Most chunks of an arena.
 const MAX_ARENA_CHUNKS: u64 = 1 << 20;
 
@@ -168,30 +166,17 @@ fn gateway(config: &Config, problems: &mut Problems) {
 
 fn memory(config: &Config, problems: &mut Problems) {
     let m = &config.memory;
-    // XDP_UMEM_REG takes powers of two from 2048 to the page size (net/xdp/xdp_umem.c).
-    problems.power_of_two("memory.chunk_size", m.chunk_size, 2048..=4096);
-    problems.range("memory.ports_per_arena", m.ports_per_arena, 1..=1024);
-    problems.range("memory.chunks_per_port", m.chunks_per_port, 64..=1 << 18);
-    problems.power_of_two("memory.fill_per_port", m.fill_per_port, 16..=MAX_RING);
-    problems.power_of_two(
-        "memory.tx_in_flight_per_port",
-        m.tx_in_flight_per_port,
-        32..=MAX_RING,
-    );
-    let chunks = u64::from(m.ports_per_arena) * u64::from(m.chunks_per_port);
-    if chunks > MAX_ARENA_CHUNKS {
-        let message = format!(
-            "{chunks} chunks are too many for an arena of {} ports; at most {MAX_ARENA_CHUNKS}",
-            m.ports_per_arena
-        );
-        problems.add("memory.chunks_per_port", m.chunks_per_port, message);
+    if let Some(ports) = m.ports_per_arena {
+        problems.range("memory.ports_per_arena", ports, 1..=1024);
     }
-    let lent = u64::from(m.fill_per_port) + u64::from(m.tx_in_flight_per_port);
-    if lent > u64::from(m.chunks_per_port) {
-        let message = format!(
-            "less than fill_per_port + tx_in_flight_per_port = {lent}: one port could take another's chunks; raise it"
-        );
-        problems.add("memory.chunks_per_port", m.chunks_per_port, message);
+    if let Some(chunks) = m.chunks_per_port {
+        problems.range("memory.chunks_per_port", chunks, 64..=1 << 18);
+        let all = u64::from(chunks) * u64::from(m.ports_per_arena.unwrap_or(16));
+        if all > MAX_ARENA_CHUNKS {
+            let message =
+                format!("{all} chunks are too many for an arena; at most {MAX_ARENA_CHUNKS}");
+            problems.add("memory.chunks_per_port", chunks, message);
+        }
     }
 }
 

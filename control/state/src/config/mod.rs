@@ -13,8 +13,8 @@ use serde::{Deserialize, Serialize};
 
 pub use check::Problem;
 pub use values::{
-    FileMode, FlowConfig, GatewayConfig, Hugepages, IcmpConfig, IdleConfig, LimitsConfig,
-    LogConfig, LogFormat, LogLevel, MemoryConfig, XdpConfig,
+    FileMode, FlowConfig, GatewayConfig, IcmpConfig, IdleConfig, LimitsConfig, LogConfig,
+    LogFormat, LogLevel, MemoryConfig, XdpConfig,
 };
 
 /// Longest configuration file, in bytes.

@@ -132,53 +132,21 @@ impl Default for IdleConfig {
     fn default() -> Self {
         IdleConfig {
             spin_us: 50,
-            latency_us: 100,
+            latency_us: 500,
         }
     }
 }
 
-/// Packet memory: arenas of chunks, each shared by some ports.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+/// Packet memory: arenas of 4096-byte chunks, each shared by some ports of a worker.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct MemoryConfig {
-    /// Bytes of a chunk: 2048 or 4096.
-    pub chunk_size: u32,
-    /// Ports that share an arena. Every socket costs 128 bytes of kernel memory for each chunk of its arena.
-    pub ports_per_arena: u32,
-    /// Chunks of an arena for each of its ports.
-    pub chunks_per_port: u32,
-    /// Most chunks that wait in a port's fill ring for frames to come; a power of two.
-    pub fill_per_port: u32,
-    /// Most chunks of a port that are not sent yet; a power of two.
-    pub tx_in_flight_per_port: u32,
-    /// Whether arenas are made of hugepages.
-    pub hugepages: Hugepages,
-}
-
-impl Default for MemoryConfig {
-    fn default() -> Self {
-        MemoryConfig {
-            chunk_size: 4096,
-            ports_per_arena: 16,
-            chunks_per_port: 256,
-            fill_per_port: 64,
-            tx_in_flight_per_port: 128,
-            hugepages: Hugepages::Auto,
-        }
-    }
-}
-
-/// Whether arenas are made of hugepages.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Hugepages {
-    /// Where there are enough free ones.
-    #[default]
-    Auto,
-    /// Never.
-    Never,
-    /// Always: a port is refused when there are none.
-    Always,
+    /// Ports that share an arena; none: 4, 4, 8 and then 16.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ports_per_arena: Option<u32>,
+    /// Chunks of an arena for each of its ports; none: what the port's MTU asks for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub chunks_per_port: Option<u32>,
 }
 
 /// How much there may be of everything.
@@ -267,14 +235,14 @@ impl Default for XdpConfig {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct IcmpConfig {
-    /// Most errors sent per second and worker (RFC 1812 section 4.3.2.8, RFC 4443 section 2.4); 0: none.
+    /// Most errors sent to each port per second (RFC 1812 section 4.3.2.8, RFC 4443 section 2.4); 0: none.
     pub errors_per_second: u32,
 }
 
 impl Default for IcmpConfig {
     fn default() -> Self {
         IcmpConfig {
-            errors_per_second: 1000,
+            errors_per_second: 100,
         }
     }
 }
@@ -283,7 +251,7 @@ impl Default for IcmpConfig {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct FlowConfig {
-    /// Entries of each worker's flow table; a power of two.
+    /// Flows whose decision each worker remembers; a power of two.
     pub entries: u32,
 }
 
