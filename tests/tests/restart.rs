@@ -80,36 +80,40 @@ fn what_no_longer_exists_is_cleaned_up_at_the_start() {
     ping(&a.netns, c.v4());
 }
 
-/// Puts an address and a way to forward on the node, so that a frame that leaks into its stack would be seen, and pings
-/// it from the pod by every way that a pod has.
+const HOST4: &str = "198.51.100.1";
+const HOST6: &str = "2001:db8:51::1";
+
+/// A node that forwards and has addresses of its own, so that a frame that leaks into its stack is seen.
+fn forwarding_node() -> Node {
+    let node = Node::new(NodeConfig::default());
+    set_sysctl(node.netns(), "net/ipv4/conf/all/forwarding", "1");
+    set_sysctl(node.netns(), "net/ipv6/conf/all/forwarding", "1");
+    node.netns().ip(&format!("address add {HOST4}/32 dev lo"));
+    node.netns().ip(&format!("address add {HOST6}/128 dev lo"));
+    node
+}
+
+/// True if anything the pod sends gets into the node's stack, by every way that a pod has.
 fn reaches_the_host(node: &Node, pod: &Pod) -> bool {
-    let host_v4: IpAddr = "198.51.100.1".parse().unwrap();
     let netns = node.netns();
-    if !netns.links().contains(&"bridge0".to_owned()) {
-        netns.ip("link add bridge0 type bridge");
-        netns.ip("address add 198.51.100.1/24 dev bridge0");
-        netns.ip("address add 2001:db8:51::1/64 dev bridge0 nodad");
-        netns.ip("link set bridge0 up");
-        set_sysctl(netns, "net/ipv4/conf/all/forwarding", "1");
-        set_sysctl(netns, "net/ipv6/conf/all/forwarding", "1");
-    }
+    let host_v4: IpAddr = HOST4.parse().unwrap();
     let seen = |netns| counter(netns, "Ip", "InReceives") + counter(netns, "Icmp", "InMsgs");
     let before = (
         seen(netns),
         podswitch_tests::kernel::counter6(netns, "Ip6InReceives"),
     );
-    let answered = !ping_fails(&pod.netns, host_v4)
-        || !ping_fails(&pod.netns, "2001:db8:51::1".parse().unwrap());
+    let answered =
+        !ping_fails(&pod.netns, host_v4) || !ping_fails(&pod.netns, HOST6.parse().unwrap());
     // With the host end's own MAC address as the next hop no lookup of the switch would be needed.
     let host_end = node.netns().ip_json("link show type veth");
     for link in &host_end {
         let mac = link["address"].as_str().expect("a MAC address");
         pod.netns.try_ip(&format!(
-            "neighbor replace 198.51.100.1 lladdr {mac} dev eth0 nud permanent"
+            "neighbor replace {HOST4} lladdr {mac} dev eth0 nud permanent"
         ));
-        pod.netns.try_ip("route replace 198.51.100.1 dev eth0");
+        pod.netns.try_ip(&format!("route replace {HOST4} dev eth0"));
         let _ = podswitch_tests::traffic::ping_once(&pod.netns, host_v4, 56, 1);
-        pod.netns.try_ip("route delete 198.51.100.1 dev eth0");
+        pod.netns.try_ip(&format!("route delete {HOST4} dev eth0"));
     }
     let after = (
         seen(netns),
@@ -153,7 +157,7 @@ fn assert_deaf(node: &Node, host_end: &str) {
 
 #[test]
 fn the_host_end_is_deaf_whether_the_daemon_runs_or_not() {
-    let mut node = Node::new(NodeConfig::default());
+    let mut node = forwarding_node();
     let (a, b) = (node.pod(), node.pod());
     let host_end = node.host_end(&a);
     ping(&a.netns, b.v4());
