@@ -8,7 +8,7 @@ use podswitch_tests::kernel::{counter, set_sysctl};
 use podswitch_tests::objects::{rule, set};
 use podswitch_tests::programs::{bin_dir, run};
 use podswitch_tests::traffic::{Echo, ping, ping_fails, tcp_connect, tcp_echo};
-use podswitch_tests::{HUNG, Node, NodeConfig, Pod, eventually};
+use podswitch_tests::{HUNG, Netns, Node, NodeConfig, eventually};
 use serde_json::json;
 
 #[test]
@@ -94,7 +94,7 @@ fn forwarding_node() -> Node {
 }
 
 /// True if anything the pod sends gets into the node's stack, by every way that a pod has.
-fn reaches_the_host(node: &Node, pod: &Pod) -> bool {
+fn reaches_the_host(node: &Node, pod: &Netns) -> bool {
     let netns = node.netns();
     let host_v4: IpAddr = HOST4.parse().unwrap();
     let seen = |netns| counter(netns, "Ip", "InReceives") + counter(netns, "Icmp", "InMsgs");
@@ -102,18 +102,17 @@ fn reaches_the_host(node: &Node, pod: &Pod) -> bool {
         seen(netns),
         podswitch_tests::kernel::counter6(netns, "Ip6InReceives"),
     );
-    let answered =
-        !ping_fails(&pod.netns, host_v4) || !ping_fails(&pod.netns, HOST6.parse().unwrap());
+    let answered = !ping_fails(pod, host_v4) || !ping_fails(pod, HOST6.parse().unwrap());
     // With the host end's own MAC address as the next hop no lookup of the switch would be needed.
     let host_end = node.netns().ip_json("link show type veth");
     for link in &host_end {
         let mac = link["address"].as_str().expect("a MAC address");
-        pod.netns.try_ip(&format!(
+        pod.try_ip(&format!(
             "neighbor replace {HOST4} lladdr {mac} dev eth0 nud permanent"
         ));
-        pod.netns.try_ip(&format!("route replace {HOST4} dev eth0"));
-        let _ = podswitch_tests::traffic::ping_once(&pod.netns, host_v4, 56, 1);
-        pod.netns.try_ip(&format!("route delete {HOST4} dev eth0"));
+        pod.try_ip(&format!("route replace {HOST4} dev eth0"));
+        let _ = podswitch_tests::traffic::ping_once(pod, host_v4, 56, 1);
+        pod.try_ip(&format!("route delete {HOST4} dev eth0"));
     }
     let after = (
         seen(netns),
@@ -162,17 +161,17 @@ fn the_host_end_is_deaf_whether_the_daemon_runs_or_not() {
     let host_end = node.host_end(&a);
     ping(&a.netns, b.v4());
     assert_deaf(&node, &host_end);
-    assert!(!reaches_the_host(&node, &a), "with the daemon");
+    assert!(!reaches_the_host(&node, &a.netns), "with the daemon");
 
     node.terminate();
     assert_deaf(&node, &host_end);
-    assert!(!reaches_the_host(&node, &a), "after SIGTERM");
+    assert!(!reaches_the_host(&node, &a.netns), "after SIGTERM");
     assert!(ping_fails(&a.netns, b.v4()), "ports stay, closed");
 
     node.start();
     ping(&a.netns, b.v4());
     node.kill();
-    assert!(!reaches_the_host(&node, &a), "after SIGKILL");
+    assert!(!reaches_the_host(&node, &a.netns), "after SIGKILL");
 
     // Even when somebody takes the program off.
     for mode in ["xdp", "xdpgeneric", "xdpdrv"] {
@@ -181,9 +180,22 @@ fn the_host_end_is_deaf_whether_the_daemon_runs_or_not() {
     }
     let link = &node.netns().ip_json(&format!("link show dev {host_end}"))[0];
     assert!(link.get("xdp").is_none(), "the program is off: {link}");
-    assert!(!reaches_the_host(&node, &a), "without the program");
+    assert!(!reaches_the_host(&node, &a.netns), "without the program");
     node.start();
     ping(&a.netns, b.v4());
+
+    // An ordinary veth is not deaf, and the look at it shows it.
+    let plain = Netns::new("plain");
+    node.netns().ip(&format!(
+        "link add plain0 type veth peer name eth0 netns {}",
+        plain.name()
+    ));
+    node.netns().ip("address add 192.0.2.1/24 dev plain0");
+    node.netns().ip("link set plain0 up");
+    plain.ip("address add 192.0.2.2/24 dev eth0");
+    plain.ip("link set eth0 up");
+    plain.ip("route add default via 192.0.2.1");
+    assert!(reaches_the_host(&node, &plain));
 }
 
 #[test]
