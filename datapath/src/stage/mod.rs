@@ -3,7 +3,7 @@
 //!
 //! | stage | decides | where |
 //! |---|---|---|
-//! | [`parse`] | what it is; malformed ones end | worker of the port it came from |
+//! | [`wire::parse`](crate::wire::parse()) and [`trim`] | what it is; malformed ones end | worker of the port it came from |
 //! | [`source`] | whether it wears the sender's own addresses | 〃 |
 //! | destination MAC | the gateway's, or a group's (ARP, ND); others end | 〃 |
 //! | flow table | known flow: skip to the way out | 〃 |
@@ -14,7 +14,7 @@
 //! | [`policy`] ingress | may the receiver have it | worker of the port it leaves by |
 //! | [`rewrite`] | MAC addresses, TTL | worker of the port it came from |
 //!
-//! Frames of L2 ports go through [`parse`], [`source`] and [`segment`], which switches by MAC address and asks
+//! Frames of L2 ports go through `wire::parse`, [`source`] and [`segment`], which switches by MAC address and asks
 //! [`policy`] too. A frame that leaves by another worker's port is given to that worker rewritten, and judged for
 //! ingress there ([`run_handoff`]). TTL and MTU come before ingress policy so that it makes no difference how many
 //! workers there are.

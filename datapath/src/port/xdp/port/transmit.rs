@@ -11,7 +11,7 @@ use crate::port::Link;
 
 const ETHERNET_HEADER: u32 = 14;
 
-/// Why transmit calls stopped short, beside the sums in [`PortCounters`].
+/// Why transmit calls stopped short, beside the sums in [`PortCounters`](crate::port::PortCounters).
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct KickCauses {
     /// EAGAIN after sending as many descriptors as one call may.
