@@ -22,6 +22,7 @@ pub mod method;
 pub mod object;
 pub mod rpc;
 pub mod schema;
+mod text;
 
 pub use client::{Client, ClientError};
 pub use error::{ErrorCode, ErrorData, RpcError};

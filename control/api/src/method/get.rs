@@ -59,9 +59,11 @@ pub struct Filter {
     /// Prefix of a route, exactly.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<Prefix>")]
+    #[serde(deserialize_with = "crate::text::optional_prefix")]
     pub prefix: Option<IpNet>,
     /// Address of a port or neighbor.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(deserialize_with = "crate::text::optional_address")]
     pub address: Option<IpAddr>,
     /// MAC address of a port, neighbor or FDB entry.
     #[serde(default, skip_serializing_if = "Option::is_none")]

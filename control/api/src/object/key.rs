@@ -73,6 +73,7 @@ pub struct RouteKey {
     pub vrf: u32,
     /// The destination prefix.
     #[schemars(with = "Prefix")]
+    #[serde(deserialize_with = "crate::text::prefix")]
     pub prefix: IpNet,
 }
 
@@ -86,6 +87,7 @@ pub struct NeighborKey {
     #[serde(default, skip_serializing_if = "is_default")]
     pub vrf: u32,
     /// The neighbor's address.
+    #[serde(deserialize_with = "crate::text::address")]
     pub address: IpAddr,
 }
 

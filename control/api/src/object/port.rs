@@ -25,6 +25,7 @@ pub struct Port {
     pub mac: Option<MacAddr>,
     /// The station's addresses. No two ports of a VRF share one. An L2 port has none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(deserialize_with = "crate::text::addresses")]
     pub addresses: Vec<IpAddr>,
     /// VRF of a routed port, 24 bits, 0 by default.
     #[serde(default, skip_serializing_if = "is_default")]

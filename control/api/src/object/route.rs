@@ -21,12 +21,14 @@ pub struct Route {
     pub vrf: u32,
     /// Destination; bits beyond the prefix length are zero.
     #[schemars(with = "Prefix")]
+    #[serde(deserialize_with = "crate::text::prefix")]
     pub prefix: IpNet,
     /// What becomes of a packet it matches. On the wire `type`, as `kind` says that this is a route.
     #[serde(default, rename = "type")]
     pub kind: RouteKind,
     /// Next hop, of the prefix's family; none: the destination itself is on the link.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(deserialize_with = "crate::text::optional_address")]
     pub via: Option<IpAddr>,
     /// Name of the port to leave by; needed by a unicast route, refused on others.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -83,6 +85,7 @@ pub struct Neighbor {
     /// The port it is behind.
     pub port: String,
     /// Its address.
+    #[serde(deserialize_with = "crate::text::address")]
     pub address: IpAddr,
     /// Its MAC address.
     pub mac: MacAddr,

@@ -27,10 +27,12 @@ pub struct Rule {
     /// Source address of the packet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<Prefix>")]
+    #[serde(deserialize_with = "crate::text::optional_prefix")]
     pub source: Option<IpNet>,
     /// Destination address of the packet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<Prefix>")]
+    #[serde(deserialize_with = "crate::text::optional_prefix")]
     pub destination: Option<IpNet>,
     /// Transport protocol.
     #[serde(default, skip_serializing_if = "Option::is_none")]
