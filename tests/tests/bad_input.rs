@@ -365,6 +365,7 @@ impl Drop for Tmpfs {
 #[test]
 fn a_full_disk_under_the_store_refuses_changes_and_loses_none() {
     let mut node = Node::without_daemon(NodeConfig::default());
+    // Declared after the node, so unmounted before the node's folder is deleted.
     let disk = Tmpfs::mount(node.state_dir(), "24M");
     node.start();
     let (a, b) = (node.pod(), node.pod());
@@ -398,8 +399,6 @@ fn a_full_disk_under_the_store_refuses_changes_and_loses_none() {
     node.apply(&[set(rule("after", &port, "ingress", "allow", &json!({})))]);
     let c = node.pod();
     ping(&c.netns, a.v4());
-    drop(node);
-    drop(disk);
 }
 
 #[test]
