@@ -19,25 +19,32 @@ fn fold_native(acc: u64) -> u16 {
     u16::from_be((acc.wrapping_add(acc.rotate_left(16)) >> 16) as u16)
 }
 
-/// Sum of `data` as native-endian words, 64 bits with end-around carry; an odd last byte is padded with zero.
+/// Sum of `data` as native-endian 64-bit words with end-around carry, which folds to the sum of 16-bit words; the rest
+/// is padded with zeros.
 #[inline]
 fn sum_native(data: &[u8]) -> u64 {
-    let mut lanes = [0u64; 4];
-    let (blocks, rest) = data.as_chunks::<16>();
+    let (mut acc, mut carries) = (0u64, 0u64);
+    let (blocks, rest) = data.as_chunks::<64>();
     for block in blocks {
-        for (lane, word) in lanes.iter_mut().zip(block.as_chunks::<4>().0) {
-            *lane += u32::from_ne_bytes(*word) as u64;
+        // A chain of carries within a block is what processors have an instruction for.
+        let mut carry = false;
+        for word in block.as_chunks::<8>().0 {
+            (acc, carry) = acc.carrying_add(u64::from_ne_bytes(*word), carry);
         }
+        carries += carry as u64;
     }
-    let mut acc = lanes[0] + lanes[1] + lanes[2] + lanes[3];
-    let (words, tail) = rest.as_chunks::<2>();
+    let (words, rest) = rest.as_chunks::<4>();
     for word in words {
-        acc += u16::from_ne_bytes(*word) as u64;
+        carries += u32::from_ne_bytes(*word) as u64;
     }
-    if let [last] = tail {
-        acc += u16::from_ne_bytes([*last, 0]) as u64;
-    }
-    acc
+    carries += match *rest {
+        [a, b, c] => u32::from_ne_bytes([a, b, c, 0]) as u64,
+        [a, b] => u16::from_ne_bytes([a, b]) as u64,
+        [a] => u16::from_ne_bytes([a, 0]) as u64,
+        _ => 0,
+    };
+    let (acc, carry) = acc.overflowing_add(carries);
+    acc + carry as u64
 }
 
 /// Sum of `data` taken as big-endian 16-bit words; an odd last byte is padded with zero (RFC 1071 section 1).
@@ -46,12 +53,18 @@ pub fn sum(data: &[u8]) -> u16 {
     fold_native(sum_native(data))
 }
 
-/// [`sum`] of a few bytes whose number the compiler knows, a multiple of 4.
+/// Sum of a few bytes as native-endian 32-bit words, far from the end of 64 bits.
 #[inline(always)]
-pub fn sum_fixed<const N: usize>(data: &[u8; N]) -> u16 {
+fn sum_few<const N: usize>(data: &[u8; N]) -> u64 {
     const { assert!(N.is_multiple_of(4) && N <= 64) };
     let words = data.as_chunks::<4>().0;
-    fold_native(words.iter().map(|w| u32::from_ne_bytes(*w) as u64).sum())
+    words.iter().map(|w| u32::from_ne_bytes(*w) as u64).sum()
+}
+
+/// [`sum`] of a few bytes whose number the compiler knows, a multiple of 4 up to 64.
+#[inline(always)]
+pub fn sum_fixed<const N: usize>(data: &[u8; N]) -> u16 {
+    fold_native(sum_few(data))
 }
 
 /// A sum over several slices that lie one behind the other, of any lengths: a slice that starts at an odd
@@ -106,7 +119,7 @@ pub fn pseudo_v4(src: [u8; 4], dst: [u8; 4], protocol: u8, length: u32) -> u16 {
 /// Sum of the IPv6 pseudo-header (RFC 8200 section 8.1); `length` is that of the upper-layer packet, bytes.
 #[inline]
 pub fn pseudo_v6(src: &[u8; 16], dst: &[u8; 16], protocol: u8, length: u32) -> u16 {
-    pseudo_tail(sum_native(src) + sum_native(dst), protocol, length)
+    pseudo_tail(sum_few(src) + sum_few(dst), protocol, length)
 }
 
 #[inline]
