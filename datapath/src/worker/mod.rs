@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A worker: the loop that serves its ports.
 //!
-//! A turn takes the newest tables, gives every port and every ring from a peer its share ([`schedule`], [`serve`]),
+//! A turn takes the newest tables, gives every port and every ring from a peer its share (`schedule`, `serve`),
 //! exchanges frames with the peers, finishes what transmit queues did not take, ages a little, and looks at the mailbox
-//! when a flag says so ([`answer`]). After turns without work for a while the worker sleeps ([`idle`], [`sleep`]).
+//! when a flag says so (`answer`). After turns without work for a while the worker sleeps (`idle`, `sleep`).
 
 mod answer;
 pub mod clock;

@@ -29,13 +29,14 @@ impl Doze {
     /// For the sleeper: `look` says whether there is work, `wait` returns when rung. False when it found work and did
     /// not wait.
     pub(crate) fn sleep(&self, look: impl FnOnce() -> bool, wait: impl FnOnce()) -> bool {
-        self.0.store(ASLEEP, Ordering::Relaxed);
+        // Every change is a read-modify-write, so that the order of all of them is known to all.
+        self.0.swap(ASLEEP, Ordering::Relaxed);
         fence(Ordering::SeqCst);
         let quiet = !look();
         if quiet {
             wait();
         }
-        self.0.store(AWAKE, Ordering::Relaxed);
+        self.0.swap(AWAKE, Ordering::Relaxed);
         quiet
     }
 
@@ -166,8 +167,11 @@ mod loom_model {
 
         /// A worker that sleeps until all of `wanted` has come; loom reports a sleep without end as a deadlock.
         fn worker(&self, wanted: usize) {
-            while self.done() < wanted {
+            loop {
                 let seen = self.done();
+                if seen == wanted {
+                    break;
+                }
                 self.doze.sleep(
                     || self.done() > seen,
                     || {
@@ -197,7 +201,10 @@ mod loom_model {
 
     #[test]
     fn loom_nor_work_of_a_second_waker() {
-        loom::model(|| {
+        let mut builder = loom::model::Builder::new();
+        // Three threads: every schedule with up to this many switches that no thread asked for.
+        builder.preemption_bound = Some(3);
+        builder.check(|| {
             let model = Model::new();
             let wakers = [0, 1].map(|which| {
                 let model = model.clone();

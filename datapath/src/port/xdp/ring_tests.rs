@@ -27,7 +27,7 @@ impl Memory {
         })
     }
 
-    fn ends(self: &Arc<Memory>) -> (Producer<u64>, Consumer<u64>) {
+    fn ends(&self) -> (Producer<u64>, Consumer<u64>) {
         let shared = || {
             let size = self.slots.len() as u32;
             let slots = NonNull::from(&self.slots[0]);
