@@ -64,7 +64,7 @@ pub fn to_ip(a: &[u8; 16]) -> IpAddr {
     }
 }
 
-/// Secrets of the hash's multiplications: odd, half of their bits set, none a rotation of another.
+/// Set the uses of the hash's seed apart; nothing secret. About half of their bits are set, none is a rotation of another.
 const K: [u64; 6] = [
     0x9e37_79b9_7f4a_7c15,
     0xd1b5_4a32_d192_ed03,
