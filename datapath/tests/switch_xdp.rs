@@ -2,7 +2,10 @@
 //! Whole switches with threads on AF_XDP ports: frames of pods go through real veths.
 
 #[path = "reference/frames.rs"]
-#[allow(dead_code, reason = "shared with the tests of the stages, which use all of it")]
+#[allow(
+    dead_code,
+    reason = "shared with the tests of the stages, which use all of it"
+)]
 mod frames;
 mod xdp_bed;
 
@@ -14,7 +17,9 @@ use frames::V4;
 use podswitch_datapath::frame::Audit;
 use podswitch_datapath::port::Link;
 use podswitch_datapath::port::xdp::Steering;
-use podswitch_datapath::switch::{Device, IdleConfig, PortSpec, Switch, SwitchConfig, WorkerConfig};
+use podswitch_datapath::switch::{
+    Device, IdleConfig, PortSpec, Switch, SwitchConfig, WorkerConfig,
+};
 use podswitch_datapath::tables::{self, Action, Gateway, PortKindSpec, Tables};
 use podswitch_datapath::wire::MacAddr;
 use podswitch_datapath::{PortId, VrfId, WorkerId};
@@ -102,7 +107,13 @@ impl Node {
         let socket = added.xdp.unwrap().socket().unwrap();
         steering.insert(0, socket.as_fd()).unwrap();
         let host = self.bed.pods[pod].host.clone();
-        xdp::install(&mut self.bed.links, host.as_str(), steering.fd(), self.bed.mode).unwrap();
+        xdp::install(
+            &mut self.bed.links,
+            host.as_str(),
+            steering.fd(),
+            self.bed.mode,
+        )
+        .unwrap();
         steering
     }
 
@@ -167,7 +178,10 @@ fn exchange(mode: Mode, mtu: u32, pods: usize, workers: usize) {
             let to = (n + 1) % pods;
             while let Some(frame) = node.bed.pods[to].raw.try_receive() {
                 let number = received[to];
-                assert!(frame == arrived(n, to, number, length(number)), "frame {number} to {to}");
+                assert!(
+                    frame == arrived(n, to, number, length(number)),
+                    "frame {number} to {to}"
+                );
                 received[to] += 1;
             }
         }
@@ -184,7 +198,10 @@ fn exchange(mode: Mode, mtu: u32, pods: usize, workers: usize) {
     for pod in 0..pods {
         let id = PortId(pod as u16);
         let port = &counters.ports[&id];
-        assert_eq!((port.rx.packets, port.tx.packets), (per_pod.into(), per_pod.into()));
+        assert_eq!(
+            (port.rx.packets, port.tx.packets),
+            (per_pod.into(), per_pod.into())
+        );
         let drops = node.switch.kernel_drops(id).unwrap().unwrap();
         assert_eq!(drops, Default::default());
     }
@@ -195,7 +212,11 @@ fn exchange(mode: Mode, mtu: u32, pods: usize, workers: usize) {
     node.assert_balanced();
     eventually("the memory is freed", || {
         node.switch.tidy().unwrap();
-        node.switch.audit().unwrap().iter().all(|(_, arenas)| arenas.is_empty())
+        node.switch
+            .audit()
+            .unwrap()
+            .iter()
+            .all(|(_, arenas)| arenas.is_empty())
     });
 }
 
