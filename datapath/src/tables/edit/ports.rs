@@ -233,7 +233,11 @@ impl Build {
             }
             None => entry.local = Some(adjacency),
         }
-        self.vrf_mut(vrf).fib.insert(host(address), entry);
+        let table = self.vrf_mut(vrf);
+        table.fib.insert(host(address), entry);
+        // What was a next hop behind another port, by an on-link route there, is a pod now.
+        let by = table.next_hops.get(host(address)).cloned();
+        self.hops.extend(by.iter().flat_map(|all| all.iter()));
         Ok(())
     }
 

@@ -396,6 +396,29 @@ fn objects_that_exclude_or_miss_one_another() {
     refused(&node(), cases);
 }
 
+/// Until a pod claims the address, the on-link route covers the next hop; afterwards its frames belong to that pod.
+#[test]
+fn a_pod_may_not_take_the_address_of_another_ports_next_hop() {
+    let mut e = edit(&node());
+    e.set_route(V0, "172.16.0.0/16".parse().unwrap(), unicast(2, None));
+    e.set_route(
+        V0,
+        "10.9.0.0/16".parse().unwrap(),
+        unicast(2, Some("172.16.0.9")),
+    );
+    let base = e.build().unwrap();
+    refused(
+        &base,
+        &[(
+            "route 10.9.0.0/16 (vrf 0) needs next hop 172.16.0.9 on the link of port 2; \
+             add a neighbor for it, or an on-link route that covers it, by that port",
+            |e| {
+                e.set_port(routed(9, 0, &["172.16.0.9"]));
+            },
+        )],
+    );
+}
+
 #[test]
 fn more_than_the_switch_holds() {
     let mut full = node();
