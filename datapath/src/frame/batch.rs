@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What a worker carries through the stages: packets, a batch at a time.
-#![forbid(unsafe_code)]
 
 use super::Frame;
 use crate::ids::PortId;
@@ -55,7 +54,10 @@ impl Batch {
     /// Adds a frame that came from `in_port`; gives it back when the batch is full.
     #[inline]
     pub fn push(&mut self, frame: Frame, in_port: PortId) -> Result<(), Frame> {
-        self.push_packet(Packet {
+        if self.packets.len() == BATCH_SIZE {
+            return Err(frame);
+        }
+        self.packets.push(Packet {
             frame,
             meta: Meta {
                 in_port,
@@ -63,8 +65,8 @@ impl Batch {
                 parsed: Parsed::default(),
                 hash: 0,
             },
-        })
-        .map_err(|p| p.frame)
+        });
+        Ok(())
     }
 
     /// Adds a packet with its knowledge (handoff); gives it back when the batch is full.
@@ -75,6 +77,26 @@ impl Batch {
         }
         self.packets.push(packet);
         Ok(())
+    }
+
+    /// Gives `f` every packet in order: the frame, and what is known about it where it lies. Moving whole packets would
+    /// cost about as much as a lookup.
+    #[inline]
+    pub fn take_each(&mut self, mut f: impl FnMut(Frame, &Meta)) {
+        let n = self.packets.len();
+        // SAFETY: (U1) nothing is in the batch any more when the first frame is moved out, so each frame has one holder;
+        // should `f` panic, the rest is leaked.
+        unsafe { self.packets.set_len(0) };
+        let first = self.packets.as_ptr();
+        for i in 0..n {
+            // SAFETY: (U1) the first n packets are initialised and stay where they are: `f` cannot reach the batch. Each
+            // frame is read once, and what is left of a packet needs no drop.
+            let (frame, meta) = unsafe {
+                let packet = first.add(i);
+                (std::ptr::read(&raw const (*packet).frame), &(*packet).meta)
+            };
+            f(frame, meta);
+        }
     }
 
     /// Takes every packet out.

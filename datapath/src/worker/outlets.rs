@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::peers::Peers;
 use super::schedule::Balance;
 use crate::counters::{Event, WorkerCounters};
-use crate::frame::{Frame, Packet, Pool};
+use crate::frame::{Frame, Meta, Packet, Pool};
 use crate::ids::{MAX_PORTS, PortId, WorkerId};
 use crate::port::{Caps, Closed, Port};
 use crate::stage::segment;
@@ -109,70 +109,68 @@ impl Outlets {
 
     /// Does what the stages decided for a packet.
     #[inline]
-    pub(crate) fn dispatch(&mut self, tables: &Tables, packet: Packet) {
-        match packet.meta.verdict {
-            Verdict::Forward(out) => self.forward(tables, packet, out),
-            Verdict::Reply => {
-                let out = packet.meta.in_port;
-                self.forward(tables, packet, out);
-            }
-            Verdict::Flood => self.flood(tables, packet),
-            Verdict::Drop(reason) => self.discard(packet, reason),
+    pub(crate) fn dispatch(&mut self, tables: &Tables, frame: Frame, meta: &Meta) {
+        match meta.verdict {
+            Verdict::Forward(out) => self.forward(tables, frame, meta, out),
+            Verdict::Reply => self.forward(tables, frame, meta, meta.in_port),
+            Verdict::Flood => self.flood(tables, frame, meta),
+            Verdict::Drop(reason) => self.discard(frame, meta, reason),
             Verdict::Continue => {
                 debug_assert!(false, "the stages end with a verdict");
-                self.discard(packet, Reason::NoRoute);
+                self.discard(frame, meta, Reason::NoRoute);
             }
         }
     }
 
     #[inline]
-    fn forward(&mut self, tables: &Tables, packet: Packet, out: PortId) {
+    fn forward(&mut self, tables: &Tables, frame: Frame, meta: &Meta, out: PortId) {
         if let Some(at) = self.at(out) {
-            self.put(at, packet);
+            self.put(at, frame, meta);
             return;
         }
         match tables.port(out) {
-            Some(port) if port.worker != self.me => self.hand_over(packet, port.worker),
-            _ => self.discard(packet, Reason::PortGone),
+            Some(port) if port.worker != self.me => self.hand_over(frame, meta, port.worker),
+            _ => self.discard(frame, meta, Reason::PortGone),
         }
     }
 
-    fn hand_over(&mut self, packet: Packet, to: WorkerId) {
+    fn hand_over(&mut self, frame: Frame, meta: &Meta, to: WorkerId) {
         // A packet that came from a peer goes no further: the port has moved on while it was under way.
-        if packet.frame.arena().worker() != self.me {
-            return self.discard(packet, Reason::PortGone);
+        if frame.arena().worker() != self.me {
+            return self.discard(frame, meta, Reason::PortGone);
         }
-        match self.peers.send(to, packet) {
+        match self.peers.send(to, Packet { frame, meta: *meta }) {
             Ok(()) => self.counters.event(Event::HandoffSent, 1),
-            Err(packet) => self.discard(packet, Reason::HandoffFull),
+            Err(packet) => self.discard(packet.frame, meta, Reason::HandoffFull),
         }
     }
 
     #[inline]
-    fn discard(&mut self, packet: Packet, reason: Reason) {
-        self.counters.dropped(packet.meta.in_port, reason);
-        self.pool.free(packet.frame);
+    fn discard(&mut self, frame: Frame, meta: &Meta, reason: Reason) {
+        self.counters.dropped(meta.in_port, reason);
+        self.pool.free(frame);
     }
 
     /// A copy for every port the frame goes to; ports of other workers get theirs over the rings.
-    fn flood(&mut self, tables: &Tables, packet: Packet) {
+    fn flood(&mut self, tables: &Tables, frame: Frame, meta: &Meta) {
         let counters = self.counters.clone();
+        let packet = Packet { frame, meta: *meta };
         for copy in segment::members(tables, &counters, self.me, &packet) {
             if let Verdict::Drop(reason) = copy.verdict {
-                counters.dropped(packet.meta.in_port, reason);
+                counters.dropped(meta.in_port, reason);
                 continue;
             }
             let Some(frame) = copy_beside(&mut self.pool, &packet.frame) else {
-                counters.dropped(packet.meta.in_port, Reason::NoMemory);
+                counters.dropped(meta.in_port, Reason::NoMemory);
                 continue;
             };
             counters.event(Event::Copied, 1);
-            let mut meta = packet.meta;
+            let mut meta = *meta;
             meta.verdict = copy.verdict;
             let mut packet = Packet { frame, meta };
             match segment::set_tag(&mut packet, copy.tag) {
-                true => self.forward(tables, packet, copy.port),
-                false => self.discard(packet, Reason::NoMemory),
+                true => self.forward(tables, packet.frame, &packet.meta, copy.port),
+                false => self.discard(packet.frame, &packet.meta, Reason::NoMemory),
             }
         }
         self.pool.free(packet.frame);
@@ -180,31 +178,28 @@ impl Outlets {
 
     /// Puts a packet into the outbox of one of this worker's ports.
     #[inline]
-    fn put(&mut self, at: usize, mut packet: Packet) {
+    fn put(&mut self, at: usize, mut frame: Frame, meta: &Meta) {
         let slot = &mut self.slots[at];
         if slot.waiting.1 >= slot.backlog {
-            return self.discard(packet, Reason::TxQueueFull);
+            return self.discard(frame, meta, Reason::TxQueueFull);
         }
-        if packet.frame.segments() > slot.caps.max_segments {
-            return self.discard(packet, Reason::FrameTooLong);
+        if frame.segments() > slot.caps.max_segments {
+            return self.discard(frame, meta, Reason::FrameTooLong);
         }
-        if packet.frame.offload.partial_checksum && !slot.caps.takes_partial_checksum {
-            fill_checksum(&mut packet);
+        if frame.offload.partial_checksum && !slot.caps.takes_partial_checksum {
+            fill_checksum(&mut frame, meta);
             self.counters.event(Event::ChecksumFilled, 1);
         }
-        let frame = if packet.frame.is_of(slot.port.arena()) {
-            packet.frame
-        } else {
-            let Some(copy) = self.pool.copy(&packet.frame, slot.port.arena()) else {
-                return self.discard(packet, Reason::NoMemory);
+        if !frame.is_of(slot.port.arena()) {
+            let Some(copy) = self.pool.copy(&frame, slot.port.arena()) else {
+                return self.discard(frame, meta, Reason::NoMemory);
             };
             self.counters.event(Event::Copied, 1);
-            self.pool.free(packet.frame);
-            copy
-        };
+            self.pool.free(std::mem::replace(&mut frame, copy));
+        }
         slot.waiting.0 += u64::from(frame.len());
         slot.waiting.1 += u32::from(frame.segments());
-        slot.fed_by = packet.meta.in_port;
+        slot.fed_by = meta.in_port;
         slot.outbox.push_back(frame);
         if !slot.touched {
             slot.touched = true;
@@ -253,13 +248,11 @@ fn copy_beside(pool: &mut Pool, frame: &Frame) -> Option<Frame> {
 
 /// Finishes the transport checksum that the sender left for its device.
 #[inline]
-fn fill_checksum(packet: &mut Packet) {
-    let offload = packet.frame.offload;
+fn fill_checksum(frame: &mut Frame, meta: &Meta) {
     let field = partial::PartialChecksum {
-        start: offload.csum_start,
-        offset: offload.csum_offset,
+        start: frame.offload.csum_start,
+        offset: frame.offload.csum_offset,
     };
-    let len = packet.meta.parsed.frame_len();
-    partial::fill(field, len, packet.frame.iter_mut());
-    packet.frame.offload.partial_checksum = false;
+    partial::fill(field, meta.parsed.frame_len(), frame.iter_mut());
+    frame.offload.partial_checksum = false;
 }

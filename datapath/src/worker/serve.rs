@@ -226,8 +226,11 @@ impl Engine {
     /// Puts the burst and what it added where their verdicts say, and sends it.
     #[inline]
     fn dispatch(&mut self, tables: &Tables) {
-        for packet in self.batch.drain().chain(self.extra.drain(..)) {
-            self.outlets.dispatch(tables, packet);
+        let outlets = &mut self.outlets;
+        self.batch
+            .take_each(|frame, meta| outlets.dispatch(tables, frame, meta));
+        for packet in self.extra.drain(..) {
+            outlets.dispatch(tables, packet.frame, &packet.meta);
         }
         self.outlets.flush_touched();
     }
