@@ -1,2 +1,67 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Benchmarks of podswitch.
+//! Benchmarks of podswitch: what is measured, and how it is told. `docs/benchmarks.md` says what the figures mean.
+//!
+//! | module | measures |
+//! |---|---|
+//! | [`frame_path`] | cycles a packet of the whole pipeline on ports in memory, against a loop without one |
+//! | [`xdp`] | frames a second between pods on veths, against a bare forwarder on the same sockets |
+//!
+//! | module | |
+//! |---|---|
+//! | [`outcome`], [`stats`] | samples, medians, interleaved rounds, confidence intervals |
+//! | [`report`], [`svg`], [`machine`], [`criterion`] | JSON, and one HTML page with plots |
+//! | [`traffic`] | pods, frames and tables |
+//! | [`bare`] | the loop without a pipeline |
+#![forbid(unsafe_code)]
+
+pub mod bare;
+pub mod criterion;
+pub mod frame_path;
+pub mod machine;
+pub mod outcome;
+pub mod report;
+pub mod stats;
+pub mod svg;
+pub mod traffic;
+pub mod xdp;
+
+use outcome::Outcome;
+
+/// How long to measure.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Settings {
+    /// A short run, for trying the benchmarks.
+    pub quick: bool,
+}
+
+impl Settings {
+    /// One of two amounts.
+    pub fn pick<T>(self, full: T, quick: T) -> T {
+        if self.quick { quick } else { full }
+    }
+}
+
+/// A benchmark.
+#[derive(Clone, Copy, Debug)]
+pub struct Bench {
+    /// As the command line takes it.
+    pub name: &'static str,
+    /// In a line.
+    pub about: &'static str,
+    /// Panics, saying why, when it cannot measure what it should; what it made is taken apart.
+    pub run: fn(Settings) -> Outcome,
+}
+
+/// All of them, in the order in which they run.
+pub const ALL: &[Bench] = &[
+    Bench {
+        name: "frame-path",
+        about: "cycles a packet of the whole pipeline on ports in memory, against a bare loop",
+        run: frame_path::run,
+    },
+    Bench {
+        name: "xdp",
+        about: "frames a second between pods on veths, against a bare forwarder",
+        run: xdp::run,
+    },
+];

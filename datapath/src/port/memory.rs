@@ -66,12 +66,19 @@ impl MemoryDevice {
     /// receives them oldest first. A frame sent out of it is filled with its next template and goes to the end of that
     /// queue. So the frames circle through memory as through a device's rings, and none is written shortly before it is
     /// received.
-    pub fn generator(frames: u32, templates: Arc<[Vec<u8>]>, start: usize) -> MemoryDevice {
+    /// Nothing is received before `open` is true.
+    pub fn generator(
+        frames: u32,
+        templates: Arc<[Vec<u8>]>,
+        start: usize,
+        open: Arc<AtomicBool>,
+    ) -> MemoryDevice {
         MemoryDevice {
             kind: Kind::Generator(Generator {
                 frames,
                 templates,
                 next: start,
+                open,
                 queue: VecDeque::new(),
                 filled: false,
             }),
@@ -157,6 +164,7 @@ struct Generator {
     frames: u32,
     templates: Arc<[Vec<u8>]>,
     next: usize,
+    open: Arc<AtomicBool>,
     queue: VecDeque<Frame>,
     filled: bool,
 }
@@ -175,6 +183,11 @@ impl Generator {
         frame.offload = crate::frame::Offload::default();
         frame.bytes_mut().copy_from_slice(template);
         true
+    }
+
+    #[inline]
+    fn has_work(&self) -> bool {
+        (!self.filled || !self.queue.is_empty()) && self.open.load(Ordering::Relaxed)
     }
 
     fn recycle(&mut self, mut frame: Frame, pool: &mut Pool) {
@@ -252,6 +265,9 @@ impl MemoryPort {
                 n
             }
             Kind::Generator(generator) => {
+                if !generator.has_work() {
+                    return 0;
+                }
                 if !generator.filled {
                     generator.fill(&self.arena, pool);
                 }
@@ -304,7 +320,7 @@ impl MemoryPort {
     pub(super) fn has_work(&self) -> bool {
         match &self.kind {
             Kind::Pipe(pipe) => !pipe.input.is_empty(),
-            Kind::Generator(generator) => !generator.filled || !generator.queue.is_empty(),
+            Kind::Generator(generator) => generator.has_work(),
         }
     }
 
