@@ -6,6 +6,8 @@ use std::fmt;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::limits::{MAX_MESSAGE_LENGTH, MAX_SHOWN_LENGTH};
+
 /// Error codes: those of JSON-RPC 2.0 (section 5.1) and podswitch's own from its range for servers, −32000 downwards.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 #[repr(i32)]
@@ -92,7 +94,7 @@ impl ErrorCode {
 
 /// What an error is about.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+#[serde(remote = "Self", deny_unknown_fields)]
 pub struct ErrorData {
     /// Kind of the object, as in its `kind`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -113,7 +115,7 @@ pub struct ErrorData {
 
 /// The `error` member of a JSON-RPC 2.0 response (section 5.1).
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+#[serde(remote = "Self", deny_unknown_fields)]
 pub struct RpcError {
     /// See [`ErrorCode`].
     pub code: i32,
@@ -125,11 +127,12 @@ pub struct RpcError {
 }
 
 impl RpcError {
-    /// An error with this code and message and no details yet.
+    /// An error with this code and message and no details yet. A message, and any detail, that repeats something long is cut: an
+    /// error is never as long as what caused it.
     pub fn new(code: ErrorCode, message: impl Into<String>) -> Self {
         Self {
             code: code.number(),
-            message: message.into(),
+            message: cut(message.into(), MAX_MESSAGE_LENGTH),
             data: None,
         }
     }
@@ -143,31 +146,56 @@ impl RpcError {
     pub fn about(mut self, key: &crate::Key) -> Self {
         let data = self.data_mut();
         data.kind = Some(key.kind().name().to_owned());
-        data.key = Some(key.short());
+        data.key = Some(cut(key.short(), MAX_SHOWN_LENGTH));
         self
     }
 
     /// Names the field at fault.
     pub fn field(mut self, field: impl Into<String>) -> Self {
-        self.data_mut().field = Some(field.into());
+        self.data_mut().field = Some(cut(field.into(), MAX_SHOWN_LENGTH));
         self
     }
 
     /// Names the value at fault.
     pub fn value(mut self, value: impl fmt::Display) -> Self {
-        self.data_mut().value = Some(value.to_string());
+        self.data_mut().value = Some(cut(value.to_string(), MAX_SHOWN_LENGTH));
         self
     }
 
     /// Says what to do next.
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
-        self.data_mut().hint = Some(hint.into());
+        self.data_mut().hint = Some(cut(hint.into(), MAX_MESSAGE_LENGTH));
         self
     }
 
     fn data_mut(&mut self) -> &mut ErrorData {
         self.data.get_or_insert_default()
     }
+}
+
+/// Text from outside as an error repeats it: control characters escaped, as it may end up on a terminal, and no more than the
+/// first `length` characters of that.
+pub fn cut(text: String, length: usize) -> String {
+    let short = text.chars().nth(length).is_none();
+    if short && !text.contains(char::is_control) {
+        return text;
+    }
+    let mut shown = String::with_capacity(text.len().min(length) + 3);
+    let mut left = length;
+    for c in text.chars() {
+        let escaped = c.is_control().then(|| c.escape_default());
+        let size = escaped.as_ref().map_or(1, ExactSizeIterator::len);
+        if size > left {
+            shown.push_str("...");
+            break;
+        }
+        left -= size;
+        match escaped {
+            Some(escape) => shown.extend(escape),
+            None => shown.push(c),
+        }
+    }
+    shown
 }
 
 impl fmt::Display for RpcError {
@@ -181,6 +209,8 @@ impl fmt::Display for RpcError {
 }
 
 impl std::error::Error for RpcError {}
+
+crate::by_name!(ErrorData, RpcError);
 
 #[cfg(test)]
 mod tests {
@@ -196,6 +226,22 @@ mod tests {
             }
         }
         assert_eq!(ErrorCode::from_number(0), None);
+    }
+
+    #[test]
+    fn nothing_long_is_repeated_whole() {
+        let long = "ä".repeat(1 << 20);
+        let e = RpcError::new(ErrorCode::Refused, &long)
+            .about(&crate::Key::Port { name: long.clone() })
+            .field(&long)
+            .value(&long)
+            .hint(&long);
+        assert!(e.message.ends_with("ä..."), "{e}");
+        assert!(serde_json::to_string(&e).unwrap().len() < 8192);
+        assert_eq!(cut("abc".into(), 3), "abc");
+        assert_eq!(cut("abcd".into(), 3), "abc...");
+        assert_eq!(cut("ä\u{1b}[2J\0\n".into(), 40), "ä\\u{1b}[2J\\u{0}\\n");
+        assert_eq!(cut("a\n\u{1b}b".into(), 6), "a\\n...");
     }
 
     #[test]

@@ -11,6 +11,7 @@
 //! | [`limits`] | how much of everything there may be |
 //! | [`client`] | a blocking client |
 //! | [`schema`] | the JSON Schema of the protocol, generated from these types |
+//! | [`strict`] | reading objects by name alone, no key twice |
 #![forbid(unsafe_code)]
 
 pub mod client;
@@ -22,6 +23,7 @@ pub mod method;
 pub mod object;
 pub mod rpc;
 pub mod schema;
+pub mod strict;
 mod text;
 
 pub use client::{Client, ClientError};

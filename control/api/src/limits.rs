@@ -10,6 +10,10 @@ pub const MAX_NAME_LENGTH: usize = 128;
 pub const MAX_INTERFACE_LENGTH: usize = 15;
 /// Longest path or pod field, in bytes.
 pub const MAX_TEXT_LENGTH: usize = 4096;
+/// Longest message or hint of an error, in characters; what is longer is cut.
+pub const MAX_MESSAGE_LENGTH: usize = 1024;
+/// Longest field, key or value that an error repeats, in characters; what is longer is cut.
+pub const MAX_SHOWN_LENGTH: usize = 256;
 /// Largest VRF or segment id: 24 bits, as in a VXLAN network identifier (RFC 7348 section 5).
 pub const MAX_VRF: u32 = (1 << 24) - 1;
 /// Largest VLAN id that names a VLAN (IEEE 802.1Q table 9-2).
@@ -31,7 +35,7 @@ pub const MAX_REPLY_BYTES: usize = 64 << 20;
 
 /// How many objects a desired state may hold. The defaults are also the most that can be configured.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
+#[serde(remote = "Self", deny_unknown_fields, default)]
 pub struct Limits {
     /// Ports.
     pub ports: u32,
@@ -73,3 +77,5 @@ impl Default for Limits {
         Self::MAX
     }
 }
+
+crate::by_name!(Limits);

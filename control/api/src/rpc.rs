@@ -13,6 +13,7 @@ use serde_json::value::RawValue;
 use crate::error::{ErrorCode, RpcError};
 use crate::method::Call;
 use crate::object::{Key, Object, ReadError};
+use crate::strict::{self, Tree};
 
 /// The `id` of a request, which its response repeats: a number or a string of at most 256 bytes.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize, JsonSchema)]
@@ -80,8 +81,7 @@ pub fn parse_request(line: &[u8]) -> Result<Request, Box<BadRequest>> {
         );
         return Err(bad(None, error));
     }
-    let raw: RawRequest<'_> =
-        serde_json::from_str(text).map_err(|e| bad(None, envelope_error(&e)))?;
+    let raw: RawRequest<'_> = strict::from_str(text).map_err(|e| bad(None, envelope_error(&e)))?;
     let id = raw.id.and_then(read_id);
     let Some(id) = id else {
         let error = RpcError::new(ErrorCode::InvalidRequest, "the request has no usable `id`")
@@ -160,22 +160,17 @@ pub(crate) fn parse_params<T: DeserializeOwned>(
             )));
         }
     };
-    // Derived readers take an array of the fields, too; the protocol has parameters by name alone.
-    if !text.starts_with('{') {
-        return Err(RpcError::new(
-            ErrorCode::InvalidParams,
-            format!("{method}: `params` is not an object"),
-        )
-        .field("params")
-        .hint(format!(
-            "docs/control-protocol.md shows what {method} takes"
-        )));
-    }
     let mut reader = serde_json::Deserializer::from_str(text);
     serde_path_to_error::deserialize(&mut reader).map_err(|e| {
-        let whole: Value = serde_json::from_str(text).unwrap_or_default();
-        let first = ReadError::new(e, &whole);
-        let fault = closer(whole, &first.path).unwrap_or(first);
+        // A tree says more exactly which key comes twice, and where; it says the same of what is no JSON.
+        let mut reader = serde_json::Deserializer::from_str(text);
+        let fault = match serde_path_to_error::deserialize(&mut reader) {
+            Err(e) => ReadError::new(e, None),
+            Ok(Tree(whole)) => {
+                let first = ReadError::new(e, Some(&whole));
+                closer(whole, &first.path).unwrap_or(first)
+            }
+        };
         let at = match fault.path.as_str() {
             "" => "params".to_owned(),
             path => format!("params.{path}"),
@@ -291,7 +286,8 @@ pub fn parse_response<T: DeserializeOwned>(
         #[serde(default)]
         error: Option<RpcError>,
     }
-    let response: In<'_> = serde_json::from_slice(line).map_err(|e| e.to_string())?;
+    let text = std::str::from_utf8(line).map_err(|e| e.to_string())?;
+    let response: In<'_> = strict::from_str(text).map_err(|e| e.to_string())?;
     if response.jsonrpc != "2.0" {
         return Err("`jsonrpc` is not \"2.0\"".to_owned());
     }

@@ -6,10 +6,10 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 
-use crate::error::{ErrorCode, RpcError};
+use crate::error::{ErrorCode, RpcError, cut};
 use crate::limits::{
-    Limits, MAX_INTERFACE_LENGTH, MAX_MTU, MAX_NAME_LENGTH, MAX_TEXT_LENGTH, MAX_VLAN, MAX_VRF,
-    MIN_MTU, MIN_MTU_IPV6,
+    Limits, MAX_INTERFACE_LENGTH, MAX_MTU, MAX_NAME_LENGTH, MAX_SHOWN_LENGTH, MAX_TEXT_LENGTH,
+    MAX_VLAN, MAX_VRF, MIN_MTU, MIN_MTU_IPV6,
 };
 use crate::mac::MacAddr;
 use crate::method::Gateway;
@@ -80,22 +80,12 @@ pub fn check_object(object: &Object, bounds: &Bounds) -> Result<(), RpcError> {
 
 /// Names the object in an error of one of its fields. A name at fault may be long; it is cut.
 fn locate(mut error: RpcError, object: &Object) -> RpcError {
-    let key: String = object
-        .key()
-        .to_string()
-        .chars()
-        .take(MAX_NAME_LENGTH + 16)
-        .collect();
-    error.message = format!("{key}: {}", error.message);
-    let short = object
-        .key()
-        .short()
-        .chars()
-        .take(MAX_NAME_LENGTH + 16)
-        .collect();
+    let key = object.key();
+    let shown = cut(key.to_string(), MAX_SHOWN_LENGTH);
+    error.message = format!("{shown}: {}", error.message);
     let mut data = error.data.take().unwrap_or_default();
     data.kind = Some(object.kind().name().to_owned());
-    data.key = Some(short);
+    data.key = Some(cut(key.short(), MAX_SHOWN_LENGTH));
     error.data = Some(data);
     error
 }

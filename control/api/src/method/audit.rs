@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 /// Where the chunks of one arena are. A chunk is in exactly one place, so the places add up to `chunks`.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+#[serde(remote = "Self", deny_unknown_fields)]
 pub struct ArenaAudit {
     /// Number of the arena.
     pub id: u32,
@@ -30,7 +30,7 @@ pub struct ArenaAudit {
 
 /// Result of `audit`.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+#[serde(remote = "Self", deny_unknown_fields)]
 pub struct AuditResult {
     /// Nothing is unaccounted for.
     pub balanced: bool,
@@ -40,7 +40,7 @@ pub struct AuditResult {
 
 /// Something that was taken apart.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+#[serde(remote = "Self", deny_unknown_fields)]
 pub struct TeardownItem {
     /// What it was: `interface`, `xdp_program`, `filter`, `qdisc`, `sysctl`, `flag`, `socket`, `state`.
     pub kind: String,
@@ -50,7 +50,7 @@ pub struct TeardownItem {
 
 /// Something that could not be taken apart.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+#[serde(remote = "Self", deny_unknown_fields)]
 pub struct TeardownFailure {
     /// What it is.
     pub kind: String,
@@ -62,7 +62,7 @@ pub struct TeardownFailure {
 
 /// Result of `teardown`.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+#[serde(remote = "Self", deny_unknown_fields)]
 pub struct TeardownReport {
     /// What is gone.
     pub removed: Vec<TeardownItem>,
@@ -93,3 +93,11 @@ impl TeardownReport {
         });
     }
 }
+
+crate::by_name!(
+    ArenaAudit,
+    AuditResult,
+    TeardownItem,
+    TeardownFailure,
+    TeardownReport
+);

@@ -8,7 +8,12 @@ use crate::object::{Key, Kind, Object};
 
 /// One change of the desired state.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
-#[serde(tag = "op", rename_all = "snake_case", deny_unknown_fields)]
+#[serde(
+    remote = "Self",
+    tag = "op",
+    rename_all = "snake_case",
+    deny_unknown_fields
+)]
 pub enum Change {
     /// Adds the object, or replaces the one with its key whole.
     Set {
@@ -39,7 +44,7 @@ impl Change {
 
 /// Parameters of `apply`.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+#[serde(remote = "Self", deny_unknown_fields)]
 pub struct ApplyParams {
     /// Carried out in this order, and judged as a whole at the end.
     pub changes: Vec<Change>,
@@ -50,7 +55,7 @@ pub struct ApplyParams {
 
 /// Result of `apply`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+#[serde(remote = "Self", deny_unknown_fields)]
 pub struct ApplyResult {
     /// Generation of the desired state now; it grows by one with every request that changes anything.
     pub generation: u64,
@@ -60,7 +65,7 @@ pub struct ApplyResult {
 
 /// Parameters of `begin`.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+#[serde(remote = "Self", deny_unknown_fields)]
 pub struct BeginParams {
     /// Refuse with `conflict`, now and at `commit`, unless the desired state has this generation.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -72,7 +77,7 @@ pub struct BeginParams {
 
 /// Result of `begin`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+#[serde(remote = "Self", deny_unknown_fields)]
 pub struct BeginResult {
     /// Names the transaction, on this connection alone. It is forgotten when the connection closes.
     pub transaction: u64,
@@ -82,7 +87,7 @@ pub struct BeginResult {
 
 /// Parameters of `put`.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+#[serde(remote = "Self", deny_unknown_fields)]
 pub struct PutParams {
     /// The transaction.
     pub transaction: u64,
@@ -92,7 +97,7 @@ pub struct PutParams {
 
 /// Result of `put`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+#[serde(remote = "Self", deny_unknown_fields)]
 pub struct PutResult {
     /// Objects in the transaction so far.
     pub objects: u64,
@@ -100,7 +105,7 @@ pub struct PutResult {
 
 /// Parameters of `commit` and `abort`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+#[serde(remote = "Self", deny_unknown_fields)]
 pub struct TransactionParams {
     /// The transaction.
     pub transaction: u64,
@@ -108,7 +113,7 @@ pub struct TransactionParams {
 
 /// Result of `commit`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+#[serde(remote = "Self", deny_unknown_fields)]
 pub struct CommitResult {
     /// Generation of the desired state now.
     pub generation: u64,
@@ -122,5 +127,18 @@ pub struct CommitResult {
 
 /// Result of `abort`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+#[serde(remote = "Self", deny_unknown_fields)]
 pub struct AbortResult {}
+
+crate::by_name!(
+    Change,
+    ApplyParams,
+    ApplyResult,
+    BeginParams,
+    BeginResult,
+    PutParams,
+    PutResult,
+    TransactionParams,
+    CommitResult,
+    AbortResult
+);

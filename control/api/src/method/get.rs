@@ -13,7 +13,7 @@ use crate::schema::Prefix;
 
 /// Parameters of `get`.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+#[serde(remote = "Self", deny_unknown_fields)]
 pub struct GetParams {
     /// Which kind.
     pub kind: Kind,
@@ -42,7 +42,7 @@ impl GetParams {
 
 /// Conditions that an object meets all of. One that no object of the kind could meet is refused as `invalid_params`.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+#[serde(remote = "Self", deny_unknown_fields)]
 pub struct Filter {
     /// Name of a port, segment or rule.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -85,7 +85,7 @@ impl Filter {
 
 /// Result of `get`.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+#[serde(remote = "Self", deny_unknown_fields)]
 pub struct GetResult {
     /// Generation of the desired state that was read.
     pub generation: u64,
@@ -98,7 +98,7 @@ pub struct GetResult {
 
 /// An object and what became of it.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+#[serde(remote = "Self", deny_unknown_fields)]
 pub struct Entry {
     /// The object as desired; a learned FDB entry in the same form.
     pub object: Object,
@@ -109,7 +109,12 @@ pub struct Entry {
 
 /// What the switch knows of an object.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize, JsonSchema)]
-#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+#[serde(
+    remote = "Self",
+    tag = "kind",
+    rename_all = "snake_case",
+    deny_unknown_fields
+)]
 pub enum Status {
     /// Of a port.
     Port(PortStatus),
@@ -146,7 +151,7 @@ impl PortState {
 
 /// What the switch knows of a port.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+#[serde(remote = "Self", deny_unknown_fields)]
 pub struct PortStatus {
     /// Its state.
     pub state: PortState,
@@ -169,7 +174,7 @@ pub struct PortStatus {
 
 /// What the switch knows of a segment.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+#[serde(remote = "Self", deny_unknown_fields)]
 pub struct SegmentStatus {
     /// Its ports.
     pub ports: u32,
@@ -181,7 +186,7 @@ pub struct SegmentStatus {
 
 /// What the switch knows of an FDB entry.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+#[serde(remote = "Self", deny_unknown_fields)]
 pub struct FdbStatus {
     /// Learned, not configured: neither stored nor deleted by `apply`.
     pub dynamic: bool,
@@ -192,10 +197,22 @@ pub struct FdbStatus {
 
 /// What the switch knows of a rule.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+#[serde(remote = "Self", deny_unknown_fields)]
 pub struct RuleStatus {
     /// Frames it decided.
     pub packets: u64,
     /// Bytes of these frames.
     pub bytes: u64,
 }
+
+crate::by_name!(
+    GetParams,
+    Filter,
+    GetResult,
+    Entry,
+    Status,
+    PortStatus,
+    SegmentStatus,
+    FdbStatus,
+    RuleStatus
+);

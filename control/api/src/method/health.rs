@@ -10,7 +10,7 @@ use crate::mac::MacAddr;
 
 /// Result of `version`.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+#[serde(remote = "Self", deny_unknown_fields)]
 pub struct VersionResult {
     /// Version of the daemon (Semantic Versioning 2.0.0).
     pub version: String,
@@ -30,7 +30,7 @@ pub struct VersionResult {
 
 /// The gateway every routed port has, the same on all of them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+#[serde(remote = "Self", deny_unknown_fields)]
 pub struct Gateway {
     /// IPv4 address, on no subnet of a pod.
     pub ipv4: Ipv4Addr,
@@ -70,7 +70,7 @@ pub enum Severity {
 
 /// Something that does not work.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+#[serde(remote = "Self", deny_unknown_fields)]
 pub struct Problem {
     /// How bad it is.
     pub severity: Severity,
@@ -85,7 +85,7 @@ pub struct Problem {
 
 /// A worker's signs of life.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+#[serde(remote = "Self", deny_unknown_fields)]
 pub struct WorkerHealth {
     /// Index into the configured list.
     pub id: u8,
@@ -104,7 +104,7 @@ pub struct WorkerHealth {
 
 /// Result of `health`.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+#[serde(remote = "Self", deny_unknown_fields)]
 pub struct HealthResult {
     /// The worst of what follows.
     pub status: HealthStatus,
@@ -124,3 +124,5 @@ pub struct HealthResult {
     #[serde(default)]
     pub problems: Vec<Problem>,
 }
+
+crate::by_name!(VersionResult, Gateway, Problem, WorkerHealth, HealthResult);

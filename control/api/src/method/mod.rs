@@ -27,7 +27,7 @@ use serde::{Deserialize, Serialize};
 
 /// Parameters of a method that has none: `{}`, or left out.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+#[serde(remote = "Self", deny_unknown_fields)]
 pub struct NoParams {}
 
 /// A method: its name and the types of its parameters and result.
@@ -130,3 +130,5 @@ methods! {
     /// Takes everything apart that podswitch made in the kernel, forgets the desired state and stops the daemon.
     Teardown = "teardown": NoParams => TeardownReport, optional: true;
 }
+
+crate::by_name!(NoParams);

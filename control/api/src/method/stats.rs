@@ -27,7 +27,7 @@ pub enum Section {
 
 /// Parameters of `stats`.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+#[serde(remote = "Self", deny_unknown_fields)]
 pub struct StatsParams {
     /// Name of one port: ports and rules are those of this port. `not_found` when there is none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -46,7 +46,7 @@ impl StatsParams {
 
 /// Result of `stats`.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+#[serde(remote = "Self", deny_unknown_fields)]
 pub struct StatsResult {
     /// When it was read: nanoseconds of the monotonic clock.
     pub time_ns: u64,
@@ -78,7 +78,7 @@ pub struct StatsResult {
 
 /// Counters of a port.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+#[serde(remote = "Self", deny_unknown_fields)]
 pub struct PortStats {
     /// Name of the port.
     pub name: String,
@@ -106,7 +106,7 @@ pub struct PortStats {
 
 /// Counters of a worker.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+#[serde(remote = "Self", deny_unknown_fields)]
 pub struct WorkerStats {
     /// Index into the configured list.
     pub id: u8,
@@ -131,7 +131,7 @@ pub struct WorkerStats {
 
 /// Counters of a rule.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+#[serde(remote = "Self", deny_unknown_fields)]
 pub struct RuleStats {
     /// Name of the rule.
     pub name: String,
@@ -149,7 +149,7 @@ pub struct RuleStats {
 
 /// Size and use of a table.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+#[serde(remote = "Self", deny_unknown_fields)]
 pub struct TableStats {
     /// Name of the table: `route`, `neighbor`, `fdb`, `policy`, `flow`.
     pub name: String,
@@ -160,3 +160,12 @@ pub struct TableStats {
     /// Lookups that found something.
     pub hits: u64,
 }
+
+crate::by_name!(
+    StatsParams,
+    StatsResult,
+    PortStats,
+    WorkerStats,
+    RuleStats,
+    TableStats
+);

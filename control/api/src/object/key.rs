@@ -66,7 +66,7 @@ impl fmt::Display for Kind {
 #[derive(
     Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize, JsonSchema,
 )]
-#[serde(deny_unknown_fields)]
+#[serde(remote = "Self", deny_unknown_fields)]
 pub struct RouteKey {
     /// The VRF, 0 by default.
     #[serde(default, skip_serializing_if = "is_default")]
@@ -81,7 +81,7 @@ pub struct RouteKey {
 #[derive(
     Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize, JsonSchema,
 )]
-#[serde(deny_unknown_fields)]
+#[serde(remote = "Self", deny_unknown_fields)]
 pub struct NeighborKey {
     /// The VRF, 0 by default.
     #[serde(default, skip_serializing_if = "is_default")]
@@ -95,7 +95,7 @@ pub struct NeighborKey {
 #[derive(
     Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize, JsonSchema,
 )]
-#[serde(deny_unknown_fields)]
+#[serde(remote = "Self", deny_unknown_fields)]
 pub struct FdbKey {
     /// Name of the segment.
     pub segment: String,
@@ -110,7 +110,12 @@ pub struct FdbKey {
 #[derive(
     Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize, JsonSchema,
 )]
-#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+#[serde(
+    remote = "Self",
+    tag = "kind",
+    rename_all = "snake_case",
+    deny_unknown_fields
+)]
 pub enum Key {
     /// An L2 segment.
     Segment {
@@ -173,3 +178,5 @@ impl fmt::Display for Key {
         write!(f, "{} {}", self.kind(), self.short())
     }
 }
+
+crate::by_name!(RouteKey, NeighborKey, FdbKey, Key);

@@ -20,7 +20,12 @@ use serde::{Deserialize, Serialize};
 
 /// One object of the desired state.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
-#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+#[serde(
+    remote = "Self",
+    tag = "kind",
+    rename_all = "snake_case",
+    deny_unknown_fields
+)]
 pub enum Object {
     /// A port of the switch.
     Port(Box<Port>),
@@ -95,3 +100,5 @@ impl From<Port> for Object {
 pub(crate) fn is_default<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
 }
+
+crate::by_name!(Object);

@@ -13,7 +13,7 @@ use crate::mac::MacAddr;
 /// A port of the switch: a device with one station behind it. With a `segment` it is an L2 port, without one it is routed and
 /// reached by its `addresses`, each an implied /32 or /128 route of its VRF.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+#[serde(remote = "Self", deny_unknown_fields)]
 pub struct Port {
     /// Unique name: 1 to 128 characters of `A-Z a-z 0-9 . _ : / -`.
     pub name: String,
@@ -52,7 +52,12 @@ pub struct Port {
 
 /// What moves a port's frames.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
-#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+#[serde(
+    remote = "Self",
+    tag = "kind",
+    rename_all = "snake_case",
+    deny_unknown_fields
+)]
 pub enum Device {
     /// AF_XDP on the host end of a veth pair.
     Veth {
@@ -112,7 +117,7 @@ impl XdpMode {
 
 /// Membership of an L2 segment.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+#[serde(remote = "Self", deny_unknown_fields)]
 pub struct SegmentMembership {
     /// Name of the segment.
     pub name: String,
@@ -143,7 +148,7 @@ impl Vlan {
 
 /// The pod behind a port, as the container runtime named it.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+#[serde(remote = "Self", deny_unknown_fields)]
 pub struct PodRef {
     /// Kubernetes namespace (`K8S_POD_NAMESPACE`), empty outside Kubernetes.
     #[serde(default, skip_serializing_if = "String::is_empty")]
@@ -165,3 +170,5 @@ pub struct PodRef {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub network: Option<String>,
 }
+
+crate::by_name!(Port, Device, SegmentMembership, PodRef);

@@ -2,6 +2,7 @@
 //! Reading objects and keys with errors that say where. A derived reader of a tagged enum knows what is wrong inside a variant,
 //! but no longer where; this one reads the tag first.
 
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use serde_path_to_error::Segment;
@@ -9,7 +10,8 @@ use serde_path_to_error::Segment;
 use super::{
     FdbEntry, FdbKey, Key, Kind, Neighbor, NeighborKey, Object, Port, Route, RouteKey, Rule,
 };
-use crate::limits::MAX_NAME_LENGTH;
+use crate::error::cut;
+use crate::limits::{MAX_MESSAGE_LENGTH, MAX_NAME_LENGTH, MAX_SHOWN_LENGTH};
 
 /// Why a value is no object or key.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -17,32 +19,26 @@ use crate::limits::MAX_NAME_LENGTH;
 pub struct ReadError {
     /// The field at fault, as a path; empty for the whole.
     pub path: String,
-    /// The value there, when it is a string, a number or a boolean.
+    /// The value there, its beginning when it is long; a string without quotes.
     pub value: Option<String>,
     /// What is wrong with it.
     pub message: String,
 }
 
 impl ReadError {
-    /// Takes a reader's error apart; `whole` is what was read.
-    pub(crate) fn new(
+    /// Takes a reader's error apart; `whole` is what was read, when it could be.
+    pub(crate) fn new<'v>(
         error: serde_path_to_error::Error<serde_json::Error>,
-        whole: &Value,
+        whole: Option<&'v Value>,
     ) -> ReadError {
         let path = error.path().to_string();
-        let value = error
-            .path()
-            .iter()
-            .try_fold(whole, |value, segment| match segment {
-                Segment::Seq { index } => value.get(index),
-                Segment::Map { key } => value.get(key),
-                _ => None,
-            });
-        let shown = value.and_then(|v| match v {
-            Value::String(s) => Some(s.chars().take(MAX_NAME_LENGTH).collect()),
-            Value::Number(_) | Value::Bool(_) => Some(v.to_string()),
+        let inside = |value: &'v Value, segment: &Segment| match segment {
+            Segment::Seq { index } => value.get(index),
+            Segment::Map { key } => value.get(key),
             _ => None,
-        });
+        };
+        let value = whole.and_then(|whole| error.path().iter().try_fold(whole, inside));
+        let value = value.map(shown);
         let message = error.into_inner().to_string();
         // The position within one line helps nobody.
         let message = message
@@ -50,21 +46,33 @@ impl ReadError {
             .map_or(message.as_str(), |(m, _)| m)
             .to_owned();
         ReadError {
-            path: if path == "." { String::new() } else { path },
-            value: shown,
-            message,
+            path: cut(
+                if path == "." { String::new() } else { path },
+                MAX_SHOWN_LENGTH,
+            ),
+            value,
+            message: cut(message, MAX_MESSAGE_LENGTH),
         }
     }
 
     /// What is wrong, with the value.
     pub(crate) fn explain(&self) -> String {
         match &self.value {
-            Some(value) if !self.message.contains(value.as_str()) => {
-                format!("{:?}: {}", value, self.message)
-            }
-            _ => self.message.clone(),
+            Some(value) if self.message.contains(value.as_str()) => self.message.clone(),
+            Some(value) if value.starts_with(['[', '{']) => format!("{value}: {}", self.message),
+            Some(value) => format!("{value:?}: {}", self.message),
+            None => self.message.clone(),
         }
     }
+}
+
+/// A value as an error repeats it.
+fn shown(value: &Value) -> String {
+    let text = match value {
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    };
+    cut(text, MAX_NAME_LENGTH)
 }
 
 impl Object {
@@ -117,21 +125,22 @@ impl Key {
 
 /// The kind, and the fields without it.
 fn tagged(mut value: Value) -> Result<(Kind, Value), ReadError> {
-    let error = |path: &str, message: String| ReadError {
+    let error = |path: &str, value: Option<&Value>, message: String| ReadError {
         path: path.to_owned(),
-        value: None,
+        value: value.map(shown),
         message,
     };
     let Some(fields) = value.as_object_mut() else {
-        return Err(error("", "not an object with a `kind`".to_owned()));
+        let what = "not an object with a `kind`".to_owned();
+        return Err(error("", Some(&value), what));
     };
     let Some(kind) = fields.remove("kind") else {
-        return Err(error("", "missing field `kind`".to_owned()));
+        return Err(error("", None, "missing field `kind`".to_owned()));
     };
-    let kind = serde_json::from_value(kind).map_err(|e| error("kind", e.to_string()))?;
+    let kind = Kind::deserialize(&kind).map_err(|e| error("kind", Some(&kind), e.to_string()))?;
     Ok((kind, value))
 }
 
 fn fields_of<T: DeserializeOwned>(fields: Value) -> Result<T, ReadError> {
-    serde_path_to_error::deserialize(&fields).map_err(|e| ReadError::new(e, &fields))
+    serde_path_to_error::deserialize(&fields).map_err(|e| ReadError::new(e, Some(&fields)))
 }

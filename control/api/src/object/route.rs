@@ -14,7 +14,7 @@ use crate::schema::Prefix;
 
 /// A route of a VRF; the longest matching prefix wins. The addresses of routed ports are routes of their own and not repeated here.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+#[serde(remote = "Self", deny_unknown_fields)]
 pub struct Route {
     /// The VRF, 24 bits, 0 by default.
     #[serde(default, skip_serializing_if = "is_default")]
@@ -77,7 +77,7 @@ impl RouteKind {
 
 /// The MAC address of a next hop. The addresses of routed ports need none: theirs is the port's MAC address.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+#[serde(remote = "Self", deny_unknown_fields)]
 pub struct Neighbor {
     /// The VRF, which is the port's; 0 by default.
     #[serde(default, skip_serializing_if = "is_default")]
@@ -100,3 +100,5 @@ impl Neighbor {
         }
     }
 }
+
+crate::by_name!(Route, Neighbor);

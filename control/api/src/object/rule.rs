@@ -14,7 +14,7 @@ use crate::schema::Prefix;
 /// A policy rule of a port. Of the rules of a port and direction the first that matches decides, in the order of priority and, within
 /// one priority, of name; where none matches, the port's default does. Absent conditions match everything.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+#[serde(remote = "Self", deny_unknown_fields)]
 pub struct Rule {
     /// Unique name: 1 to 128 characters of `A-Z a-z 0-9 . _ : / -`.
     pub name: String,
@@ -91,7 +91,7 @@ impl Action {
 #[derive(
     Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize, JsonSchema,
 )]
-#[serde(deny_unknown_fields)]
+#[serde(remote = "Self", deny_unknown_fields)]
 pub struct PortRange {
     /// First port.
     pub first: u16,
@@ -227,3 +227,5 @@ impl JsonSchema for Protocol {
         })
     }
 }
+
+crate::by_name!(Rule, PortRange);

@@ -9,7 +9,7 @@ use crate::mac::MacAddr;
 
 /// An L2 segment: the ports that name it switch by MAC address among themselves (IEEE 802.1Q clause 8).
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+#[serde(remote = "Self", deny_unknown_fields)]
 pub struct Segment {
     /// Unique name: 1 to 128 characters of `A-Z a-z 0-9 . _ : / -`.
     pub name: String,
@@ -80,7 +80,7 @@ pub enum UnknownUnicast {
 
 /// A MAC address of a segment, fixed to a port: it is neither learned elsewhere nor forgotten.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+#[serde(remote = "Self", deny_unknown_fields)]
 pub struct FdbEntry {
     /// Name of the segment.
     pub segment: String,
@@ -103,3 +103,5 @@ impl FdbEntry {
         }
     }
 }
+
+crate::by_name!(Segment, FdbEntry);

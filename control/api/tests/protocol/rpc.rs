@@ -1,7 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The envelope: what is read, what is refused and how, and that the schema says the same.
-#![forbid(unsafe_code)]
-
 use podswitch_api::method::{ApplyParams, Call, Change, GetParams, NoParams};
 use podswitch_api::object::{Device, Key, Kind, Object, Port, Rule, Segment};
 use podswitch_api::rpc::{

@@ -1,0 +1,242 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What one object must be by itself.
+
+use podswitch_api::desired::{Bounds, check_object};
+use serde_json::{Value, json};
+
+use super::common::*;
+
+#[test]
+fn every_field_out_of_its_range_is_refused_by_name() {
+    let segment = json!({"kind": "segment", "name": "s", "id": 5});
+    let route = json!({"kind": "route", "prefix": "10.1.0.0/16", "port": "a"});
+    let neighbor =
+        json!({"kind": "neighbor", "port": "a", "address": "10.0.0.9", "mac": "02:00:00:00:00:09"});
+    let fdb = json!({"kind": "fdb", "segment": "s", "mac": "02:00:00:00:00:09", "port": "a"});
+    let rule = rule("r", "a");
+    let l2 = l2_port("l", 1, json!({"name": "s"}));
+    let cases = [
+        (port("", 1), "name"),
+        (port("a b", 1), "name"),
+        (port(&"x".repeat(129), 1), "name"),
+        (
+            with(port("a", 1), "/device/interface", json!("a/b")),
+            "device.interface",
+        ),
+        (
+            with(port("a", 1), "/device/interface", json!("sixteen-bytes-xx")),
+            "device.interface",
+        ),
+        (
+            with(port("a", 1), "/device", json!({"kind": "memory"})),
+            "device",
+        ),
+        (
+            with(port("a", 1), "/device", json!({"kind": "pcap"})),
+            "device",
+        ),
+        (
+            with(
+                port("a", 1),
+                "/device",
+                json!({"kind": "pcap", "replay": "in"}),
+            ),
+            "device.replay",
+        ),
+        (
+            with(
+                port("a", 1),
+                "/device",
+                json!({"kind": "pcap", "replay": "/f", "record": "/f"}),
+            ),
+            "device.record",
+        ),
+        (
+            with(port("a", 1), "/mac", json!("ff:ff:ff:ff:ff:ff")),
+            "mac",
+        ),
+        (
+            with(port("a", 1), "/mac", json!("02:70:6f:64:73:77")),
+            "mac",
+        ),
+        (with(port("a", 1), "/mac", Value::Null), "mac"),
+        (
+            with(port("a", 1), "/addresses", json!(["169.254.1.1"])),
+            "addresses",
+        ),
+        (
+            with(port("a", 1), "/addresses", json!(["fe80::1"])),
+            "addresses",
+        ),
+        (
+            with(port("a", 1), "/addresses", json!(["127.0.0.1"])),
+            "addresses",
+        ),
+        (
+            with(port("a", 1), "/addresses", json!(["0.0.0.0"])),
+            "addresses",
+        ),
+        (
+            with(port("a", 1), "/addresses", json!(["224.0.0.1"])),
+            "addresses",
+        ),
+        (
+            with(port("a", 1), "/addresses", json!(["255.255.255.255"])),
+            "addresses",
+        ),
+        (
+            with(port("a", 1), "/addresses", json!(["::ffff:10.0.0.1"])),
+            "addresses",
+        ),
+        (
+            with(port("a", 1), "/addresses", json!(["10.0.0.1", "10.0.0.1"])),
+            "addresses",
+        ),
+        (with(port("a", 1), "/vrf", json!(1 << 24)), "vrf"),
+        (with(port("a", 1), "/mtu", json!(67)), "mtu"),
+        (with(port("a", 1), "/mtu", json!(65536)), "mtu"),
+        (with(port("a", 1), "/mtu", json!(1279)), "mtu"),
+        (with(port("a", 1), "/worker", json!(1)), "worker"),
+        (
+            with(
+                port("a", 1),
+                "/pod",
+                json!({"container_id": "", "ifname": "eth0"}),
+            ),
+            "pod.container_id",
+        ),
+        (
+            with(
+                port("a", 1),
+                "/pod",
+                json!({"container_id": "c", "ifname": ""}),
+            ),
+            "pod.ifname",
+        ),
+        (
+            with(
+                port("a", 1),
+                "/pod",
+                json!({"container_id": "c\n", "ifname": "eth0"}),
+            ),
+            "pod.container_id",
+        ),
+        (
+            with(l2.clone(), "/addresses", json!(["10.0.0.1"])),
+            "addresses",
+        ),
+        (with(l2.clone(), "/vrf", json!(1)), "vrf"),
+        (
+            with(l2.clone(), "/segment/vlan", json!({"access": 0})),
+            "segment.vlan",
+        ),
+        (
+            with(l2.clone(), "/segment/vlan", json!({"access": 4095})),
+            "segment.vlan",
+        ),
+        (
+            with(l2.clone(), "/segment/vlan", json!({"trunk": []})),
+            "segment.vlan",
+        ),
+        (
+            with(l2.clone(), "/segment/vlan", json!({"trunk": [2, 1]})),
+            "segment.vlan",
+        ),
+        (
+            with(l2, "/segment/vlan", json!({"trunk": [1, 1]})),
+            "segment.vlan",
+        ),
+        (with(segment.clone(), "/id", json!(0)), "id"),
+        (with(segment.clone(), "/id", json!(1 << 24)), "id"),
+        (
+            with(segment.clone(), "/ageing_seconds", json!(0)),
+            "ageing_seconds",
+        ),
+        (with(segment, "/max_entries", json!(0)), "max_entries"),
+        (
+            with(route.clone(), "/prefix", json!("10.1.0.1/16")),
+            "prefix",
+        ),
+        (
+            with(route.clone(), "/prefix", json!("224.0.0.0/4")),
+            "prefix",
+        ),
+        (
+            with(route.clone(), "/prefix", json!("169.254.1.1/32")),
+            "prefix",
+        ),
+        (with(route.clone(), "/port", Value::Null), "port"),
+        (with(route.clone(), "/type", json!("blackhole")), "port"),
+        (with(route.clone(), "/via", json!("fd00::9")), "via"),
+        (with(route.clone(), "/via", json!("169.254.1.1")), "via"),
+        (with(route, "/mtu", json!(20)), "mtu"),
+        (
+            with(neighbor.clone(), "/mac", json!("01:00:00:00:00:01")),
+            "mac",
+        ),
+        (
+            with(neighbor.clone(), "/address", json!("169.254.1.1")),
+            "address",
+        ),
+        (with(neighbor, "/vrf", json!(1 << 24)), "vrf"),
+        (with(fdb.clone(), "/mac", json!("00:00:00:00:00:00")), "mac"),
+        (with(fdb, "/vlan", json!(4095)), "vlan"),
+        (with(rule.clone(), "/source", json!("10.0.0.1/8")), "source"),
+        (
+            with(
+                with(rule.clone(), "/source", json!("10.0.0.0/8")),
+                "/destination",
+                json!("fd00::/8"),
+            ),
+            "destination",
+        ),
+        (
+            with(rule.clone(), "/ports", json!({"first": 1, "last": 2})),
+            "ports",
+        ),
+        (
+            with(
+                with(rule.clone(), "/ports", json!({"first": 2, "last": 1})),
+                "/protocol",
+                json!("tcp"),
+            ),
+            "ports",
+        ),
+        (
+            with(
+                with(rule.clone(), "/ports", json!({"first": 1, "last": 1})),
+                "/protocol",
+                json!("icmp"),
+            ),
+            "ports",
+        ),
+        (
+            with(
+                with(rule.clone(), "/source", json!("fd00::/8")),
+                "/protocol",
+                json!("icmp"),
+            ),
+            "protocol",
+        ),
+        (
+            with(
+                with(rule, "/source", json!("10.0.0.0/8")),
+                "/protocol",
+                json!("icmpv6"),
+            ),
+            "protocol",
+        ),
+    ];
+    for (value, field) in cases {
+        let o = object(value.clone());
+        let error = check_object(&o, &Bounds::default()).unwrap_err();
+        let data = error.data.clone().unwrap();
+        assert_eq!(data.field.as_deref(), Some(field), "{error} for {value}");
+        assert_eq!(data.kind.as_deref(), Some(o.kind().name()));
+        assert!(data.hint.is_some() && data.key.is_some(), "{error:?}");
+        assert!(
+            error.message.starts_with(o.kind().name()) && error.message.contains(field),
+            "{error}"
+        );
+    }
+}

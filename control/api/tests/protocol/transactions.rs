@@ -1,0 +1,275 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What objects must be to one another, and changes as a whole.
+
+use podswitch_api::desired::{Bounds, DesiredState, Model};
+use podswitch_api::{ErrorCode, Kind, Limits};
+use serde_json::{Value, json};
+
+use super::common::*;
+
+#[test]
+fn what_an_object_refers_to_must_be_there() {
+    let mut m = model(&[
+        set(port("a", 1)),
+        set(json!({"kind": "segment", "name": "s", "id": 5})),
+    ]);
+    m.apply(&[set(l2_port(
+        "l",
+        2,
+        json!({"name": "s", "vlan": {"access": 10}}),
+    ))])
+    .unwrap();
+    let r = ErrorCode::Refused;
+    refused(&mut m, &[set(rule("r", "b"))], r, &["rule r", "no port b"]);
+    refused(
+        &mut m,
+        &[set(
+            json!({"kind": "route", "prefix": "10.1.0.0/16", "port": "b"}),
+        )],
+        r,
+        &["no port b"],
+    );
+    refused(
+        &mut m,
+        &[set(
+            json!({"kind": "route", "prefix": "10.1.0.0/16", "port": "l"}),
+        )],
+        r,
+        &["L2 segment s"],
+    );
+    refused(
+        &mut m,
+        &[set(
+            json!({"kind": "route", "prefix": "10.1.0.0/16", "port": "a", "vrf": 3}),
+        )],
+        r,
+        &["VRF 0, not 3"],
+    );
+    refused(
+        &mut m,
+        &[set(l2_port("x", 3, json!({"name": "t"})))],
+        r,
+        &["no segment t"],
+    );
+    let fdb = |port: &str, vlan: Value| json!({"kind": "fdb", "segment": "s", "mac": "02:00:00:00:00:09", "port": port, "vlan": vlan});
+    refused(
+        &mut m,
+        &[set(fdb("a", json!(10)))],
+        r,
+        &["not in segment s"],
+    );
+    refused(&mut m, &[set(fdb("l", json!(11)))], r, &["not in VLAN 11"]);
+    refused(&mut m, &[set(fdb("l", Value::Null))], r, &["not in VLAN"]);
+    m.apply(&[set(fdb("l", json!(10)))]).unwrap();
+    let error = refused(
+        &mut m,
+        &[delete(json!({"kind": "segment", "name": "s"}))],
+        ErrorCode::Conflict,
+        &["1 ports are in it"],
+    );
+    assert_eq!(error.data.unwrap().key.as_deref(), Some("s"));
+    // A port that changes must still suit what refers to it.
+    let moved = l2_port("l", 2, json!({"name": "s", "vlan": {"access": 11}}));
+    refused(&mut m, &[set(moved)], r, &["not in VLAN 10"]);
+}
+
+#[test]
+fn what_is_unique_is_refused_twice() {
+    let mut m = model(&[
+        set(port("a", 1)),
+        set(json!({"kind": "segment", "name": "s", "id": 5})),
+    ]);
+    let c = ErrorCode::Conflict;
+    refused(
+        &mut m,
+        &[set(with(port("b", 2), "/addresses", json!(["10.0.0.1"])))],
+        c,
+        &["10.0.0.1", "port a"],
+    );
+    refused(
+        &mut m,
+        &[set(with(port("b", 2), "/mac", json!("02:00:00:00:00:01")))],
+        c,
+        &["02:00:00:00:00:01", "port a"],
+    );
+    refused(
+        &mut m,
+        &[set(with(port("b", 2), "/device/interface", json!("psw1")))],
+        c,
+        &["psw1", "port a"],
+    );
+    refused(
+        &mut m,
+        &[set(json!({"kind": "segment", "name": "t", "id": 5}))],
+        c,
+        &["id 5", "segment s"],
+    );
+    refused(
+        &mut m,
+        &[set(with(port("b", 2), "/vrf", json!(5)))],
+        c,
+        &["VRF 5", "segment s"],
+    );
+    let n =
+        json!({"kind": "neighbor", "port": "a", "address": "10.0.0.1", "mac": "02:00:00:00:00:09"});
+    refused(&mut m, &[set(n)], c, &["an address of port a"]);
+    refused(
+        &mut m,
+        &[set(
+            json!({"kind": "route", "prefix": "10.0.0.1/32", "type": "blackhole"}),
+        )],
+        c,
+        &["an address of port a"],
+    );
+    m.apply(&[set(port("b", 2))]).unwrap();
+    let r = json!({"kind": "route", "prefix": "10.1.0.0/16", "port": "b", "via": "10.0.0.1"});
+    refused(&mut m, &[set(r)], c, &["behind port a"]);
+    // The same address and MAC address in another VRF are another station's.
+    let other = with(with(port("a", 1), "/name", json!("c")), "/vrf", json!(9));
+    m.apply(&[set(with(other, "/device/interface", json!("psw3")))])
+        .unwrap();
+    refused(
+        &mut m,
+        &[set(json!({"kind": "segment", "name": "t", "id": 9}))],
+        c,
+        &["id 9 is a VRF in use"],
+    );
+}
+
+#[test]
+fn a_transaction_is_judged_as_a_whole() {
+    let mut m = model(&[set(port("a", 1)), set(port("b", 2))]);
+    // Two ports swap addresses; neither order would do one by one.
+    let a = with(port("a", 1), "/addresses", json!(["10.0.0.2"]));
+    let b = with(port("b", 2), "/addresses", json!(["10.0.0.1"]));
+    let applied = m.apply(&[set(a.clone()), set(b)]).unwrap();
+    assert_eq!(
+        (
+            applied.generation,
+            applied.delta.changed(),
+            applied.delta.len()
+        ),
+        (2, 2, 2)
+    );
+    // A rule may come before its port.
+    m.apply(&[set(rule("r", "c")), set(port("c", 3))]).unwrap();
+    // One bad change undoes the good ones.
+    let error = refused(
+        &mut m,
+        &[set(port("d", 4)), set(port("", 5))],
+        ErrorCode::Refused,
+        &["name"],
+    );
+    assert_eq!(
+        error.data.unwrap().field.as_deref(),
+        Some("params.changes[1].object.name")
+    );
+    // What is set as it was changes nothing.
+    let same = m.apply(&[set(a)]).unwrap();
+    assert_eq!((same.generation, same.delta.len()), (3, 0));
+}
+
+#[test]
+fn a_port_takes_what_hangs_on_it_with_it() {
+    let mut m = model(&[
+        set(port("a", 1)),
+        set(port("b", 2)),
+        set(rule("r", "a")),
+        set(rule("q", "b")),
+        set(json!({"kind": "route", "prefix": "10.1.0.0/16", "port": "a"})),
+        set(
+            json!({"kind": "neighbor", "port": "a", "address": "10.1.0.1", "mac": "02:00:00:00:00:09"}),
+        ),
+    ]);
+    let before = m.state().clone();
+    let applied = m
+        .apply(&[delete(json!({"kind": "port", "name": "a"}))])
+        .unwrap();
+    assert_eq!((applied.delta.removed(), m.state().len()), (4, 2));
+    m.revert(&applied);
+    assert_eq!((m.state(), m.generation()), (&before, 1));
+    // Deleting what is not there is no error, and no change.
+    let nothing = m
+        .apply(&[delete(json!({"kind": "port", "name": "zz"}))])
+        .unwrap();
+    assert_eq!((nothing.generation, nothing.delta.len()), (1, 0));
+}
+
+#[test]
+fn replacing_kinds_leaves_the_others() {
+    let mut m = model(&[
+        set(port("a", 1)),
+        set(port("b", 2)),
+        set(rule("r", "a")),
+        set(rule("q", "b")),
+    ]);
+    let new = DesiredState::try_from(vec![object(rule("q", "a")), object(rule("p", "b"))]).unwrap();
+    let applied = m.replace(&[Kind::Rule], &new).unwrap();
+    let d = &applied.delta;
+    assert_eq!(
+        (d.added(), d.changed(), d.removed(), m.state().ports.len()),
+        (1, 1, 1, 2)
+    );
+    // A rule that is to stay does not vanish with its port: that is an error.
+    let only_rules = m.replace(&Kind::ALL, &new).unwrap_err();
+    assert_eq!(only_rules.code(), Some(ErrorCode::Refused), "{only_rules}");
+    assert_eq!(m.state().len(), 4);
+    m.replace(&Kind::ALL, &DesiredState::default()).unwrap();
+    assert!(m.state().is_empty());
+}
+
+#[test]
+fn limits_hold_at_the_end_of_a_transaction() {
+    let limits = Limits {
+        ports: 2,
+        rules: 1,
+        addresses_per_port: 2,
+        ..Limits::MAX
+    };
+    let mut m = Model::new(Bounds {
+        limits,
+        ..Bounds::default()
+    });
+    m.apply(&[set(port("a", 1)), set(port("b", 2)), set(rule("r", "a"))])
+        .unwrap();
+    refused(
+        &mut m,
+        &[set(port("c", 3))],
+        ErrorCode::Limit,
+        &["3 ports", "limit of 2", "limits.ports"],
+    );
+    refused(
+        &mut m,
+        &[set(rule("q", "a"))],
+        ErrorCode::Limit,
+        &["2 rules", "limit of 1"],
+    );
+    refused(
+        &mut m,
+        &[set(with(
+            port("a", 1),
+            "/addresses",
+            json!(["10.0.0.7", "10.0.0.8", "10.0.0.9"]),
+        ))],
+        ErrorCode::Limit,
+        &["3"],
+    );
+    m.apply(&[
+        set(port("c", 3)),
+        delete(json!({"kind": "port", "name": "a"})),
+    ])
+    .unwrap();
+}
+
+#[test]
+fn loading_judges_a_stored_state() {
+    let state =
+        DesiredState::try_from(vec![object(with(port("a", 1), "/worker", json!(7)))]).unwrap();
+    let m = Model::load(state.clone(), 12, Bounds::default()).unwrap();
+    assert_eq!((m.generation(), m.state()), (12, &state));
+    let bad = DesiredState::try_from(vec![object(rule("r", "a"))]).unwrap();
+    assert_eq!(
+        Model::load(bad, 1, Bounds::default()).unwrap_err().code(),
+        Some(ErrorCode::Refused)
+    );
+}
