@@ -99,6 +99,37 @@ fn an_unknown_key_is_named_with_its_line() {
 }
 
 #[test]
+fn a_list_is_no_table() {
+    for (text, table) in [
+        ("workers = [1]\nlog = [\"info\", \"json\"]", "log"),
+        ("workers = [1]\nflow = []", "flow"),
+        ("workers = [1]\n[[limits]]\nports = 1", "limits"),
+        ("workers = [1]\ngateway = 1", "gateway"),
+    ] {
+        let error = Config::parse(text).unwrap_err();
+        assert!(
+            error.contains(table) && error.contains("fields by name"),
+            "{error}"
+        );
+    }
+}
+
+#[test]
+fn control_characters_are_refused_by_key() {
+    for (line, key) in [
+        ("socket = \"/run/a\\u0000b\"", "socket"),
+        ("state_dir = \"/run/a\\nb\"", "state_dir"),
+        ("socket_group = \"a\\u001Bb\"", "socket_group"),
+    ] {
+        let config = Config::parse(&format!("workers = [1]\n{line}")).unwrap();
+        let problems = config.check();
+        assert_eq!(problems.len(), 1, "{problems:?}");
+        assert_eq!(problems[0].key, key);
+        assert!(!problems[0].to_string().contains(char::is_control));
+    }
+}
+
+#[test]
 fn wrong_types_and_words_are_refused_with_their_line() {
     for (text, word) in [
         ("workers = 1", "workers"),

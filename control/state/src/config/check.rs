@@ -70,6 +70,13 @@ impl Problems {
     }
 
     fn absolute(&mut self, key: &'static str, path: &Path) {
+        if path.to_string_lossy().contains(char::is_control) {
+            self.add(
+                key,
+                format_args!("{path:?}"),
+                "has control characters; leave them out",
+            );
+        }
         if !path.is_absolute() {
             self.add(
                 key,
@@ -110,11 +117,13 @@ fn paths(config: &Config, problems: &mut Problems) {
         );
         problems.add("socket", format_args!("{:?}", config.socket), message);
     }
-    if config.socket_group.as_ref().is_some_and(String::is_empty) {
+    if let Some(group) = &config.socket_group
+        && (group.is_empty() || group.contains(char::is_control))
+    {
         problems.add(
             "socket_group",
-            "\"\"",
-            "empty; name a group, or leave it out",
+            format_args!("{group:?}"),
+            "empty or with control characters; name a group, or leave it out",
         );
     }
 }

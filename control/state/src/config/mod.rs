@@ -22,7 +22,7 @@ const MAX_BYTES: u64 = 1 << 20;
 
 /// The daemon's configuration.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(remote = "Self", deny_unknown_fields)]
 pub struct Config {
     /// Path of the control socket.
     #[serde(default = "Config::default_socket")]
@@ -195,3 +195,5 @@ fn read(path: &Path) -> io::Result<String> {
     }
     Ok(text)
 }
+
+podswitch_api::by_name!(Config);

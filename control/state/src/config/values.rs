@@ -40,7 +40,7 @@ impl<'de> Deserialize<'de> for FileMode {
 
 /// Logging.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(remote = "Self", deny_unknown_fields, default)]
 pub struct LogConfig {
     /// Least important messages that are written.
     pub level: LogLevel,
@@ -91,7 +91,7 @@ pub enum LogFormat {
 
 /// The switch's own addresses, the same in every VRF.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(remote = "Self", deny_unknown_fields, default)]
 pub struct GatewayConfig {
     /// IPv4 address that pods have as their gateway.
     pub ipv4: Ipv4Addr,
@@ -120,7 +120,7 @@ impl From<GatewayConfig> for Gateway {
 
 /// What a worker does without work: it looks for some for `spin_us`, then sleeps until it is woken.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(remote = "Self", deny_unknown_fields, default)]
 pub struct IdleConfig {
     /// Microseconds without work after which a worker may sleep.
     pub spin_us: u32,
@@ -139,7 +139,7 @@ impl Default for IdleConfig {
 
 /// Packet memory: arenas of 4096-byte chunks, each shared by some ports of a worker.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(remote = "Self", deny_unknown_fields, default)]
 pub struct MemoryConfig {
     /// Ports that share an arena; none: 4, 4, 8 and then 16.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -151,7 +151,7 @@ pub struct MemoryConfig {
 
 /// How much there may be of everything.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(remote = "Self", deny_unknown_fields, default)]
 pub struct LimitsConfig {
     /// Clients of the control socket at one time.
     pub clients: u32,
@@ -214,7 +214,7 @@ impl From<LimitsConfig> for Limits {
 
 /// AF_XDP ports.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(remote = "Self", deny_unknown_fields, default)]
 pub struct XdpConfig {
     /// How steering programs are attached to ports whose mode is `auto`; `auto` here: native where the device can, else generic.
     pub mode: XdpMode,
@@ -233,7 +233,7 @@ impl Default for XdpConfig {
 
 /// ICMP and ICMPv6 errors.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(remote = "Self", deny_unknown_fields, default)]
 pub struct IcmpConfig {
     /// Most errors sent to each port per second (RFC 1812 section 4.3.2.8, RFC 4443 section 2.4); 0: none.
     pub errors_per_second: u32,
@@ -249,7 +249,7 @@ impl Default for IcmpConfig {
 
 /// Flow tables.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(remote = "Self", deny_unknown_fields, default)]
 pub struct FlowConfig {
     /// Flows whose decision each worker remembers; a power of two.
     pub entries: u32,
@@ -260,3 +260,14 @@ impl Default for FlowConfig {
         FlowConfig { entries: 65_536 }
     }
 }
+
+podswitch_api::by_name!(
+    LogConfig,
+    GatewayConfig,
+    IdleConfig,
+    MemoryConfig,
+    LimitsConfig,
+    XdpConfig,
+    IcmpConfig,
+    FlowConfig
+);

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 /// An interface that podswitch changed.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(remote = "Self", deny_unknown_fields)]
 pub struct OwnedInterface {
     /// Its name.
     pub name: String,
@@ -22,7 +22,7 @@ pub struct OwnedInterface {
 
 /// A setting under `/proc/sys` that was changed.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(remote = "Self", deny_unknown_fields)]
 pub struct SavedSetting {
     /// Path of its file.
     pub path: String,
@@ -31,3 +31,5 @@ pub struct SavedSetting {
     /// Its value since.
     pub after: String,
 }
+
+podswitch_api::by_name!(OwnedInterface, SavedSetting);
