@@ -13,6 +13,7 @@ use crate::spec::{CniError, Code, Version};
 
 /// An interface the attachment made.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(remote = "Self")]
 pub struct Interface {
     /// Name, in its namespace.
     pub name: String,
@@ -37,6 +38,7 @@ pub struct Interface {
 
 /// An address the attachment was given.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(remote = "Self")]
 pub struct Ip {
     /// The address with its prefix length.
     pub address: IpNet,
@@ -54,6 +56,7 @@ pub struct Ip {
 
 /// A route of the attachment.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(remote = "Self")]
 pub struct Route {
     /// Destination.
     pub dst: IpNet,
@@ -98,6 +101,7 @@ impl Route {
 
 /// DNS settings, carried from the configuration or from IPAM.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(remote = "Self")]
 pub struct Dns {
     /// Name servers by priority.
     #[serde(
@@ -138,6 +142,7 @@ impl Dns {
 
 /// What ADD prints, what `prevResult` holds, and what an IPAM delegate answers (without interfaces).
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(remote = "Self")]
 pub struct Attachment {
     /// Interfaces made.
     #[serde(
@@ -257,6 +262,8 @@ impl Previous {
         Value::Object(all)
     }
 }
+
+podswitch_api::by_name!(Interface, Ip, Route, Dns, Attachment);
 
 #[cfg(test)]
 mod tests {

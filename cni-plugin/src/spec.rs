@@ -1,8 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Words of the CNI specification: versions and errors (CNI spec 1.1.0, sections "Version" and "Error").
 
-use serde::Serialize;
 use std::fmt;
+
+use podswitch_api::error::cut;
+use podswitch_api::limits::MAX_MESSAGE_LENGTH;
+use serde::Serialize;
 
 /// A version of the CNI specification that the plugin speaks. Ordered: older is smaller.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -135,11 +138,11 @@ impl Code {
 }
 
 impl CniError {
-    /// An error without details.
+    /// An error without details. A message that repeats something long is cut.
     pub fn new(code: Code, msg: impl Into<String>) -> CniError {
         CniError {
             code: code as u32,
-            msg: msg.into(),
+            msg: cut(msg.into(), MAX_MESSAGE_LENGTH),
             details: String::new(),
         }
     }
@@ -176,10 +179,12 @@ impl CniError {
         }
         let texts: Vec<String> = failures.iter().map(ToString::to_string).collect();
         let (n, texts) = (failures.len(), texts.join("; "));
-        Err(CniError::new(
-            Code::Cleanup,
-            format!("{n} things could not be removed: {texts}"),
-        ))
+        // Every one is reported, however many there are.
+        Err(CniError {
+            code: Code::Cleanup as u32,
+            msg: format!("{n} things could not be removed: {texts}"),
+            details: String::new(),
+        })
     }
 
     /// This error after taking things back failed too. It is never code 3 then, which would tell the runtime that no DEL

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 
 use ipnet::IpNet;
 use podswitch_api::limits::{MAX_MTU, MAX_VRF, MIN_MTU};
+use podswitch_api::strict;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
@@ -50,6 +51,7 @@ const KEYS: &[&str] = &[
 
 /// An attachment in `cni.dev/valid-attachments`.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Deserialize)]
+#[serde(remote = "Self")]
 pub struct ValidAttachment {
     /// `CNI_CONTAINERID`
     #[serde(rename = "containerID")]
@@ -128,10 +130,10 @@ impl NetConf {
     /// from going.
     ///
     /// # Errors
-    /// Code 6 when it is not a JSON object, 1 for a version not spoken, 2 for an unknown key and 7 for a bad value, each
+    /// Code 6 when it is not a JSON object or one with a key twice (for DEL and GC the later one counts), 1 for a version not spoken, 2 for an unknown key and 7 for a bad value, each
     /// naming key and value.
     pub fn parse(bytes: &[u8], command: Command) -> Result<NetConf, CniError> {
-        let raw = object(bytes)?;
+        let raw = object(bytes, command)?;
         let version: String = take(&raw, "cniVersion")?.unwrap_or_default();
         let mut conf = NetConf {
             version: Version::parse(&version)?,
@@ -254,14 +256,18 @@ impl NetConf {
     }
 }
 
-fn object(bytes: &[u8]) -> Result<Map<String, Value>, CniError> {
+fn object(bytes: &[u8], command: Command) -> Result<Map<String, Value>, CniError> {
     let decode = |why: String| CniError::new(Code::Decode, format!("standard input: {why}"));
     if bytes.len() as u64 > MAX_BYTES {
         return Err(decode(format!(
             "the network configuration is larger than {MAX_BYTES} bytes"
         )));
     }
-    match serde_json::from_slice(bytes) {
+    let read = match command.cleans_up() {
+        true => serde_json::from_slice(bytes),
+        false => strict::value(bytes),
+    };
+    match read {
         Ok(Value::Object(object)) => Ok(object),
         Ok(_) => Err(decode(
             "the network configuration is not a JSON object".into(),
@@ -319,6 +325,8 @@ fn name(raw: &Map<String, Value>) -> Result<String, CniError> {
         "a network name begins with a letter or digit, goes on with those or _ . -, and has at most 64",
     ))
 }
+
+podswitch_api::by_name!(read: ValidAttachment);
 
 #[cfg(test)]
 mod tests;

@@ -27,6 +27,7 @@ pub struct RuntimeConfig {
 
 /// Capability `dns`.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Deserialize)]
+#[serde(remote = "Self")]
 pub struct RuntimeDns {
     /// Name servers.
     #[serde(default, deserialize_with = "nullable")]
@@ -101,6 +102,8 @@ pub(super) fn args_ips(conf: &Map<String, Value>) -> Result<Vec<String>, CniErro
         Some(value) => Vec::deserialize(value).map_err(|e| invalid("args.cni.ips", value, e)),
     }
 }
+
+podswitch_api::by_name!(read: RuntimeDns);
 
 #[cfg(test)]
 mod tests {

@@ -102,6 +102,80 @@ fn every_bad_key_is_named_with_its_value() {
 }
 
 #[test]
+fn a_list_is_no_object() {
+    for (pointer, key) in [
+        ("/ipam", "ipam"),
+        ("/ipam/ranges/0/0", "ipam.ranges"),
+        ("/ipam/routes/0", "ipam.routes"),
+        ("/dns", "dns"),
+        ("/runtimeConfig", "runtimeConfig"),
+        ("/runtimeConfig/dns", "runtimeConfig.dns"),
+        ("/runtimeConfig/ipRanges/0/0", "runtimeConfig.ipRanges"),
+        ("/prevResult", "prevResult"),
+        ("/prevResult/dns", "prevResult"),
+        ("/prevResult/interfaces/0", "prevResult"),
+        ("/prevResult/ips/0", "prevResult"),
+        ("/prevResult/routes/0", "prevResult"),
+    ] {
+        let mut conf = base();
+        conf["ipam"]["routes"] = json!([{"dst": "10.0.0.0/8"}]);
+        conf["dns"] = json!({"nameservers": ["10.0.0.1"]});
+        conf["runtimeConfig"] =
+            json!({"dns": {"servers": ["::1"]}, "ipRanges": [[{"subnet": "10.9.0.0/24"}]]});
+        conf["prevResult"] = json!({"dns": {}, "interfaces": [{"name": "lo"}], "ips": [{"address": "10.0.0.1/8"}],
+            "routes": [{"dst": "::/0"}]});
+        parse(conf.clone()).unwrap();
+        let place = conf.pointer_mut(pointer).unwrap();
+        *place = place.as_object().unwrap().values().cloned().collect();
+        let e = parse(conf).unwrap_err();
+        assert!(e.code == 6 || e.code == 7, "{pointer}: {e}");
+        assert!(e.msg.contains(key), "{pointer}: {e}");
+    }
+    let mut conf = base();
+    conf["cni.dev/valid-attachments"] = json!([["c", "eth0"]]);
+    let e = parse_for(&conf, Command::Gc).unwrap_err();
+    assert!(e.msg.contains("cni.dev/valid-attachments"), "{e}");
+}
+
+#[test]
+fn a_key_that_comes_twice_is_refused_by_name_but_keeps_no_pod_from_going() {
+    for text in [
+        r#"{"cniVersion": "1.1.0", "name": "n", "mtu": 1400, "mtu": 1500}"#,
+        r#"{"cniVersion": "1.1.0", "name": "n", "ipam": {"type": "x", "a": [{"mtu": 1, "mtu": 2}]}}"#,
+    ] {
+        for command in [Command::Add, Command::Check, Command::Status] {
+            let e = NetConf::parse(text.as_bytes(), command).unwrap_err();
+            assert_eq!(e.code, 6);
+            assert!(e.msg.contains("\"mtu\""), "{e}");
+        }
+        for command in [Command::Del, Command::Gc] {
+            NetConf::parse(text.as_bytes(), command).unwrap();
+        }
+    }
+}
+
+#[test]
+fn what_is_long_or_has_control_characters_is_not_repeated_whole() {
+    for name in ["x".repeat(1 << 20), "a\u{1b}[2J\n\u{0}".to_owned()] {
+        for key in ["name", "mode", "cniVersion", "socket", "ipam", "mtu", &name] {
+            let mut conf = base();
+            conf[key] = name.clone().into();
+            let e = parse(conf).unwrap_err();
+            assert!(e.msg.len() < 2048, "{}", e.msg.len());
+            assert!(!e.to_string().contains(char::is_control), "{e}");
+        }
+    }
+    let deep = format!("{}1{}", "[".repeat(1 << 18), "]".repeat(1 << 18));
+    let text = format!(r#"{{"cniVersion": "1.1.0", "name": "n", "args": {deep}}}"#);
+    for command in [Command::Add, Command::Del] {
+        assert_eq!(
+            NetConf::parse(text.as_bytes(), command).unwrap_err().code,
+            6
+        );
+    }
+}
+
+#[test]
 fn what_every_runtime_puts_in_is_no_unknown_key() {
     let mut conf = base();
     for (key, value) in [

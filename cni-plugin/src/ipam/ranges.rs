@@ -19,7 +19,7 @@ const DATA_DIR: &str = "/run/podswitch/ipam";
 
 /// A range as it is written.
 #[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(remote = "Self", deny_unknown_fields)]
 pub struct RangeConf {
     subnet: IpNet,
     #[serde(default, rename = "rangeStart")]
@@ -251,10 +251,10 @@ impl BuiltIn {
 fn data_dir(section: &Map<String, Value>) -> Result<PathBuf, CniError> {
     let dir: Option<PathBuf> = take_at(section, "dataDir", "ipam.dataDir")?;
     let dir = dir.unwrap_or_else(|| DATA_DIR.into());
-    if dir.is_absolute() {
+    if dir.is_absolute() && !dir.to_string_lossy().contains(char::is_control) {
         return Ok(dir);
     }
-    let why = "an absolute path is needed";
+    let why = "an absolute path without control characters is needed";
     Err(invalid("ipam.dataDir", &section["dataDir"], why))
 }
 
@@ -285,6 +285,8 @@ fn address(n: u128, ipv4: bool) -> IpAddr {
         Ipv6Addr::from(n).into()
     }
 }
+
+podswitch_api::by_name!(read: RangeConf);
 
 #[cfg(test)]
 mod tests {
@@ -385,6 +387,7 @@ mod tests {
         );
         for (key, value, code, named) in [
             ("dataDir", json!("leases"), 7, "ipam.dataDir"),
+            ("dataDir", json!("/run/a\u{0}b"), 7, "ipam.dataDir"),
             ("resolvConf", json!("/etc/resolv.conf"), 2, "resolv.conf"),
             ("routes", json!([{"dst": "10.0.0.0"}]), 7, "ipam.routes"),
             (
