@@ -7,6 +7,7 @@ use std::path::Path;
 
 use podswitch_api::method::Change;
 use podswitch_api::object::Object;
+use podswitch_api::strict::Tree;
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -48,6 +49,7 @@ fn parse(text: &str) -> std::result::Result<Vec<Value>, String> {
     let json = match text.trim_start().starts_with(['{', '[']) {
         true => match serde_json::Deserializer::from_str(text)
             .into_iter()
+            .map(|read| read.map(|Tree(value)| value))
             .collect()
         {
             Ok(values) => return Ok(values),
@@ -55,7 +57,8 @@ fn parse(text: &str) -> std::result::Result<Vec<Value>, String> {
         },
         false => None,
     };
-    let documents = serde_yaml_ng::Deserializer::from_str(text).map(Value::deserialize);
+    let documents = serde_yaml_ng::Deserializer::from_str(text)
+        .map(|document| Tree::deserialize(document).map(|Tree(value)| value));
     let values: std::result::Result<Vec<Value>, _> = documents.collect();
     values.map_err(|e| match json {
         Some(json) => format!("neither JSON ({json}) nor YAML ({e})"),
@@ -160,6 +163,18 @@ mod tests {
             read_text("{\"kind\": \"segment\"")
                 .unwrap_err()
                 .contains("JSON")
+        );
+        for twice in [
+            "{\"kind\": \"segment\", \"id\": 1, \"id\": 2}",
+            "kind: segment\nid: 1\nid: 2",
+        ] {
+            let error = read_text(twice).unwrap_err();
+            assert!(error.contains("\"id\" comes twice"), "{error}");
+        }
+        let error = read_text("kind: rule\nports: [22, 80]").unwrap_err();
+        assert!(
+            error.contains("ports") && error.contains("[22,80]"),
+            "{error}"
         );
         assert!(read_text("a: b: c").unwrap_err().contains("line 1"));
         assert!(read_text("17").unwrap_err().contains("17 is no object"));
