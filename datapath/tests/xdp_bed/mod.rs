@@ -274,6 +274,22 @@ impl Attached {
         });
         moved
     }
+
+    /// Waits for one frame at `self`, and moves it out of `other`.
+    #[track_caller]
+    pub fn forward_one(&mut self, other: &mut Attached, pool: &mut Pool) {
+        let start = Instant::now();
+        while self.forward(other, pool) == 0 {
+            assert!(
+                start.elapsed() < DEADLINE,
+                "no frame within {DEADLINE:?}; {:?}, {:?}, {} chunks to be filled",
+                self.steering.counters(),
+                self.port.counters(),
+                self.port.filling()
+            );
+            std::thread::yield_now();
+        }
+    }
 }
 
 /// Bytes of a frame.
