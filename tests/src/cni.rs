@@ -47,7 +47,7 @@ impl Call {
     }
 
     /// Puts the call into the environment of the plugin's command.
-    fn environment(&self, command: &mut Command) {
+    pub fn environment(&self, command: &mut Command) {
         command.env("CNI_COMMAND", &self.command);
         command.env("CNI_CONTAINERID", &self.container);
         command.env("CNI_NETNS", &self.netns);
