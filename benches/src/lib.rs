@@ -5,6 +5,9 @@
 //! |---|---|
 //! | [`frame_path`] | cycles a packet of the whole pipeline on ports in memory, against a loop without one |
 //! | [`xdp`] | frames a second between pods on veths, against a bare forwarder on the same sockets |
+//! | [`idle`] | what a quiet worker costs, and how long it takes to wake |
+//! | [`memory`] | memory of ports: the daemon's and the kernel's |
+//! | [`cni`] | attaching and detaching pods |
 //!
 //! | module | |
 //! |---|---|
@@ -12,13 +15,20 @@
 //! | [`report`], [`svg`], [`machine`], [`criterion`] | JSON, and one HTML page with plots |
 //! | [`traffic`] | pods, frames and tables |
 //! | [`bare`] | the loop without a pipeline |
+//! | [`pods`], [`ping`], [`process`] | a daemon with pods, and what /proc says of it |
 #![forbid(unsafe_code)]
 
 pub mod bare;
+pub mod cni;
 pub mod criterion;
 pub mod frame_path;
+pub mod idle;
 pub mod machine;
+pub mod memory;
 pub mod outcome;
+pub mod ping;
+pub mod pods;
+pub mod process;
 pub mod report;
 pub mod stats;
 pub mod svg;
@@ -63,5 +73,20 @@ pub const ALL: &[Bench] = &[
         name: "xdp",
         about: "frames a second between pods on veths, against a bare forwarder",
         run: xdp::run,
+    },
+    Bench {
+        name: "idle",
+        about: "CPU of a quiet worker, and the latency of waking it",
+        run: idle::run,
+    },
+    Bench {
+        name: "memory",
+        about: "memory of ports: the daemon's and the kernel's",
+        run: memory::run,
+    },
+    Bench {
+        name: "cni",
+        about: "CNI ADD to the first ping, ADD and DEL rates",
+        run: cni::run,
     },
 ];
