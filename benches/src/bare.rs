@@ -3,6 +3,7 @@
 
 use std::collections::VecDeque;
 
+use nix::poll::{PollFd, PollFlags, poll};
 use podswitch_datapath::PortId;
 use podswitch_datapath::frame::{BATCH_SIZE, Batch, Frame, Pool};
 use podswitch_datapath::port::Port;
@@ -21,6 +22,8 @@ pub struct Bare {
     slots: Vec<Slot>,
     pool: Pool,
     batch: Batch,
+    /// The port that is looked after next.
+    cared_for: usize,
     /// Frames received.
     pub packets: u64,
     /// Frames that found the queue of their port full.
@@ -28,7 +31,7 @@ pub struct Bare {
 }
 
 impl Bare {
-    /// Over an even number of ports, whose memory is in the pool.
+    /// Over an even number of ports, at least two, whose memory is in the pool.
     pub fn new(ports: impl IntoIterator<Item = Port>, pool: Pool) -> Bare {
         let slot = |port: Port| Slot {
             outbox: VecDeque::with_capacity(port.backlog() as usize + BATCH_SIZE),
@@ -39,6 +42,7 @@ impl Bare {
             slots: ports.into_iter().map(slot).collect(),
             pool,
             batch: Batch::new(),
+            cared_for: 0,
             packets: 0,
             dropped: 0,
         }
@@ -57,7 +61,14 @@ impl Bare {
                 self.flush(at);
             }
         }
+        self.care();
         self.packets > before
+    }
+
+    /// As a worker does each turn: chunks back and forth for one port, which may have none left to receive into.
+    fn care(&mut self) {
+        self.cared_for = (self.cared_for + 1) % self.slots.len();
+        self.slots[self.cared_for].port.reclaim(&mut self.pool);
     }
 
     fn serve(&mut self, at: usize) {
@@ -88,6 +99,20 @@ impl Bare {
         slot.port
             .transmit(PortId(at as u16), &mut self.pool, &mut slot.outbox);
         slot.unfinished = slot.port.kick() || !slot.outbox.is_empty();
+    }
+
+    /// Waits as a worker does that has been quiet for a while: on all sockets, shortly while chunks are owed.
+    pub fn sleep(&mut self) {
+        let mut owed = false;
+        for slot in &mut self.slots {
+            slot.port.reclaim(&mut self.pool);
+            owed |= slot.unfinished || slot.port.pending() > 0 || slot.port.starved();
+        }
+        let fds = self.slots.iter().filter_map(|s| s.port.wait_fd());
+        let mut fds: Vec<PollFd<'_>> = fds.map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
+        let timeout: u8 = if owed { 1 } else { 50 };
+        // A signal ends it early; the loop looks at everything anyway.
+        let _ = poll(&mut fds, timeout);
     }
 
     /// Closes the ports; what is left of them is dropped here.

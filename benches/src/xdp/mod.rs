@@ -5,10 +5,11 @@ mod bed;
 mod generator;
 mod side;
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use core_affinity::CoreId;
 use podswitch_datapath::port::xdp::{Features, Probe};
+use podswitch_datapath::worker::clock::{Clock, cycles};
 
 use crate::Settings;
 use crate::outcome::Outcome;
@@ -47,8 +48,18 @@ struct Slice {
     offered: f64,
     /// Frames a second that the kernel dropped at the forwarder's sockets.
     dropped: f64,
-    /// Share of the forwarder's cycles that moved frames.
+    /// Frames a second that the forwarder dropped.
+    own_drops: f64,
+    /// Share of the time in which the forwarder moved frames.
     busy: f64,
+}
+
+/// What has been counted at a moment.
+struct Look {
+    cycles: u64,
+    received: u64,
+    sent: u64,
+    work: Work,
 }
 
 impl Arena {
@@ -80,32 +91,31 @@ impl Arena {
         self.sides[side].run(true);
         self.generator.send_from(side);
         std::thread::sleep(SETTLE);
-        let before = (
-            self.received(side),
-            self.generator.sent(),
-            self.sides[side].work(),
-        );
-        let start = Instant::now();
+        let before = self.look(side);
         std::thread::sleep(length);
-        let received = self.received(side);
-        let seconds = start.elapsed().as_secs_f64();
-        let (sent, work) = (self.generator.sent(), self.sides[side].work());
+        let after = self.look(side);
         self.generator.send_from(QUIET);
         std::thread::sleep(SETTLE);
         self.sides[side].run(false);
+        let passed = (after.cycles - before.cycles) as f64;
+        let seconds = passed / Clock::get().hertz() as f64;
         let per_second = |now: u64, then: u64| (now - then) as f64 / seconds;
-        let Work {
-            busy,
-            idle,
-            kernel_drops,
-            ..
-        } = before.2;
-        let (busy, idle) = ((work.busy - busy) as f64, (work.idle - idle) as f64);
+        let (now, then) = (after.work, before.work);
         Slice {
-            rate: per_second(received, before.0),
-            offered: per_second(sent, before.1),
-            dropped: per_second(work.kernel_drops, kernel_drops),
-            busy: busy / (busy + idle),
+            rate: per_second(after.received, before.received),
+            offered: per_second(after.sent, before.sent),
+            dropped: per_second(now.kernel_drops, then.kernel_drops),
+            own_drops: per_second(now.own_drops, then.own_drops),
+            busy: (now.busy - then.busy) as f64 / passed,
+        }
+    }
+
+    fn look(&mut self, side: usize) -> Look {
+        Look {
+            cycles: cycles(),
+            received: self.received(side),
+            sent: self.generator.sent(),
+            work: self.sides[side].work(),
         }
     }
 }
@@ -191,12 +201,14 @@ fn evidence(outcome: &mut Outcome, slices: &[Vec<Slice>; 2]) {
         let saturated = |s: &&Slice| s.busy >= SATURATED && s.dropped > 0.0 && s.offered > s.rate;
         let share = slices.iter().filter(saturated).count() as f64 / slices.len() as f64;
         let (busy_median, dropped_median) = (median(&busy), median(&dropped));
-        outcome.add_series(&format!("{name}: its core at work"), "% of cycles", busy);
+        outcome.add_series(&format!("{name}: its core at work"), "% of time", busy);
         outcome.add_series(
             &format!("{name}: dropped before its sockets"),
             "kpps dropped",
             dropped,
         );
+        let own = of(|s| s.own_drops / 1e3);
+        outcome.add_series(&format!("{name}: dropped by itself"), "kpps dropped", own);
         outcome.add_series(
             &format!("{name}: generator / received"),
             "times the rate",

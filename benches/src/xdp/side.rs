@@ -16,7 +16,7 @@ use podswitch_datapath::port::xdp::{
 use podswitch_datapath::switch::{
     Device, IdleConfig, MemoryPlan, PortSpec, Switch, SwitchConfig, WorkerConfig,
 };
-use podswitch_datapath::worker::clock::cycles;
+use podswitch_datapath::worker::clock::{Clock, cycles};
 use podswitch_datapath::{PortId, WorkerId};
 
 use super::bed::{Bed, MTU};
@@ -28,8 +28,6 @@ use crate::traffic;
 pub(super) struct Work {
     /// Cycles of turns that moved frames.
     pub(super) busy: u64,
-    /// Cycles of turns that did not.
-    pub(super) idle: u64,
     /// Frames that the kernel dropped at the sockets, for want of a chunk or room in the receive ring.
     pub(super) kernel_drops: u64,
     /// Frames that it dropped itself.
@@ -112,10 +110,8 @@ impl Side for Whole {
     fn run(&self, _on: bool) {}
 
     fn work(&self) -> Work {
-        let cycles = self.switch.workers()[0].cycles;
         Work {
-            busy: cycles.busy,
-            idle: cycles.idle,
+            busy: self.switch.workers()[0].cycles.busy,
             kernel_drops: kernel_drops(&self.handles),
             own_drops: self.switch.counters().drops.iter().sum(),
         }
@@ -135,7 +131,6 @@ struct Shared {
     running: AtomicBool,
     stop: AtomicBool,
     busy: AtomicU64,
-    idle: AtomicU64,
     dropped: AtomicU64,
 }
 
@@ -181,8 +176,10 @@ impl Plain {
     }
 }
 
-/// Turns the loop while it is to run, with the same accounts as a worker keeps.
+/// Turns the loop while it is to run; it keeps accounts, spins and sleeps as a worker does.
 fn forward(mut bare: Bare, shared: &Shared) {
+    let spin = Clock::get().cycles(IdleConfig::default().spin);
+    let mut worked_at = cycles();
     while !shared.stop.load(Ordering::Relaxed) {
         if !shared.running.load(Ordering::Relaxed) {
             std::thread::park();
@@ -190,10 +187,17 @@ fn forward(mut bare: Bare, shared: &Shared) {
         }
         let began = cycles();
         let worked = bare.turn();
-        let spent = cycles().wrapping_sub(began);
-        let account = if worked { &shared.busy } else { &shared.idle };
-        account.store(account.load(Ordering::Relaxed) + spent, Ordering::Relaxed);
-        shared.dropped.store(bare.dropped, Ordering::Relaxed);
+        let ended = cycles();
+        if worked {
+            worked_at = ended;
+            let busy = shared.busy.load(Ordering::Relaxed) + ended.wrapping_sub(began);
+            shared.busy.store(busy, Ordering::Relaxed);
+            shared.dropped.store(bare.dropped, Ordering::Relaxed);
+        } else if ended.wrapping_sub(worked_at) > spin {
+            bare.sleep();
+        } else {
+            std::hint::spin_loop();
+        }
     }
     bare.close();
 }
@@ -210,7 +214,6 @@ impl Side for Plain {
         let load = |n: &AtomicU64| n.load(Ordering::Relaxed);
         Work {
             busy: load(&self.shared.busy),
-            idle: load(&self.shared.idle),
             kernel_drops: kernel_drops(&self.handles),
             own_drops: load(&self.shared.dropped),
         }
