@@ -26,8 +26,8 @@ pub struct Machine {
     pub memory_kb: u64,
     /// Kernel release.
     pub kernel: String,
-    /// Parameters it was started with.
-    pub kernel_command_line: String,
+    /// Those of its parameters that change how fast it is.
+    pub kernel_parameters: String,
     /// `rustc --version`.
     pub rustc: String,
     /// The release profile of Cargo.toml.
@@ -58,7 +58,7 @@ impl Machine {
             tsc_hertz: Clock::get().hertz(),
             memory_kb: kilobytes(&read("/proc/meminfo"), "MemTotal").unwrap_or(0),
             kernel: read("/proc/sys/kernel/osrelease").trim().into(),
-            kernel_command_line: read("/proc/cmdline").trim().into(),
+            kernel_parameters: parameters(&read("/proc/cmdline")),
             rustc: rustc(),
             profile: release_profile(&read_manifest()),
             rustflags: std::env::var("RUSTFLAGS").unwrap_or_default(),
@@ -95,6 +95,23 @@ pub fn kilobytes(text: &str, name: &str) -> Option<u64> {
         let rest = line.strip_prefix(name)?.strip_prefix(':')?;
         rest.trim().strip_suffix("kB")?.trim().parse().ok()
     })
+}
+
+/// What of a kernel's command line concerns speed; the rest is nobody's business.
+fn parameters(command_line: &str) -> String {
+    const WANTED: [&str; 8] = [
+        "mitigations",
+        "isolcpus",
+        "nohz_full",
+        "rcu_nocbs",
+        "idle",
+        "intel_idle.max_cstate",
+        "processor.max_cstate",
+        "preempt",
+    ];
+    let wanted = |word: &&str| word.split('=').next().is_some_and(|w| WANTED.contains(&w));
+    let words: Vec<&str> = command_line.split_whitespace().filter(wanted).collect();
+    words.join(" ")
 }
 
 fn caches() -> BTreeMap<String, String> {
@@ -160,6 +177,8 @@ mod tests {
         assert_eq!(kilobytes(meminfo, "Mem"), None);
         assert_eq!(cache_bytes("1024K"), Some(1 << 20));
         assert_eq!(cache_bytes(""), None);
+        let line = "quiet mitigations=auto secret=1 nohz_full=1\n";
+        assert_eq!(parameters(line), "mitigations=auto nohz_full=1");
         let manifest = "[a]\nb = 1\n[profile.release]\nlto = \"thin\"\n\npanic = \"abort\"\n[c]\n";
         assert_eq!(
             release_profile(manifest),

@@ -59,7 +59,7 @@ impl Report {
                 format!("{:.4} GHz", m.tsc_hertz as f64 / 1e9),
             ),
             ("Memory", format!("{} MiB", m.memory_kb >> 10)),
-            ("Kernel", format!("{}, {}", m.kernel, m.kernel_command_line)),
+            ("Kernel", format!("{} {}", m.kernel, m.kernel_parameters)),
             (
                 "Compiler",
                 format!("{}, {}, RUSTFLAGS \"{}\"", m.rustc, m.profile, m.rustflags),
