@@ -1,0 +1,205 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Ports and what moves their frames.
+
+use super::value::{absolute_path, host_address, interface_name, name, station, vlan, vrf};
+use super::{Bounds, refuse};
+use crate::error::{ErrorCode, RpcError};
+use crate::limits::{MAX_MTU, MAX_TEXT_LENGTH, MIN_MTU, MIN_MTU_IPV6};
+use crate::object::{Device, PodRef, Port, Vlan};
+
+pub(super) fn port(o: &Port, bounds: &Bounds) -> Result<(), RpcError> {
+    name("name", &o.name)?;
+    device(&o.device, bounds)?;
+    vrf(o.vrf)?;
+    if let Some(mac) = o.mac {
+        station(mac, bounds)?;
+    }
+    let mtu = o.mtu.unwrap_or(bounds.default_mtu);
+    if !(MIN_MTU..=MAX_MTU).contains(&mtu) {
+        return Err(refuse(
+            "mtu",
+            mtu,
+            "out of range",
+            format!("choose {MIN_MTU} to {MAX_MTU}"),
+        ));
+    }
+    if let Some(worker) = o.worker.filter(|w| *w >= bounds.workers) {
+        let hint = format!(
+            "choose 0 to {}, or leave it out",
+            bounds.workers.saturating_sub(1)
+        );
+        return Err(refuse("worker", worker, "no such worker", hint));
+    }
+    if let Some(pod) = &o.pod {
+        pod_ref(pod)?;
+    }
+    match &o.segment {
+        Some(membership) => {
+            name("segment.name", &membership.name)?;
+            if let Some(vlans) = &membership.vlan {
+                port_vlans(vlans, bounds)?;
+            }
+            if let Some(address) = o.addresses.first() {
+                return Err(refuse(
+                    "addresses",
+                    address,
+                    "an L2 port has no addresses",
+                    "leave out `addresses`, or `segment`",
+                ));
+            }
+            if o.vrf != 0 {
+                return Err(refuse(
+                    "vrf",
+                    o.vrf,
+                    "an L2 port is in no VRF",
+                    "leave out `vrf`, or `segment`",
+                ));
+            }
+        }
+        None => routed(o, mtu, bounds)?,
+    }
+    Ok(())
+}
+
+fn routed(o: &Port, mtu: u32, bounds: &Bounds) -> Result<(), RpcError> {
+    if o.mac.is_none() {
+        return Err(refuse(
+            "mac",
+            "(none)",
+            "a routed port needs the MAC address of its station",
+            "give `mac`, or `segment`",
+        ));
+    }
+    let most = bounds.limits.addresses_per_port;
+    if o.addresses.len() > most as usize {
+        return Err(RpcError::new(
+            ErrorCode::Limit,
+            format!("addresses: {} are more than {most}", o.addresses.len()),
+        )
+        .field("addresses")
+        .value(o.addresses.len())
+        .hint("raise `limits.addresses_per_port` in the configuration, up to 64, or use a route"));
+    }
+    for (i, address) in o.addresses.iter().enumerate() {
+        host_address("addresses", *address)?;
+        if bounds.gateway.has(*address) {
+            return Err(refuse(
+                "addresses",
+                address,
+                "the switch's own gateway address",
+                "choose another",
+            ));
+        }
+        if o.addresses[..i].contains(address) {
+            return Err(refuse("addresses", address, "comes twice", "leave one out"));
+        }
+        if address.is_ipv6() && mtu < MIN_MTU_IPV6 {
+            let hint = format!(
+                "choose {MIN_MTU_IPV6} or more, or leave out the IPv6 addresses (RFC 8200 section 5)"
+            );
+            return Err(refuse("mtu", mtu, "too small for IPv6", hint));
+        }
+    }
+    Ok(())
+}
+
+fn device(device: &Device, bounds: &Bounds) -> Result<(), RpcError> {
+    match device {
+        Device::Veth { interface, .. } => interface_name("device.interface", interface),
+        Device::Pcap {
+            replay: None,
+            record: None,
+        } => Err(refuse(
+            "device",
+            "pcap",
+            "neither replays nor records",
+            "give `replay`, `record` or both",
+        )),
+        Device::Pcap { replay, record } => {
+            let files = [("device.replay", replay), ("device.record", record)];
+            files.into_iter().try_for_each(|(field, file)| {
+                file.as_deref().map_or(Ok(()), |f| absolute_path(field, f))
+            })?;
+            match replay.is_some() && replay == record {
+                true => Err(refuse(
+                    "device.record",
+                    "(same file)",
+                    "is the file that is replayed",
+                    "record into another file",
+                )),
+                false => Ok(()),
+            }
+        }
+        Device::Memory {} if bounds.memory_ports => Ok(()),
+        Device::Memory {} => Err(refuse(
+            "device",
+            "memory",
+            "made by tests alone",
+            "use `veth` or `pcap`",
+        )),
+    }
+}
+
+fn port_vlans(vlans: &Vlan, bounds: &Bounds) -> Result<(), RpcError> {
+    let ids = match vlans {
+        Vlan::Access(id) => return vlan("segment.vlan", *id),
+        Vlan::Trunk(ids) => ids,
+    };
+    if ids.is_empty() {
+        return Err(refuse(
+            "segment.vlan",
+            "trunk",
+            "an empty list",
+            "name at least one VLAN",
+        ));
+    }
+    if ids.len() > bounds.limits.vlans_per_port as usize {
+        return Err(RpcError::new(
+            ErrorCode::Limit,
+            format!("segment.vlan: {} VLANs are too many", ids.len()),
+        )
+        .field("segment.vlan")
+        .value(ids.len())
+        .hint(format!("the limit is {}", bounds.limits.vlans_per_port)));
+    }
+    ids.iter().try_for_each(|id| vlan("segment.vlan", *id))?;
+    match ids.windows(2).find(|w| w[0] >= w[1]) {
+        Some(w) => Err(refuse(
+            "segment.vlan",
+            w[1],
+            "out of order or twice",
+            "list every VLAN once, lowest first",
+        )),
+        None => Ok(()),
+    }
+}
+
+fn pod_ref(pod: &PodRef) -> Result<(), RpcError> {
+    let optional = |t: &Option<String>| t.clone().unwrap_or_default();
+    for (field, text) in [
+        ("pod.namespace", &pod.namespace),
+        ("pod.name", &pod.name),
+        ("pod.uid", &optional(&pod.uid)),
+        ("pod.container_id", &pod.container_id),
+        ("pod.netns", &optional(&pod.netns)),
+        ("pod.network", &optional(&pod.network)),
+    ] {
+        if text.len() > MAX_TEXT_LENGTH || text.chars().any(char::is_control) {
+            return Err(refuse(
+                field,
+                text.escape_debug(),
+                "too long, or has control characters",
+                "correct it",
+            ));
+        }
+    }
+    if pod.container_id.is_empty() {
+        return Err(refuse(
+            "pod.container_id",
+            "\"\"",
+            "empty",
+            "give the runtime's id of the sandbox",
+        ));
+    }
+    interface_name("pod.ifname", &pod.ifname)
+}
