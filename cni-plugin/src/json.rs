@@ -4,6 +4,7 @@
 
 use std::net::IpAddr;
 
+use podswitch_api::strict;
 use serde::de::{DeserializeOwned, Error as _};
 use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value};
@@ -33,10 +34,13 @@ pub(crate) fn unsupported(key: &str, value: &Value, why: impl std::fmt::Display)
 }
 
 fn about(code: Code, key: &str, value: &Value, why: impl std::fmt::Display) -> CniError {
-    let shown = shown(value);
+    named(code, key, &shown(value), why)
+}
+
+fn named(code: Code, key: &str, value: &str, why: impl std::fmt::Display) -> CniError {
     CniError::new(
         code,
-        format!("network configuration key \"{key}\" = {shown}: {why}"),
+        format!("network configuration key \"{key}\" = {value}: {why}"),
     )
 }
 
@@ -51,9 +55,21 @@ pub(crate) fn take_at<T: DeserializeOwned>(
 ) -> Result<Option<T>, CniError> {
     match object.get(key) {
         None | Some(Value::Null) => Ok(None),
-        Some(value) => T::deserialize(value)
-            .map(Some)
-            .map_err(|e| invalid(path, value, e)),
+        Some(value) => strict::read(value).map(Some).map_err(|e| {
+            let at = below(path, &e.path);
+            let inner = e.value.filter(|_| !e.path.is_empty());
+            let shown = inner.unwrap_or_else(|| shown(value));
+            named(Code::InvalidConfig, &at, &shown, e.message)
+        }),
+    }
+}
+
+/// The path of something at `inner` in what is at `path`.
+fn below(path: &str, inner: &str) -> String {
+    match inner {
+        "" => path.to_owned(),
+        _ if inner.starts_with('[') => format!("{path}{inner}"),
+        _ => format!("{path}.{inner}"),
     }
 }
 

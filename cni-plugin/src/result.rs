@@ -5,6 +5,7 @@
 use std::net::IpAddr;
 
 use ipnet::IpNet;
+use podswitch_api::strict;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
@@ -180,11 +181,14 @@ impl Attachment {
     /// # Errors
     /// Code 6, naming `what` it is and the key at fault.
     pub fn parse(what: &str, value: &Value) -> Result<Attachment, CniError> {
-        let fail = |e: &dyn std::fmt::Display| CniError::new(Code::Decode, format!("{what}: {e}"));
-        if !value.is_object() {
-            return Err(fail(&"it is no JSON object"));
-        }
-        Attachment::deserialize(value).map_err(|e| fail(&e))
+        strict::read(value).map_err(|e| {
+            let (path, shown) = (e.path, e.value.unwrap_or_default());
+            let at = if path.is_empty() { "it" } else { &path };
+            CniError::new(
+                Code::Decode,
+                format!("{what}: {at} = {shown}: {}", e.message),
+            )
+        })
     }
 
     /// The JSON object in the shape of `version`.

@@ -62,7 +62,7 @@ pub struct ValidAttachment {
 
 /// AF_XDP mode of the pod's port.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(remote = "Self", rename_all = "lowercase")]
 pub enum Mode {
     /// What the daemon's configuration says.
     #[default]
@@ -75,7 +75,7 @@ pub enum Mode {
 
 /// What happens to a packet of the pod that no rule matches.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(remote = "Self", rename_all = "lowercase")]
 pub enum DefaultAction {
     /// It passes.
     #[default]
@@ -327,6 +327,8 @@ fn name(raw: &Map<String, Value>) -> Result<String, CniError> {
 }
 
 podswitch_api::by_name!(read: ValidAttachment);
+
+podswitch_api::by_word!(read: Mode, DefaultAction);
 
 #[cfg(test)]
 mod tests;

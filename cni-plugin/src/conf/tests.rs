@@ -105,17 +105,20 @@ fn every_bad_key_is_named_with_its_value() {
 fn a_list_is_no_object() {
     for (pointer, key) in [
         ("/ipam", "ipam"),
-        ("/ipam/ranges/0/0", "ipam.ranges"),
-        ("/ipam/routes/0", "ipam.routes"),
+        ("/ipam/ranges/0/0", "ipam.ranges[0][0]"),
+        ("/ipam/routes/0", "ipam.routes[0]"),
         ("/dns", "dns"),
         ("/runtimeConfig", "runtimeConfig"),
         ("/runtimeConfig/dns", "runtimeConfig.dns"),
-        ("/runtimeConfig/ipRanges/0/0", "runtimeConfig.ipRanges"),
+        (
+            "/runtimeConfig/ipRanges/0/0",
+            "runtimeConfig.ipRanges[0][0]",
+        ),
         ("/prevResult", "prevResult"),
-        ("/prevResult/dns", "prevResult"),
-        ("/prevResult/interfaces/0", "prevResult"),
-        ("/prevResult/ips/0", "prevResult"),
-        ("/prevResult/routes/0", "prevResult"),
+        ("/prevResult/dns", "prevResult: dns"),
+        ("/prevResult/interfaces/0", "prevResult: interfaces[0]"),
+        ("/prevResult/ips/0", "prevResult: ips[0]"),
+        ("/prevResult/routes/0", "prevResult: routes[0]"),
     ] {
         let mut conf = base();
         conf["ipam"]["routes"] = json!([{"dst": "10.0.0.0/8"}]);
@@ -126,8 +129,11 @@ fn a_list_is_no_object() {
             "routes": [{"dst": "::/0"}]});
         parse(conf.clone()).unwrap();
         let place = conf.pointer_mut(pointer).unwrap();
-        *place = place.as_object().unwrap().values().cloned().collect();
+        let list: Value = place.as_object().unwrap().values().cloned().collect();
+        let begins: String = list.to_string().chars().take(60).collect();
+        *place = list;
         let e = parse(conf).unwrap_err();
+        assert!(e.msg.contains(&begins), "{pointer}: {e}");
         assert!(e.code == 6 || e.code == 7, "{pointer}: {e}");
         assert!(e.msg.contains(key), "{pointer}: {e}");
     }
@@ -135,6 +141,19 @@ fn a_list_is_no_object() {
     conf["cni.dev/valid-attachments"] = json!([["c", "eth0"]]);
     let e = parse_for(&conf, Command::Gc).unwrap_err();
     assert!(e.msg.contains("cni.dev/valid-attachments"), "{e}");
+}
+
+#[test]
+fn a_word_is_no_object() {
+    for key in ["mode", "egressDefault", "ingressDefault"] {
+        let word = if key == "mode" { "native" } else { "deny" };
+        let mut conf = base();
+        conf[key] = json!(word);
+        parse(conf.clone()).unwrap();
+        conf[key] = json!({word: null});
+        let e = parse(conf).unwrap_err();
+        assert!(e.code == 7 && e.msg.contains(key), "{e}");
+    }
 }
 
 #[test]

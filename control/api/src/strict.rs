@@ -6,8 +6,13 @@
 
 use std::fmt;
 
-use serde::de::{self, Deserialize, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde::de::{
+    self, Deserialize, DeserializeSeed, Deserializer, IntoDeserializer, MapAccess, SeqAccess,
+    Visitor,
+};
 use serde_json::{Map, Number, Value};
+
+use crate::object::ReadError;
 
 /// A reader that reads an object, or fails.
 #[derive(Debug)]
@@ -54,28 +59,69 @@ impl<'de, V: Visitor<'de>> Visitor<'de> for MapOnly<V> {
     }
 }
 
+/// A reader that reads a word, or fails. The derived reader of an enum takes `{"native": null}` for `"native"`, too.
+#[derive(Debug)]
+pub struct ByWord<D>(pub D);
+
+impl<'de, D: Deserializer<'de>> Deserializer<'de> for ByWord<D> {
+    type Error = D::Error;
+
+    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, D::Error> {
+        let word = String::deserialize(self.0)?;
+        visitor.visit_enum(word.into_deserializer())
+    }
+
+    serde::forward_to_deserialize_any! {
+        bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf option unit
+        unit_struct newtype_struct seq tuple tuple_struct map struct enum identifier ignored_any
+    }
+}
+
 /// Reads and writes types as objects alone. Each derives `Serialize` and `Deserialize` under `#[serde(remote = "Self")]`, which
-/// makes associated functions of the derived code; this makes the traits of them. After `read:` come types that derive
+/// makes associated functions of the derived code; this makes the traits of them. `Type::deserialize` is the derived function then:
+/// read by `<Type as Deserialize>::deserialize`, or by any function that takes the trait. After `read:` come types that derive
 /// `Deserialize` alone.
 #[macro_export]
 macro_rules! by_name {
-    (read: $($name:ty),+ $(,)?) => {$(
+    (read: $($name:ty),+ $(,)?) => { $crate::read_by!(ByName: $($name),+); };
+    ($($name:ty),+ $(,)?) => {
+        $crate::read_by!(ByName: $($name),+);
+        $crate::write_as_derived!($($name),+);
+    };
+}
+
+/// The same for enums that are written as one word: see [`by_name!`](crate::by_name).
+#[macro_export]
+macro_rules! by_word {
+    (read: $($name:ty),+ $(,)?) => { $crate::read_by!(ByWord: $($name),+); };
+    ($($name:ty),+ $(,)?) => {
+        $crate::read_by!(ByWord: $($name),+);
+        $crate::write_as_derived!($($name),+);
+    };
+}
+
+#[doc(hidden)]
+#[macro_export]
+macro_rules! read_by {
+    ($reader:ident: $($name:ty),+) => {$(
         impl<'de> ::serde::Deserialize<'de> for $name {
             fn deserialize<D: ::serde::Deserializer<'de>>(reader: D) -> Result<Self, D::Error> {
-                <$name>::deserialize($crate::strict::ByName(reader))
+                <$name>::deserialize($crate::strict::$reader(reader))
             }
         }
     )+};
-    ($($name:ty),+ $(,)?) => {
-        $crate::by_name!(read: $($name),+);
-        $(
-            impl ::serde::Serialize for $name {
-                fn serialize<S: ::serde::Serializer>(&self, writer: S) -> Result<S::Ok, S::Error> {
-                    <$name>::serialize(self, writer)
-                }
+}
+
+#[doc(hidden)]
+#[macro_export]
+macro_rules! write_as_derived {
+    ($($name:ty),+) => {$(
+        impl ::serde::Serialize for $name {
+            fn serialize<S: ::serde::Serializer>(&self, writer: S) -> Result<S::Ok, S::Error> {
+                <$name>::serialize(self, writer)
             }
-        )+
-    };
+        }
+    )+};
 }
 
 /// Reads one JSON object as a struct that borrows from the text.
@@ -87,6 +133,14 @@ pub(crate) fn from_str<'de, T: Deserialize<'de>>(text: &'de str) -> serde_json::
     let read = T::deserialize(ByName(&mut reader))?;
     reader.end()?;
     Ok(read)
+}
+
+/// Reads a type from a tree.
+///
+/// # Errors
+/// The first field at fault, by its path, with its value.
+pub fn read<T: de::DeserializeOwned>(tree: &Value) -> Result<T, ReadError> {
+    serde_path_to_error::deserialize(tree).map_err(|e| ReadError::new(e, Some(tree)))
 }
 
 /// A tree in which no object has a key twice: which of the two is meant nobody can tell (RFC 8259 section 4).

@@ -140,6 +140,7 @@ fn wrong_types_and_words_are_refused_with_their_line() {
         ("workers = [1]\nsocket_mode = 660", "socket_mode"),
         ("workers = [1]\nsocket_mode = \"1777\"", "1777"),
         ("workers = [1]\nlog.level = \"loud\"", "loud"),
+        ("workers = [1]\nlog.level.info = {}", "level"),
         ("workers = [1]\ngateway.ipv4 = \"fe80::1\"", "ipv4"),
         ("workers = [1]\ngateway.mac = \"1\"", "MAC"),
         ("workers = [1]\nxdp.mode = \"zero\"", "zero"),

@@ -128,7 +128,7 @@ pub enum Status {
 
 /// State of a port.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
+#[serde(remote = "Self", rename_all = "snake_case")]
 pub enum PortState {
     /// Frames pass.
     Up,
@@ -216,3 +216,5 @@ crate::by_name!(
     FdbStatus,
     RuleStatus
 );
+
+crate::by_word!(PortState);

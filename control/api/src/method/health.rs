@@ -44,7 +44,7 @@ pub struct Gateway {
 #[derive(
     Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize, JsonSchema,
 )]
-#[serde(rename_all = "snake_case")]
+#[serde(remote = "Self", rename_all = "snake_case")]
 pub enum HealthStatus {
     /// Everything.
     Ok,
@@ -58,7 +58,7 @@ pub enum HealthStatus {
 #[derive(
     Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize, JsonSchema,
 )]
-#[serde(rename_all = "snake_case")]
+#[serde(remote = "Self", rename_all = "snake_case")]
 pub enum Severity {
     /// Worth knowing; does not change `status`.
     Notice,
@@ -126,3 +126,5 @@ pub struct HealthResult {
 }
 
 crate::by_name!(VersionResult, Gateway, Problem, WorkerHealth, HealthResult);
+
+crate::by_word!(HealthStatus, Severity);

@@ -11,7 +11,7 @@ use crate::object::{Action, Direction};
 
 /// A part of the answer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
+#[serde(remote = "Self", rename_all = "snake_case")]
 pub enum Section {
     /// `ports`.
     Ports,
@@ -169,3 +169,5 @@ crate::by_name!(
     RuleStats,
     TableStats
 );
+
+crate::by_word!(Section);

@@ -16,7 +16,7 @@ use crate::schema::Prefix;
 #[derive(
     Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize, JsonSchema,
 )]
-#[serde(rename_all = "snake_case")]
+#[serde(remote = "Self", rename_all = "snake_case")]
 pub enum Kind {
     /// L2 segments.
     Segment,
@@ -180,3 +180,5 @@ impl fmt::Display for Key {
 }
 
 crate::by_name!(RouteKey, NeighborKey, FdbKey, Key);
+
+crate::by_word!(Kind);

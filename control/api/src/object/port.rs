@@ -93,7 +93,7 @@ impl Device {
 
 /// How an XDP program is attached.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
+#[serde(remote = "Self", rename_all = "snake_case")]
 pub enum XdpMode {
     /// The configured default.
     #[default]
@@ -172,3 +172,5 @@ pub struct PodRef {
 }
 
 crate::by_name!(Port, Device, SegmentMembership, PodRef);
+
+crate::by_word!(XdpMode);

@@ -2,8 +2,6 @@
 //! Reading objects and keys with errors that say where. A derived reader of a tagged enum knows what is wrong inside a variant,
 //! but no longer where; this one reads the tag first.
 
-use serde::Deserialize;
-use serde::de::DeserializeOwned;
 use serde_json::Value;
 use serde_path_to_error::Segment;
 
@@ -12,6 +10,7 @@ use super::{
 };
 use crate::error::cut;
 use crate::limits::{MAX_MESSAGE_LENGTH, MAX_NAME_LENGTH, MAX_SHOWN_LENGTH};
+use crate::strict::read;
 
 /// Why a value is no object or key.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -83,12 +82,12 @@ impl Object {
     pub fn read(value: Value) -> Result<Object, ReadError> {
         let (kind, fields) = tagged(value)?;
         Ok(match kind {
-            Kind::Segment => fields_of::<super::Segment>(fields)?.into(),
-            Kind::Port => fields_of::<Port>(fields)?.into(),
-            Kind::Neighbor => fields_of::<Neighbor>(fields)?.into(),
-            Kind::Route => fields_of::<Route>(fields)?.into(),
-            Kind::Fdb => fields_of::<FdbEntry>(fields)?.into(),
-            Kind::Rule => fields_of::<Rule>(fields)?.into(),
+            Kind::Segment => read::<super::Segment>(&fields)?.into(),
+            Kind::Port => read::<Port>(&fields)?.into(),
+            Kind::Neighbor => read::<Neighbor>(&fields)?.into(),
+            Kind::Route => read::<Route>(&fields)?.into(),
+            Kind::Fdb => read::<FdbEntry>(&fields)?.into(),
+            Kind::Rule => read::<Rule>(&fields)?.into(),
         })
     }
 }
@@ -105,19 +104,19 @@ impl Key {
             name: String,
         }
         let (kind, fields) = tagged(value)?;
-        let named = |fields| fields_of::<Named>(fields).map(|n| n.name);
+        let named = |fields: &Value| read::<Named>(fields).map(|n| n.name);
         Ok(match kind {
             Kind::Segment => Key::Segment {
-                name: named(fields)?,
+                name: named(&fields)?,
             },
             Kind::Port => Key::Port {
-                name: named(fields)?,
+                name: named(&fields)?,
             },
-            Kind::Neighbor => Key::Neighbor(fields_of::<NeighborKey>(fields)?),
-            Kind::Route => Key::Route(fields_of::<RouteKey>(fields)?),
-            Kind::Fdb => Key::Fdb(fields_of::<FdbKey>(fields)?),
+            Kind::Neighbor => Key::Neighbor(read::<NeighborKey>(&fields)?),
+            Kind::Route => Key::Route(read::<RouteKey>(&fields)?),
+            Kind::Fdb => Key::Fdb(read::<FdbKey>(&fields)?),
             Kind::Rule => Key::Rule {
-                name: named(fields)?,
+                name: named(&fields)?,
             },
         })
     }
@@ -137,10 +136,10 @@ fn tagged(mut value: Value) -> Result<(Kind, Value), ReadError> {
     let Some(kind) = fields.remove("kind") else {
         return Err(error("", None, "missing field `kind`".to_owned()));
     };
-    let kind = Kind::deserialize(&kind).map_err(|e| error("kind", Some(&kind), e.to_string()))?;
+    let shown_kind = shown(&kind);
+    let kind = serde_json::from_value(kind).map_err(|e| ReadError {
+        value: Some(shown_kind),
+        ..error("kind", None, e.to_string())
+    })?;
     Ok((kind, value))
-}
-
-fn fields_of<T: DeserializeOwned>(fields: Value) -> Result<T, ReadError> {
-    serde_path_to_error::deserialize(&fields).map_err(|e| ReadError::new(e, Some(&fields)))
 }

@@ -50,7 +50,7 @@ impl Route {
 
 /// What becomes of a packet that a route matches; names as in ip-route(8).
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
+#[serde(remote = "Self", rename_all = "snake_case")]
 pub enum RouteKind {
     /// Forwarded.
     #[default]
@@ -102,3 +102,5 @@ impl Neighbor {
 }
 
 crate::by_name!(Route, Neighbor);
+
+crate::by_word!(RouteKind);

@@ -48,7 +48,7 @@ pub struct Rule {
 #[derive(
     Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize, JsonSchema,
 )]
-#[serde(rename_all = "snake_case")]
+#[serde(remote = "Self", rename_all = "snake_case")]
 pub enum Direction {
     /// To the port's station.
     Ingress,
@@ -68,7 +68,7 @@ impl Direction {
 
 /// What a rule or a default does.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
+#[serde(remote = "Self", rename_all = "snake_case")]
 pub enum Action {
     /// Let it pass.
     #[default]
@@ -229,3 +229,5 @@ impl JsonSchema for Protocol {
 }
 
 crate::by_name!(Rule, PortRange);
+
+crate::by_word!(Direction, Action);

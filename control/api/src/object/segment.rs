@@ -69,7 +69,7 @@ impl Segment {
 
 /// What becomes of a frame to an address the segment does not know.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
+#[serde(remote = "Self", rename_all = "snake_case")]
 pub enum UnknownUnicast {
     /// Sent out of every other port of the segment, up to the limit.
     #[default]
@@ -105,3 +105,5 @@ impl FdbEntry {
 }
 
 crate::by_name!(Segment, FdbEntry);
+
+crate::by_word!(UnknownUnicast);

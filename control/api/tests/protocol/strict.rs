@@ -77,12 +77,48 @@ fn with_a_key_twice(value: &Value, pointer: &str, at: &str) -> String {
     }
 }
 
+/// Every word of the parameters that is one of a few, as an object: refused.
+fn check_words(whole: &Value, pointer: &str, value: &Value) {
+    const KEYS: [&str; 9] = [
+        "kind",
+        "type",
+        "mode",
+        "action",
+        "direction",
+        "egress_default",
+        "ingress_default",
+        "unknown_unicast",
+        "op",
+    ];
+    match value {
+        Value::Object(fields) => {
+            for (key, inner) in fields {
+                let pointer = format!("{pointer}/{key}");
+                check_words(whole, &pointer, inner);
+                if let (true, Value::String(word)) = (KEYS.contains(&key.as_str()), inner) {
+                    let mut bad = whole.clone();
+                    *bad.pointer_mut(&pointer).unwrap() = json!({word: null});
+                    let error = refused(&bad.to_string());
+                    assert_eq!(error.code(), Some(ErrorCode::InvalidParams), "{error}");
+                }
+            }
+        }
+        Value::Array(items) => {
+            for (i, inner) in items.iter().enumerate() {
+                check_words(whole, &format!("{pointer}/{i}"), inner);
+            }
+        }
+        _ => {}
+    }
+}
+
 /// Every object of the parameters as a list of its values, and with a key twice: refused, and by name.
 fn check(whole: &Value) {
     assert!(
         parse_request(whole.to_string().as_bytes()).is_ok(),
         "{whole}"
     );
+    check_words(whole, "/params", &whole["params"]);
     let mut all = Vec::new();
     objects(&whole["params"], "/params", "params", &mut all);
     for (pointer, path) in all {

@@ -50,7 +50,7 @@ pub struct LogConfig {
 
 /// Importance of a log message.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[serde(remote = "Self", rename_all = "snake_case")]
 pub enum LogLevel {
     /// Something failed.
     Error,
@@ -80,7 +80,7 @@ impl LogLevel {
 
 /// Form of log messages.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[serde(remote = "Self", rename_all = "snake_case")]
 pub enum LogFormat {
     /// A line of text.
     #[default]
@@ -271,3 +271,5 @@ podswitch_api::by_name!(
     IcmpConfig,
     FlowConfig
 );
+
+podswitch_api::by_word!(LogLevel, LogFormat);
