@@ -113,16 +113,12 @@ impl Pod {
         }
     }
 
-    /// The pod's own end, to send from.
+    /// Index of the pod's own end, to send from.
     ///
     /// # Panics
     /// When it is gone.
-    pub(super) fn own_queue(&mut self) -> Queue {
-        let link = link::get(&mut self.links, "eth0").expect("eth0");
-        Queue {
-            interface: link.index,
-            queue: 0,
-        }
+    pub(super) fn own_index(&mut self) -> u32 {
+        link::get(&mut self.links, "eth0").expect("eth0").index
     }
 
     /// Frames that have arrived at the pod's `eth0`.

@@ -13,7 +13,7 @@ use podswitch_datapath::worker::clock::{Clock, cycles};
 
 use crate::Settings;
 use crate::outcome::Outcome;
-use crate::stats::{Random, Rounds, by_round, median};
+use crate::stats::{Rounds, by_round, median};
 use crate::traffic::{Family, Flow, frame};
 use bed::Bed;
 use generator::{Generator, QUIET, Sender};
@@ -71,7 +71,7 @@ impl Arena {
         }
         let [mut switch_bed, mut bare_bed]: [Bed; 2] =
             beds.try_into().unwrap_or_else(|_| unreachable!("two beds"));
-        let groups = [&mut switch_bed, &mut bare_bed].map(|bed| senders(bed, features));
+        let groups = [&mut switch_bed, &mut bare_bed].map(senders);
         let whole = Whole::new(&mut switch_bed, cores.1, features);
         let plain = Plain::new(&mut bare_bed, cores.1, features);
         Arena {
@@ -121,20 +121,16 @@ impl Arena {
 }
 
 /// A sender in each first pod of a pair.
-fn senders(bed: &mut Bed, features: Features) -> Vec<Sender> {
+fn senders(bed: &mut Bed) -> Vec<Sender> {
     let open = |from: usize| {
-        let mut flows: Vec<Flow> = (0..FLOWS)
-            .map(|n| Flow {
-                from,
-                to: from + 1,
-                port: 20_000 + n,
-            })
-            .collect();
-        Random::new(from as u64).shuffle(&mut flows);
-        let templates = flows.iter().map(|&f| frame(f, Family::V4)).collect();
+        let flow = Flow {
+            from,
+            to: from + 1,
+            port: 20_000,
+        };
         let pod = &mut bed.pods[from];
-        let queue = pod.own_queue();
-        Sender::open(pod.netns.netns(), queue, features, templates)
+        let interface = pod.own_index();
+        Sender::open(pod.netns.netns(), interface, frame(flow, Family::V4), FLOWS)
     };
     (0..2 * PAIRS).step_by(2).map(open).collect()
 }
@@ -157,7 +153,7 @@ pub fn run(settings: Settings) -> Outcome {
         "AF_XDP on veths: 60-byte frames a second, one core",
         &format!(
             "{PAIRS} pods send 60-byte UDP datagrams ({FLOWS} flows each, in random order) to {PAIRS} others, as fast as core {}
-             can; it also runs the kernel's receive path of the forwarder's sockets. Core {} forwards: a switch worker with
+             can (an XDP program on live frames); it also runs the kernel's receive path of the forwarder's sockets. Core {} forwards: a switch worker with
              16 rules a port and direction, or a loop on the same kind of sockets, rings, arena and batch that sends each
              frame out of a fixed port unread. Its system calls also run the receivers' stack, which drops the frames first
              thing. Counted at the receivers' eth0 for {} ms a sample, in rounds of A B B A; the pods are made anew

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The little of bpf(2) that interfaces need (`man 2 bpf`): load a program of a few instructions, and say what a
-//! loaded program is by its id.
+//! The little of bpf(2) that interfaces need (`man 2 bpf`): load a program of a few instructions, say what a
+//! loaded program is by its id, and have an XDP program send frames.
 
 use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -92,11 +92,23 @@ impl Instruction {
         Instruction::encode(0x95, 0)
     }
 
-    const fn encode(opcode: u8, immediate: u32) -> Self {
-        let imm = immediate.to_ne_bytes();
+    /// Any instruction (`Documentation/bpf/standardization/instruction-set.rst`): opcode, destination and source
+    /// register, offset and immediate value. Whether it makes sense is for the verifier to say.
+    pub const fn any(opcode: u8, destination: u8, source: u8, offset: i16, immediate: u32) -> Self {
+        // The registers are bit fields, so their order is the machine's.
+        let registers = if cfg!(target_endian = "little") {
+            destination | source << 4
+        } else {
+            destination << 4 | source
+        };
+        let (off, imm) = (offset.to_ne_bytes(), immediate.to_ne_bytes());
         Instruction(u64::from_ne_bytes([
-            opcode, 0, 0, 0, imm[0], imm[1], imm[2], imm[3],
+            opcode, registers, off[0], off[1], imm[0], imm[1], imm[2], imm[3],
         ]))
+    }
+
+    const fn encode(opcode: u8, immediate: u32) -> Self {
+        Instruction::any(opcode, 0, 0, 0, immediate)
     }
 }
 
@@ -175,6 +187,19 @@ pub fn info_of(program: BorrowedFd<'_>) -> Result<ProgramInfo> {
 /// As [`open`] and [`info_of`].
 pub fn info(id: u32) -> Result<ProgramInfo> {
     info_of(open(id)?.as_fd())
+}
+
+/// Has an XDP program decide about `frames` copies of a frame as if they had come in by the loopback device of the
+/// calling thread's network namespace, and does with them what it says: with `bpf_redirect` they are sent. The kernel
+/// keeps up to 64 copies and uses them again as they come back, with what the program has written into them
+/// (`Documentation/bpf/bpf_prog_run.rst`, live frame mode, Linux 5.18).
+///
+/// # Errors
+/// [`Error::Io`]: EINVAL for a program of another type, a frame shorter than an Ethernet header or longer than about
+/// 3.4 KiB, no frames or a kernel without this; EPERM without `CAP_NET_ADMIN` and `CAP_BPF`.
+pub fn run_on_frames(program: BorrowedFd<'_>, frame: &[u8], frames: u32) -> Result<()> {
+    sys::bpf_prog_run_live(program, frame, frames)
+        .map_err(|source| Error::io("running an XDP program on frames", source))
 }
 
 #[cfg(test)]

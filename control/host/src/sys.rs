@@ -148,6 +148,7 @@ unsafe fn bpf(command: u32, block: &mut [u64]) -> io::Result<libc::c_int> {
 }
 
 const BPF_PROG_LOAD: u32 = 5;
+const BPF_PROG_TEST_RUN: u32 = 10;
 const BPF_PROG_GET_FD_BY_ID: u32 = 13;
 const BPF_OBJ_GET_INFO_BY_FD: u32 = 15;
 
@@ -217,6 +218,32 @@ pub(crate) fn bpf_prog_info(program: BorrowedFd<'_>, info: &mut [u64]) -> io::Re
     // SAFETY: H4: `info` is exclusively borrowed and its size is passed; it is all zero, so that it asks the kernel to
     // write to no other address.
     unsafe { bpf(BPF_OBJ_GET_INFO_BY_FD, &mut block) }.map(drop)
+}
+
+/// Runs an XDP program on `frames` live copies of a frame.
+pub(crate) fn bpf_prog_run_live(
+    program: BorrowedFd<'_>,
+    frame: &[u8],
+    frames: u32,
+) -> io::Result<()> {
+    const BPF_F_TEST_XDP_LIVE_FRAMES: u32 = 1 << 1;
+    let size = u32::try_from(frame.len()).map_err(|_| io::Error::from_raw_os_error(libc::E2BIG))?;
+    // The fields of `union bpf_attr` for BPF_PROG_TEST_RUN, up to batch_size (include/uapi/linux/bpf.h). Without an
+    // address for data or context to go to, none comes back.
+    let mut block = [
+        pair(program.as_raw_fd().cast_unsigned(), 0),
+        pair(size, 0),
+        frame.as_ptr().expose_provenance() as u64,
+        0,
+        pair(frames, 0),
+        0,
+        0,
+        0,
+        pair(BPF_F_TEST_XDP_LIVE_FRAMES, 0),
+        0,
+    ];
+    // SAFETY: H4: the frame is borrowed for the call and read only; there is no other address.
+    unsafe { bpf(BPF_PROG_TEST_RUN, &mut block) }.map(drop)
 }
 
 /// Private memory whose end lies right before an inaccessible page: the kernel cannot write past it, whatever size it
