@@ -9,16 +9,18 @@ use std::thread::JoinHandle;
 use podswitch_host::bpf::{self, Instruction, ProgramType};
 use podswitch_host::netns::{self, Netns};
 
-/// Frames sent from a pod at once.
-const BURST: u32 = 1024;
+/// Frames sent from a pod by one system call.
+const BURST: u32 = 1 << 15;
+/// Threads that send from a pod: the kernel takes some 25 ms to take a run's pages apart, in which another one sends.
+const THREADS: usize = 2;
 
 /// Which group of pods sends; none when it is neither's number.
 pub(super) const QUIET: usize = usize::MAX;
 
-/// A thread that sends from the pods of one of two groups.
+/// Threads that send from the pods of one of two groups.
 pub(super) struct Generator {
     shared: Arc<Shared>,
-    thread: Option<JoinHandle<()>>,
+    threads: Vec<JoinHandle<()>>,
 }
 
 struct Shared {
@@ -88,7 +90,7 @@ impl Sender {
     }
 
     /// Sends a burst; how many frames that is.
-    fn burst(&mut self) -> u64 {
+    fn burst(&self) -> u64 {
         let inside = self.netns.enter().expect("the pod's namespace");
         bpf::run_on_frames(self.program.as_fd(), &self.frame, BURST)
             .expect("live frames (Linux 5.18)");
@@ -98,58 +100,61 @@ impl Sender {
 }
 
 impl Generator {
-    /// A thread on `core` with groups of senders; it is quiet at first.
+    /// Threads on `core` for groups of senders; they are quiet at first.
     ///
     /// # Panics
     /// When there is no thread to be had.
-    pub(super) fn start(
-        core: Option<core_affinity::CoreId>,
-        mut groups: Vec<Vec<Sender>>,
-    ) -> Generator {
+    pub(super) fn start(core: core_affinity::CoreId, groups: Vec<Vec<Sender>>) -> Generator {
         let shared = Arc::new(Shared {
             sending: AtomicUsize::new(QUIET),
             sent: AtomicU64::new(0),
             stop: AtomicBool::new(false),
         });
-        let ours = shared.clone();
-        let work = move || {
-            if let Some(core) = core {
-                core_affinity::set_for_current(core);
+        let mut threads = Vec::new();
+        for (group, senders) in groups.into_iter().enumerate() {
+            for sender in senders.into_iter().map(Arc::new) {
+                for _ in 0..THREADS {
+                    let (sender, shared) = (sender.clone(), shared.clone());
+                    let thread = std::thread::Builder::new().name("generator".into());
+                    let work = move || {
+                        core_affinity::set_for_current(core);
+                        shared.send(group, &sender);
+                    };
+                    threads.push(thread.spawn(work).expect("a thread"));
+                }
             }
-            while !ours.stop.load(Ordering::Relaxed) {
-                let Some(group) = groups.get_mut(ours.sending.load(Ordering::Relaxed)) else {
-                    std::thread::park();
-                    continue;
-                };
-                let sent: u64 = group.iter_mut().map(Sender::burst).sum();
-                ours.sent.fetch_add(sent, Ordering::Relaxed);
-            }
-        };
-        let thread = std::thread::Builder::new().name("generator".into());
-        Generator {
-            shared,
-            thread: Some(thread.spawn(work).expect("a thread")),
         }
+        Generator { shared, threads }
     }
 
     /// Lets a group send, or with [`QUIET`] none.
     pub(super) fn send_from(&self, group: usize) {
         self.shared.sending.store(group, Ordering::Relaxed);
-        if let Some(thread) = &self.thread {
-            thread.thread().unpark();
-        }
+        self.threads.iter().for_each(|t| t.thread().unpark());
     }
 
-    /// Frames given to devices so far.
+    /// Frames sent so far, counted when a system call ends.
     pub(super) fn sent(&self) -> u64 {
         self.shared.sent.load(Ordering::Relaxed)
+    }
+}
+
+impl Shared {
+    fn send(&self, group: usize, sender: &Sender) {
+        while !self.stop.load(Ordering::Relaxed) {
+            if self.sending.load(Ordering::Relaxed) == group {
+                self.sent.fetch_add(sender.burst(), Ordering::Relaxed);
+            } else {
+                std::thread::park();
+            }
+        }
     }
 }
 
 impl Drop for Generator {
     fn drop(&mut self) {
         self.shared.stop.store(true, Ordering::Relaxed);
-        if let Some(thread) = self.thread.take() {
+        for thread in self.threads.drain(..) {
             thread.thread().unpark();
             // A panic in it was printed.
             let _ = thread.join();

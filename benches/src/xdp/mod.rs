@@ -24,7 +24,7 @@ const PAIRS: usize = 2;
 /// Flows of each pair.
 const FLOWS: u16 = 500;
 /// Time for queues to fill after a change of sides, and to run dry.
-const SETTLE: Duration = Duration::from_millis(100);
+const SETTLE: Duration = Duration::from_millis(300);
 /// Share of its time that a forwarder's core must be at work, with frames dropped before it, for a sample to say something
 /// about the forwarder and not about the generator.
 const SATURATED: f64 = 0.95;
@@ -76,7 +76,7 @@ impl Arena {
         let plain = Plain::new(&mut bare_bed, cores.1, features);
         Arena {
             sides: [Box::new(whole), Box::new(plain)],
-            generator: Generator::start(Some(cores.0), groups.into()),
+            generator: Generator::start(cores.0, groups.into()),
             beds: [switch_bed, bare_bed],
         }
     }
