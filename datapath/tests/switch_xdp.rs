@@ -10,7 +10,8 @@ mod frames;
 mod xdp_bed;
 
 use std::net::Ipv4Addr;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
 
 use frames::V4;
@@ -41,18 +42,25 @@ fn v4(pod: usize) -> Ipv4Addr {
 struct Node {
     switch: Switch,
     steering: Vec<Steering>,
+    /// Inode numbers of the ports' sockets.
+    inodes: Vec<u64>,
     bed: Bed,
 }
 
 impl Node {
     /// Workers that sleep whenever it is quiet; ports on them in turn.
     fn new(mode: Mode, mtu: u32, pods: usize, workers: usize) -> Node {
+        Node::with_spin(mode, mtu, pods, workers, Duration::from_micros(20))
+    }
+
+    /// Workers that sleep when it was quiet for so long.
+    fn with_spin(mode: Mode, mtu: u32, pods: usize, workers: usize, spin: Duration) -> Node {
         let config = SwitchConfig {
             workers: vec![WorkerConfig::default(); workers],
             features: features(),
             flow_entries: 1024,
             idle: IdleConfig {
-                spin: Duration::from_micros(20),
+                spin,
                 latency: Duration::from_secs(3600),
             },
             ..SwitchConfig::default()
@@ -66,6 +74,7 @@ impl Node {
         let mut node = Node {
             switch,
             steering: Vec::new(),
+            inodes: Vec::new(),
             bed: Bed::new(mode, mtu, pods),
         };
         for pod in 0..pods {
@@ -106,6 +115,8 @@ impl Node {
         let mut steering = self.bed.loader.steering(1).unwrap();
         let socket = added.xdp.unwrap().socket().unwrap();
         steering.insert(0, socket.as_fd()).unwrap();
+        let path = format!("/proc/self/fd/{}", socket.as_fd().as_raw_fd());
+        self.inodes.push(std::fs::metadata(path).unwrap().ino());
         let host = self.bed.pods[pod].host.clone();
         xdp::install(
             &mut self.bed.links,
@@ -131,6 +142,18 @@ impl Node {
         let packet = packet(from, to, number, len).bytes();
         let frame = frames::ethernet(GATEWAY_MAC, mac(from), 0x0800, &packet);
         self.bed.pods[from].raw.send(&frame);
+    }
+
+    /// Whether something arriving at the port would end a worker's sleep: its socket is in an epoll set.
+    fn is_watched(&self, port: usize) -> bool {
+        let inode = format!("ino:{:x}", self.inodes[port]);
+        let infos = std::fs::read_dir("/proc/self/fdinfo").unwrap().flatten();
+        // Descriptors of other tests come and go.
+        let mut texts = infos.filter_map(|info| std::fs::read_to_string(info.path()).ok());
+        texts.any(|text| {
+            let mut watched = text.lines().filter(|line| line.starts_with("tfd:"));
+            watched.any(|line| line.split_whitespace().any(|word| word == inode))
+        })
     }
 
     /// Waits until no frame is under way, and every chunk is where it should be.
@@ -163,6 +186,33 @@ fn arrived(from: usize, to: usize, number: u32, len: usize) -> Vec<u8> {
         ..packet(from, to, number, len)
     };
     frames::ethernet(mac(to), GATEWAY_MAC, 0x0800, &packet.bytes())
+}
+
+/// While a port sends much, the kernel need not look for sleepers; once the worker sleeps, it must.
+#[test]
+fn a_busy_port_is_watched_again_before_the_worker_sleeps() {
+    const BURST: u32 = 64;
+    let mut node = Node::with_spin(Mode::Native, 1500, 2, 1, Duration::from_millis(200));
+    assert!(node.is_watched(0) && node.is_watched(1));
+    let mut number = 0;
+    let mut exchange = |node: &mut Node, frames: u32| {
+        for n in number..number + frames {
+            node.send(0, 1, n, 100);
+        }
+        for n in number..number + frames {
+            assert_eq!(node.bed.pods[1].raw.receive(), arrived(0, 1, n, 100));
+        }
+        number += frames;
+    };
+    eventually("a busy port is not watched", || {
+        exchange(&mut node, BURST);
+        !node.is_watched(1)
+    });
+    eventually("all ports are watched when it is quiet", || {
+        node.is_watched(0) && node.is_watched(1)
+    });
+    exchange(&mut node, 1);
+    node.assert_balanced();
 }
 
 /// Every pod sends to the next, some frames at a time, of all lengths.

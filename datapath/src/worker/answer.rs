@@ -34,10 +34,8 @@ impl Worker {
                 let _ = answer.send(self.add_port(id, *port));
             }
             Request::RemovePort(id, answer) => {
-                if let Some(at) = engine.outlets.at(id)
-                    && let Some(fd) = engine.outlets.slots[at].port.wait_fd()
-                {
-                    self.bed.remove(fd);
+                if let Some(at) = engine.outlets.at(id) {
+                    self.bed.unwatch(&mut engine.outlets.slots[at]);
                 }
                 engine.drain_peers(self.tables.refresh());
                 let _ = answer.send(engine.remove_port(id));

@@ -10,6 +10,7 @@ use std::time::Duration;
 use rustix::event::Timespec;
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 
+use super::outlets::Slot;
 use super::sleep::Waker;
 
 /// How long a worker waits for work.
@@ -57,10 +58,23 @@ impl Bed {
         Ok(())
     }
 
+    /// Wakes for a port's device too, if it has a descriptor.
+    pub(crate) fn watch(&self, slot: &mut Slot) -> io::Result<()> {
+        if let Some(fd) = slot.port.wait_fd() {
+            self.add(fd)?;
+        }
+        slot.watched = true;
+        Ok(())
+    }
+
     /// Wakes for it no more.
-    pub(crate) fn remove(&self, fd: BorrowedFd<'_>) {
-        // It may have been refused when it was added.
-        let _ = epoll::delete(&self.epoll, fd);
+    #[cold]
+    pub(crate) fn unwatch(&self, slot: &mut Slot) {
+        if let Some(fd) = slot.port.wait_fd() {
+            // It may not have been watched.
+            let _ = epoll::delete(&self.epoll, fd);
+        }
+        slot.watched = false;
     }
 
     /// There was work: the next sleep is short again.

@@ -34,6 +34,10 @@ use peers::Peers;
 use serve::Engine;
 use sleep::Waker;
 
+/// A port that sent so many frames since the worker slept is not watched until it sleeps again: as long as it is, the
+/// kernel looks for sleepers after each frame it sends (`sock_def_write_space`, `ep_poll_callback`), which costs as much
+/// as all that the worker does for the frame.
+const BUSY_FRAMES: u32 = 1024;
 /// Not running for longer than this while awake is a stall.
 const STALL: Duration = Duration::from_millis(1);
 
@@ -120,6 +124,12 @@ impl Worker {
         let tables = self.tables.refresh();
         self.counts.generation = tables.generation();
         let mut worked = self.engine.turn(tables, began);
+        if let Some(slot) = self.engine.cared_for()
+            && slot.watched
+            && slot.sent >= BUSY_FRAMES
+        {
+            self.bed.unwatch(slot);
+        }
         if self.inbox.knocked() {
             self.answer();
             worked = true;
@@ -152,7 +162,12 @@ impl Worker {
 
     /// Sleeps until there is work, unless there is when looked at again.
     fn sleep(&mut self) {
-        let owed = self.engine.settle();
+        let mut owed = self.engine.settle();
+        for slot in &mut self.engine.outlets.slots {
+            slot.sent = 0;
+            // What cannot be watched is looked at from time to time.
+            owed |= !slot.watched && self.bed.watch(slot).is_err();
+        }
         self.tables.rest();
         let due = self.engine.due_in();
         let Worker {

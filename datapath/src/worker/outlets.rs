@@ -33,6 +33,10 @@ pub(crate) struct Slot {
     pub(crate) unfinished: bool,
     /// The port whose frames the outbox got last: it pays for what is left to do.
     pub(crate) fed_by: PortId,
+    /// The worker's sleep would be ended by its device.
+    pub(crate) watched: bool,
+    /// Frames sent since the worker slept, no more than `u32::MAX`.
+    pub(crate) sent: u32,
 }
 
 /// Ports by id, peers, and the memory and counters that sending needs.
@@ -77,6 +81,8 @@ impl Outlets {
             touched: false,
             unfinished: true,
             fed_by: id,
+            watched: true,
+            sent: 0,
         });
         self.touched.reserve(self.slots.len());
     }
@@ -234,6 +240,7 @@ impl Outlets {
         self.counters
             .transmitted(slot.id, sent as u64, slot.waiting.0 - left.0);
         slot.waiting = left;
+        slot.sent = slot.sent.saturating_add(sent as u32);
         slot.unfinished = slot.port.kick() || !slot.outbox.is_empty();
         sent
     }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::clock::{Clock, cycles};
-use super::outlets::Outlets;
+use super::outlets::{Outlets, Slot};
 use super::peers::Peers;
 use super::schedule::Quantum;
 use crate::counters::{Event, WorkerCounters};
@@ -261,6 +261,12 @@ impl Engine {
         self.flows.age(now.millis(), FLOW_IDLE_MS, AGED_AT_ONCE);
         self.fdb
             .age(tables, now, AGED_AT_ONCE, &self.outlets.counters);
+    }
+
+    /// The port that was looked after last.
+    #[inline]
+    pub(super) fn cared_for(&mut self) -> Option<&mut Slot> {
+        self.outlets.slots.get_mut(self.cared_for.checked_sub(1)?)
     }
 
     /// Looks after one port: chunks back and forth, and what its device has counted.
