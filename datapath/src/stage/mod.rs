@@ -137,7 +137,12 @@ fn run_routed(ctx: &mut Context<'_>, port: &PortEntry, batch: &mut Batch) {
     let candidates = candidates(ctx, batch);
     let (generation, now) = (ctx.generation(), ctx.now.millis());
     let (mut hits, mut misses) = (0, 0);
-    for (packet, candidate) in batch.iter_mut().zip(candidates) {
+    for (i, candidate) in candidates.into_iter().enumerate().take(batch.len()) {
+        if let Some(later) = batch.get(i + AHEAD) {
+            // Headers of a whole batch do not stay in the first cache: chunks are apart by its size.
+            later.frame.prefetch();
+        }
+        let packet = &mut batch[i];
         let meta = &packet.meta;
         if !matches!(meta.verdict, Verdict::Continue) {
             continue;
