@@ -10,7 +10,7 @@ use podswitch_host::bpf::{self, Instruction, ProgramType};
 use podswitch_host::netns::{self, Netns};
 
 /// Frames sent from a pod by one system call.
-const BURST: u32 = 1 << 15;
+const BURST: u32 = 1 << 17;
 /// Threads that send from a pod: the kernel takes some 25 ms to take a run's pages apart, in which another one sends.
 const THREADS: usize = 2;
 
