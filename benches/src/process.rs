@@ -177,6 +177,6 @@ mod tests {
         assert!(memory.rss > 0 && memory.pss > 0 && memory.own <= memory.pss + (1 << 20));
         assert!(run_times(pid).values().sum::<u64>() > 0);
         let kernel = Kernel::now();
-        assert!(kernel.used > 0 && kernel.sum() > 0 && kernel.sum() < kernel.used * 2);
+        assert!(kernel.used > 0 && kernel.sum() > 0);
     }
 }
