@@ -144,7 +144,7 @@ mod plain {
 }
 
 #[cfg(loom)]
-mod model {
+mod loom_model {
     use super::*;
 
     /// In every interleaving and every allowed reordering, values arrive once, in order and whole.
