@@ -12,16 +12,19 @@ use podswitch_tests::{HUNG, Netns, Node, NodeConfig};
 use serde_json::{Value, json};
 
 /// System calls by which the plugin changes anything outside itself, as strace(1) names them.
-const STEPS: &str = "sendto,sendmsg,write,writev,connect,openat,rename,renameat,renameat2,link,linkat,unlink,unlinkat,\
-                     mkdir,mkdirat,fsync,fdatasync,ftruncate,flock,setns";
+const STEPS: [&str; 12] = [
+    "sendto", "sendmsg", "write", "connect", "symlink", "rename", "unlink", "unlinkat", "mkdir",
+    "flock", "setns", "bpf",
+];
 
-/// Runs a call under strace, which sends SIGKILL at the `step`th of these system calls; true if that happened.
-fn killed_at(node: &Node, call: &Call, step: u32) -> bool {
+/// Runs a call under strace, which sends SIGKILL instead of the `n`th system call of this name (it counts each by
+/// itself); true if that happened.
+fn killed_at(node: &Node, call: &Call, step: &str, n: u32) -> bool {
     let plugin = call.command(node.netns(), &bin_dir().join("podswitch-cni"));
     let mut command = node.netns().command("strace");
-    command.args(["--follow-forks", "--quiet=all", "--output=/dev/null"]);
-    command.arg(format!("--trace={STEPS}"));
-    command.arg(format!("--inject={STEPS}:signal=SIGKILL:when={step}"));
+    command.args(["--quiet=all", "--output=/dev/null"]);
+    command.arg(format!("--trace={step}"));
+    command.arg(format!("--inject={step}:signal=SIGKILL:when={n}"));
     command.arg(bin_dir().join("podswitch-cni"));
     for (name, value) in plugin.get_envs() {
         command.env(name, value.unwrap_or_default());
@@ -31,10 +34,24 @@ fn killed_at(node: &Node, call: &Call, step: u32) -> bool {
         0 => false,
         137 => true,
         other => panic!(
-            "step {step}: status {other}: {} {}",
+            "{step} number {n}: status {other}: {} {}",
             ended.stdout, ended.stderr
         ),
     }
+}
+
+/// Runs `kill_at` for every step, by name and number, for as long as it kills; gives how often it did.
+fn at_every_step(mut kill_at: impl FnMut(&str, u32) -> bool) -> u32 {
+    let mut steps = 0;
+    for step in STEPS {
+        for n in 1.. {
+            if !kill_at(step, n) {
+                break;
+            }
+            steps += 1;
+        }
+    }
+    steps
 }
 
 /// Nothing of an attachment anywhere: interfaces, leases, ports.
@@ -57,19 +74,15 @@ fn assert_gone(node: &Node, netns: &Netns, when: &str) {
 /// Kills ADD at each of its steps in turn and cleans up after each with `clean`.
 fn killed_everywhere(clean: impl Fn(&Node, &Call)) {
     let node = Node::new(NodeConfig::default());
-    let mut step = 0;
-    loop {
-        step += 1;
+    let steps = at_every_step(|step, n| {
         let netns = Netns::new("pod");
         let call = node.call("ADD", &node.container_id(), &netns.path().to_string_lossy());
-        let killed = killed_at(&node, &call, step);
+        let killed = killed_at(&node, &call, step, n);
         clean(&node, &call);
-        assert_gone(&node, &netns, &format!("ADD killed at step {step}"));
-        if !killed {
-            break;
-        }
-    }
-    assert!(step > 10, "only {step} steps were seen");
+        assert_gone(&node, &netns, &format!("ADD killed at {step} number {n}"));
+        killed
+    });
+    assert!(steps > 40, "only {steps} steps were seen");
     let (a, b) = (node.pod(), node.pod());
     ping(&a.netns, b.v4());
 }
@@ -97,19 +110,19 @@ fn add_killed_at_any_step_then_gc_leaves_nothing() {
 #[test]
 fn del_killed_at_any_step_then_del_leaves_nothing() {
     let node = Node::new(NodeConfig::default());
-    let mut step = 0;
-    loop {
-        step += 1;
+    let steps = at_every_step(|step, n| {
         let pod = node.pod();
         let call = node.call("DEL", &pod.container, &pod.netns.path().to_string_lossy());
-        let killed = killed_at(&node, &call, step);
+        let killed = killed_at(&node, &call, step, n);
         node.execute(&call).result();
-        assert_gone(&node, &pod.netns, &format!("DEL killed at step {step}"));
-        if !killed {
-            break;
-        }
-    }
-    assert!(step > 5, "only {step} steps were seen");
+        assert_gone(
+            &node,
+            &pod.netns,
+            &format!("DEL killed at {step} number {n}"),
+        );
+        killed
+    });
+    assert!(steps > 5, "only {steps} steps were seen");
 }
 
 #[test]
