@@ -88,7 +88,10 @@ impl Node {
         let spec = PortSpec {
             worker: Some(worker),
             mtu,
-            device: Device::Xdp(self.bed.queue(pod)),
+            device: Device::Xdp {
+                queue: self.bed.queue(pod),
+                superframes: false,
+            },
             faults: None,
         };
         let guard = self.bed.node.netns().enter().unwrap();

@@ -150,6 +150,26 @@ fn pods_of_different_modes_talk() {
     assert_checksums_right(&b);
 }
 
+/// What a pod's stack leaves uncut may be within the pod's own MTU and yet too large for its peer.
+#[test]
+fn generic_mode_towards_a_smaller_mtu() {
+    let node = node(9000);
+    let a = pod(&node, "generic");
+    let b = node.pod_with(|conf| {
+        conf["mode"] = json!("generic");
+        conf["mtu"] = json!(1500);
+    });
+    let servers = [Echo::start(&a.netns, 7), Echo::start(&b.netns, 7)];
+    for (from, to, server) in [(&a, b.v4(), &servers[1]), (&b, a.v6(), &servers[0])] {
+        let mut stream = tcp_connect(&from.netns, to, server.port(), HUNG).expect("TCP");
+        tcp_echo(&mut stream, &pattern(4 << 20));
+    }
+    let drops = node.drops();
+    assert_eq!(drops.of("packet_too_big"), 0, "{drops:?}");
+    assert_checksums_right(&a);
+    assert_checksums_right(&b);
+}
+
 #[test]
 fn pods_of_different_workers_talk() {
     let node = Node::new(NodeConfig {

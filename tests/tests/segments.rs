@@ -7,7 +7,7 @@ use std::time::Duration;
 use podswitch_tests::frames::{BROADCAST, Ends, tagged};
 use podswitch_tests::objects::{delete, set};
 use podswitch_tests::raw::RawSocket;
-use podswitch_tests::traffic::{ping, ping_fails};
+use podswitch_tests::traffic::{Echo, ping, ping_fails, tcp_connect, tcp_echo};
 use podswitch_tests::{HUNG, Netns, Node, NodeConfig, eventually};
 use serde_json::{Value, json};
 
@@ -22,8 +22,9 @@ struct Station {
     address: IpAddr,
 }
 
-/// Makes a station with address 192.0.2.`number` and its port object; the daemon is not told yet.
-fn station(node: &Node, number: u8, segment: &Value) -> (Station, Value) {
+/// Makes a station with address 192.0.2.`number` and its port object, whose XDP program runs in `mode`; the daemon is not
+/// told yet.
+fn station(node: &Node, number: u8, mode: &str, segment: &Value) -> (Station, Value) {
     let netns = Netns::new("station");
     let port = format!("seg{number}");
     let mac = [2, 0, 0, 0, 1, number];
@@ -36,8 +37,8 @@ fn station(node: &Node, number: u8, segment: &Value) -> (Station, Value) {
     node.netns().ip(&format!("link set {port} up"));
     netns.ip(&format!("address add 192.0.2.{number}/24 dev eth0"));
     netns.ip("link set eth0 up");
-    let object = json!({"kind": "port", "name": port, "device": {"kind": "veth", "interface": port},
-        "segment": segment});
+    let device = json!({"kind": "veth", "interface": port, "mode": mode});
+    let object = json!({"kind": "port", "name": port, "device": device, "segment": segment});
     let address = IpAddr::from([192, 0, 2, number]);
     (
         Station {
@@ -52,11 +53,16 @@ fn station(node: &Node, number: u8, segment: &Value) -> (Station, Value) {
 
 /// A node with one segment and stations of these memberships.
 fn scene(segment: &Value, memberships: &[Value]) -> (Node, Vec<Station>) {
+    scene_in("auto", segment, memberships)
+}
+
+/// As [`scene`], with XDP programs in `mode`.
+fn scene_in(mode: &str, segment: &Value, memberships: &[Value]) -> (Node, Vec<Station>) {
     let node = Node::new(NodeConfig::default());
     let mut changes = vec![set(segment.clone())];
     let mut stations = Vec::new();
     for (number, membership) in (1..).zip(memberships) {
-        let (station, object) = station(&node, number, membership);
+        let (station, object) = station(&node, number, mode, membership);
         stations.push(station);
         changes.push(set(object));
     }
@@ -189,6 +195,20 @@ fn segments_and_vlans_are_apart() {
             >= 2)
             .then_some(())
     });
+}
+
+/// In generic XDP mode stations leave the cutting of TCP to a device that is not there.
+#[test]
+fn tcp_between_stations_in_generic_mode_is_cut() {
+    let member = json!({"name": "lan"});
+    let (node, s) = scene_in("generic", &lan(&json!({})), &[member.clone(), member]);
+    let server = Echo::start(&s[1].netns, 7);
+    let mut stream = tcp_connect(&s[0].netns, s[1].address, server.port(), HUNG).expect("TCP");
+    let bytes: Vec<u8> = (0..4u32 << 20).map(|i| (i >> 9) as u8 ^ i as u8).collect();
+    tcp_echo(&mut stream, &bytes);
+    let stats = node.stats();
+    assert!(stats["events"]["segmented"].as_u64() > Some(0), "{stats}");
+    assert_eq!(node.drops().of("packet_too_big"), 0, "{stats}");
 }
 
 #[test]

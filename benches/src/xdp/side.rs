@@ -86,7 +86,10 @@ impl Whole {
             let spec = PortSpec {
                 worker: Some(WorkerId(0)),
                 mtu: MTU,
-                device: Device::Xdp(bed.pods[pod].queue),
+                device: Device::Xdp {
+                    queue: bed.pods[pod].queue,
+                    superframes: false,
+                },
                 faults: None,
             };
             let inside = bed.node.netns().enter().expect("the node's namespace");

@@ -19,6 +19,7 @@ use crate::ids::PortId;
 /// What a memory port says it can do: a local sender, whose partial checksums the switch fills.
 pub const MEMORY_CAPS: Caps = Caps {
     local_sender: true,
+    superframes: false,
     takes_partial_checksum: false,
     max_segments: MAX_SEGMENTS,
 };

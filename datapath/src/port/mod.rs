@@ -38,6 +38,9 @@ pub struct Caps {
     /// Frames from this port come from memory of this node, so a transport checksum that equals the pseudo-header sum
     /// is partial and is filled or passed on. Never true for a wire: refilling would launder corruption.
     pub local_sender: bool,
+    /// The sender leaves segmentation to its device: a TCP packet of it may be one or many segments, and nothing says how
+    /// long they were to be. So it is with a pod's veth in generic XDP mode.
+    pub superframes: bool,
     /// Transmit passes a partial checksum on to the receiver (AF_XDP transmit metadata, a virtio-net header).
     pub takes_partial_checksum: bool,
     /// Most segments of a frame it transmits.

@@ -337,7 +337,7 @@ fn leave_in_pieces(
     decision: &Decision,
     way: &Adjacency,
 ) -> Verdict {
-    let superframe = superframe::is_one(port, packet);
+    let superframe = superframe::is_one(ctx.caps, packet);
     if packet.meta.parsed.dont_fragment && !superframe {
         let error = IcmpError::TooBig { mtu: way.mtu };
         return icmp_error::refuse(ctx, port, packet, Reason::PacketTooBig, error);
@@ -348,7 +348,7 @@ fn leave_in_pieces(
     rewrite::run(packet, way);
     let verdict = Verdict::Forward(way.port);
     let cut = match superframe {
-        true => superframe::cut(ctx, packet, way.mtu.min(port.mtu), verdict),
+        true => superframe::cut(ctx, packet, way.mtu, verdict),
         false => fragment::cut(ctx, packet, way.mtu, verdict),
     };
     match cut {

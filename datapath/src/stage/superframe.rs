@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Cuts a TCP superframe into segments. A pod whose port runs in generic XDP mode keeps its segmentation offload, so
-//! its stack hands over packets far above the MTU and leaves the cutting to a device that is not there. AF_XDP does not
+//! its stack hands over many segments as one packet and leaves the cutting to a device that is not there. AF_XDP does not
 //! say how long the segments were to be; any length that fits the way is right, as TCP is a stream of bytes
 //! (RFC 9293 section 3.8.3).
 
@@ -8,7 +8,7 @@ use super::Context;
 use super::fragment::range;
 use crate::counters::Event;
 use crate::frame::{Packet, Pool};
-use crate::tables::PortEntry;
+use crate::port::Caps;
 use crate::verdict::{Reason, Verdict};
 use crate::wire::checksum;
 use crate::wire::ipv4::{self, Ipv4Header};
@@ -19,17 +19,18 @@ use crate::wire::{Fragment, Kind, protocol};
 /// Most bytes of headers that are repeated.
 const MAX_HEADERS: usize = 256;
 
-/// Whether this is a superframe: TCP, its checksum left to a device, and larger than a packet of its sender can be.
+/// Whether this may be a superframe, to be cut where it does not fit: TCP from a port that has them, its checksum left
+/// to a device. A single segment looks the same; to cut it does no harm.
 #[inline]
-pub(super) fn is_one(port: &PortEntry, packet: &Packet) -> bool {
+pub(super) fn is_one(caps: Caps, packet: &Packet) -> bool {
     let parsed = &packet.meta.parsed;
-    parsed.l3_len > port.mtu
+    caps.superframes
         && packet.frame.offload.partial_checksum
         && parsed.protocol == protocol::TCP
         && parsed.fragment == Fragment::NotFragment
 }
 
-/// Cuts `packet`, already rewritten for its way, into segments of at most `mtu` bytes. The packet becomes the first,
+/// Cuts `packet`, already rewritten or tagged for its way, into segments of at most `mtu` bytes. The packet becomes the first,
 /// the others are new frames in [`Context::extra`]; all carry `verdict`, and a partial checksum of their own.
 ///
 /// # Errors

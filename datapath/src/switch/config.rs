@@ -103,7 +103,12 @@ pub struct PortSpec {
 #[derive(Debug)]
 pub enum Device {
     /// AF_XDP on a queue of an interface in the calling thread's network namespace.
-    Xdp(Queue),
+    Xdp {
+        /// The interface and its queue.
+        queue: Queue,
+        /// The sender leaves segmentation to the device, as it does where the interface's XDP program is in generic mode.
+        superframes: bool,
+    },
     /// Memory.
     Memory(MemoryDevice),
     /// Capture files.

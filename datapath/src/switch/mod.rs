@@ -464,8 +464,9 @@ fn open(
 ) -> Result<(Port, Watch), SwitchError> {
     let mut watch = Watch::default();
     let port = match spec.device {
-        Device::Xdp(queue) => {
+        Device::Xdp { queue, superframes } => {
             let mut config = XdpConfig::new(id, queue, PortPlan::new(spec.mtu));
+            config.superframes = superframes;
             config.kicks_per_turn = kicks;
             let port = plot.umem.open(&config);
             let port = port.map_err(|source| SwitchError::Xdp { port: id, source })?;

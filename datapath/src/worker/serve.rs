@@ -34,6 +34,7 @@ const EXTRA: usize = 1024;
 /// What the ports of other workers can do, as far as it matters here.
 const NO_CAPS: Caps = Caps {
     local_sender: false,
+    superframes: false,
     takes_partial_checksum: false,
     max_segments: 0,
 };

@@ -103,7 +103,7 @@ fn compare(
 ) -> Vec<Out> {
     let routed = matches!(port.kind, PortKindSpec::Routed { .. });
     let got = class(world.send(port.id.0, frames), routed, workers);
-    let one = |frame: &Vec<u8>| reference.send(port.id.0, frame, world.caps.local_sender);
+    let one = |frame: &Vec<u8>| reference.send(port.id.0, frame, world.caps);
     let mut want: Vec<Out> = frames.iter().flat_map(one).collect();
     want.sort();
     assert!(
@@ -139,6 +139,7 @@ fn run(seed: u64, workers: u8, tally: &mut Tally) {
             let port = r.of(&setup.ports).clone();
             let frame = generate::frame(&mut r, &setup, &port);
             world.caps.local_sender = r.once_in(2);
+            world.caps.superframes = r.once_in(2);
             let case = format!("seed {seed}, {workers} workers, round {round}, frame {n}");
             for _ in 0..3 {
                 let frames = std::slice::from_ref(&frame);

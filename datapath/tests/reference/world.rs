@@ -78,6 +78,7 @@ impl World {
             now: 1_000_000_000,
             caps: Caps {
                 local_sender: true,
+                superframes: true,
                 takes_partial_checksum: false,
                 max_segments: 18,
             },

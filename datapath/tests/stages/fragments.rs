@@ -182,6 +182,29 @@ fn later_fragments_are_routed_and_judged_without_ports() {
     );
 }
 
+/// A pod in generic XDP mode with a large MTU, whose peer has told it to send small segments.
+#[test]
+fn a_superframe_within_its_senders_mtu_is_cut() {
+    let mut w = node();
+    let mut message = frames::tcp(v4(1).into(), v4(4).into(), 1, 2, 0x10, &[5; 1400]);
+    let sum = frames::pseudo(v4(1).into(), v4(4).into(), frames::TCP, message.len());
+    message[16..18].copy_from_slice(&sum.to_be_bytes());
+    let p = frame4(1, &V4::new(v4(1), v4(4), frames::TCP, message));
+    let out = w.send_one(1, &p);
+    let lengths: Vec<usize> = out
+        .iter()
+        .map(|o| match o {
+            Out::Sent(4, frame) => frame.len() - 54,
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert_eq!(lengths.iter().sum::<usize>(), 1400);
+    assert_eq!(lengths.iter().max(), Some(&1240));
+    w.caps.superframes = false;
+    let told = w.send_one(1, &p);
+    assert!(matches!(told[..], [Out::Sent(1, _)]), "ICMP: {told:?}");
+}
+
 #[test]
 fn without_memory_nothing_is_half_sent() {
     let mut w = node();

@@ -9,7 +9,7 @@ use podswitch_datapath::tables::{
 use podswitch_datapath::wire::MacAddr;
 use podswitch_datapath::{PortId, Reason, VrfId, WorkerId};
 
-use crate::frames;
+use crate::frames::{self, V4};
 use crate::node::*;
 use crate::world::{Out, World, gateway};
 
@@ -387,4 +387,105 @@ fn a_port_that_is_gone_is_unknown() {
         e.set_port(l2(2, Vlan::None));
     });
     assert_eq!(w.send_one(1, &f), copies(&[2, 3, 4], &f));
+}
+
+/// TCP data and a frame that carries it as one superframe: too large, its checksum left to a device.
+fn superframe(src: u16, dst: MacAddr, len: usize) -> (Vec<u8>, Vec<u8>) {
+    let data: Vec<u8> = (0..len).map(|i| (i * 7 % 251) as u8).collect();
+    let (from, to) = (v4(1).into(), v4(2).into());
+    let mut segment = frames::tcp(from, to, 1, 2, 0x18, &data);
+    let sum = frames::pseudo(from, to, frames::TCP, segment.len());
+    segment[16..18].copy_from_slice(&sum.to_be_bytes());
+    let packet = V4::new(v4(1), v4(2), frames::TCP, segment).bytes();
+    (data, frames::ethernet(dst, mac(src), 0x0800, &packet))
+}
+
+/// The data of TCP segments that `port` got, in order, each in front of it `headers` bytes and no larger than `mtu`.
+fn stream(out: &[Out], port: u16, headers: usize, mtu: usize) -> Vec<u8> {
+    let mut segments: Vec<(u32, &[u8])> = Vec::new();
+    for o in out {
+        let Out::Sent(p, frame) = o else {
+            panic!("{o:?}")
+        };
+        if *p != port {
+            continue;
+        }
+        let (l4, data) = frame[headers - 20..].split_at(20);
+        assert!(frame.len() - headers + 40 <= mtu, "{}", frame.len());
+        let pseudo = frames::pseudo(v4(1).into(), v4(2).into(), frames::TCP, 20 + data.len());
+        assert_eq!(frames::sum(&frame[headers - 20..], pseudo.into()), 0xffff);
+        segments.push((u32::from_be_bytes([l4[4], l4[5], l4[6], l4[7]]), data));
+    }
+    segments.sort_unstable();
+    segments.into_iter().flat_map(|(_, d)| d).copied().collect()
+}
+
+#[test]
+fn a_superframe_is_cut_for_whom_it_is() {
+    let trunk = Vlan::Trunk(VlanSet::new([10]).unwrap());
+    for workers in [1, 2] {
+        let mut small = l2(2, Vlan::Access(10));
+        small.mtu = 1280;
+        let mut large = l2(4, Vlan::Access(10));
+        large.mtu = 9000;
+        let ports = vec![l2(1, Vlan::Access(10)), small, l2(3, trunk.clone()), large];
+        let mut w = segment_of(workers, spec(), ports);
+        w.send_one(2, &frame(12, MacAddr::BROADCAST));
+        w.send_one(3, &frames::tagged(&frame(13, MacAddr::BROADCAST), 10));
+        w.send_one(4, &frame(14, MacAddr::BROADCAST));
+        let (data, f) = superframe(11, mac(12), 20_000);
+        let out = w.send_one(1, &f);
+        assert_eq!(out.len(), 20_000usize.div_ceil(1240));
+        assert_eq!(stream(&out, 2, 54, 1280), data);
+        let (data, f) = superframe(11, mac(13), 20_000);
+        let out = w.send_one(1, &f);
+        assert_eq!(out.len(), 20_000usize.div_ceil(1460));
+        assert_eq!(stream(&out, 3, 58, 1500), data, "behind a tag");
+        // What fits stays whole.
+        let (data, f) = superframe(11, mac(14), 8000);
+        assert_eq!(stream(&w.send_one(1, &f), 4, 54, 9000), data);
+        assert_eq!(w.counters().event(Event::Segmented), 2);
+        let (data, f) = superframe(11, mac(14), 9000);
+        assert_eq!(stream(&w.send_one(1, &f), 4, 54, 9000), data);
+        // One that its sender's MTU allows.
+        let (data, f) = superframe(11, mac(12), 1400);
+        assert_eq!(stream(&w.send_one(1, &f), 2, 54, 1280), data);
+        assert_eq!(w.counters().event(Event::Segmented), 4);
+        // Large, but no device was to cut it.
+        let mut whole = f.clone();
+        whole[14 + 20 + 16] ^= 1;
+        assert_eq!(w.send_one(1, &whole), dropped("packet_too_big"));
+        w.caps.superframes = false;
+        assert_eq!(w.send_one(1, &f), dropped("packet_too_big"));
+        assert_eq!(w.counters().event(Event::Segmented), 4);
+        w.assert_no_leak();
+    }
+}
+
+#[test]
+fn a_flooded_superframe_counts_as_its_segments() {
+    let mut w = segment_of(
+        1,
+        SegmentSpec {
+            unknown_unicast_limit: 50,
+            ..spec()
+        },
+        (1..=3).map(|n| l2(n, Vlan::None)).collect(),
+    );
+    let (data, f) = superframe(11, mac(12), 20 * 1460);
+    let out = w.send_one(1, &f);
+    for port in [2, 3] {
+        assert_eq!(stream(&out, port, 54, 1500), data);
+    }
+    // A burst is of 32 frames.
+    let mut out = w.send_one(1, &f);
+    let lost = out.iter().filter(|o| matches!(o, Out::Dropped(_))).count();
+    assert_eq!(lost, 8);
+    assert_eq!(w.counters().dropped(Reason::UnknownUnicastLimit), 8);
+    out.retain(|o| matches!(o, Out::Sent(..)));
+    for port in [2, 3] {
+        assert_eq!(stream(&out, port, 54, 1500), data[..12 * 1460]);
+    }
+    assert_eq!(w.send_one(1, &f), dropped("unknown_unicast_limit"));
+    w.assert_no_leak();
 }

@@ -10,6 +10,7 @@ use podswitch_datapath::port::PcapSpec;
 use podswitch_datapath::port::xdp::{Queue, XdpHandle};
 use podswitch_datapath::switch::{self, PortSpec, SwitchError};
 use podswitch_datapath::{PortId, WorkerId};
+use podswitch_host::xdp::Mode;
 use podswitch_state::store::OwnedInterface;
 use tracing::{info, warn};
 
@@ -179,25 +180,27 @@ impl Engine {
                 if let Some(owned) = closed.owned {
                     self.own(owned)?;
                 }
-                let device = switch::Device::Xdp(Queue {
-                    interface: link.index,
-                    queue: 0,
-                });
+                let attached = self
+                    .kernel
+                    .attach(&link, *mode)
+                    .map_err(|e| kernel_error(&e))?;
+                let device = switch::Device::Xdp {
+                    queue: Queue {
+                        interface: link.index,
+                        queue: 0,
+                    },
+                    superframes: attached.mode == Mode::Generic,
+                };
                 let opened = self
                     .switch
                     .add_port(id, spec(device))
                     .map_err(|e| switch_error(&e))?;
-                let attached = self.kernel.attach(&link, *mode);
-                match (attached, opened.xdp) {
-                    (Ok(attached), Some(socket)) => Ok(Some((attached, socket))),
-                    (attached, _) => {
-                        self.remove_from_switch(id);
-                        Err(match attached {
-                            Err(e) => kernel_error(&e),
-                            Ok(_) => RpcError::new(ErrorCode::Internal, "the port has no socket"),
-                        })
-                    }
-                }
+                let Some(socket) = opened.xdp else {
+                    self.remove_from_switch(id);
+                    let text = "the port has no socket";
+                    return Err(RpcError::new(ErrorCode::Internal, text));
+                };
+                Ok(Some((attached, socket)))
             }
             Device::Pcap { replay, record } => {
                 let files = PcapSpec {

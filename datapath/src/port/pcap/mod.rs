@@ -154,6 +154,7 @@ impl PcapPort {
             arena,
             caps: Caps {
                 local_sender: spec.local_sender,
+                superframes: false,
                 takes_partial_checksum: false,
                 max_segments: MAX_SEGMENTS,
             },

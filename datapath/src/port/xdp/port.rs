@@ -93,6 +93,7 @@ impl XdpPort {
             plan: config.plan,
             caps: Caps {
                 local_sender: true,
+                superframes: config.superframes,
                 takes_partial_checksum: features.tx_metadata,
                 max_segments: if features.segments { MAX_SEGMENTS } else { 1 },
             },

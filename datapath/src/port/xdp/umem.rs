@@ -31,6 +31,8 @@ pub struct XdpConfig {
     pub queue: Queue,
     /// What the port may hold.
     pub plan: PortPlan,
+    /// See [`Caps::superframes`](crate::port::Caps::superframes).
+    pub superframes: bool,
     /// Most transmit system calls of one [`XdpPort::kick`].
     pub kicks_per_turn: u32,
     /// Most descriptors of one transmit system call, 32 to the transmit ring's size; used where the kernel lets it be
@@ -39,12 +41,13 @@ pub struct XdpConfig {
 }
 
 impl XdpConfig {
-    /// The usual settings for a port of this plan: four calls of 64 descriptors a turn.
+    /// The usual settings for a port of this plan: no superframes, four calls of 64 descriptors a turn.
     pub fn new(id: PortId, queue: Queue, plan: PortPlan) -> XdpConfig {
         XdpConfig {
             id,
             queue,
             plan,
+            superframes: false,
             kicks_per_turn: 4,
             tx_budget: 64,
         }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Flooding: how much of it, and where to.
 
-use super::{L2, admit};
+use super::{L2, admit, fits};
 use crate::counters::WorkerCounters;
 use crate::frame::Packet;
 use crate::ids::{PortId, VrfId, WorkerId};
@@ -43,7 +43,9 @@ pub fn members<'a>(
             .filter(move |m| m.port != meta.in_port && m.vlan.contains(vlan));
         others.filter_map(move |member| {
             let out = tables.port(member.port)?;
-            let (tag, verdict) = match admit(counters, me, out, &meta, bytes, vlan) {
+            let admitted =
+                fits(out, &meta, bytes).and_then(|()| admit(counters, me, out, &meta, bytes, vlan));
+            let (tag, verdict) = match admitted {
                 Ok(tag) => (tag, Verdict::Forward(out.id)),
                 Err(reason) => (None, Verdict::Drop(reason)),
             };

@@ -10,7 +10,8 @@
 //! 4. Egress policy of the port, for IP.
 //! 5. Groups are flooded within the segment's limit; a known address leaves by its port; an unknown one is flooded within its
 //!    own limit, if the segment floods those at all.
-//! 6. Where it leaves: VLAN, MTU, ingress policy, tag.
+//! 6. Where it leaves: MTU, VLAN, ingress policy, tag. A [`superframe`] that does not fit is cut; of a flooded one the
+//!    limit counts each segment.
 //!
 //! Limits are of each worker.
 
@@ -23,7 +24,7 @@ pub use learned::{DEFAULT_ENTRIES, Learned, LearnedEntry};
 pub use tag::set_tag;
 
 use super::source::Own;
-use super::{Context, policy, trim};
+use super::{Context, policy, superframe, trim};
 use crate::counters::{Event, WorkerCounters};
 use crate::frame::{Meta, Packet};
 use crate::ids::{VrfId, WorkerId};
@@ -99,17 +100,53 @@ fn switch(ctx: &mut Context<'_>, port: &PortEntry, packet: &mut Packet) -> Resul
     let limit_reason = if eth.dst.is_multicast() {
         Reason::BroadcastLimit
     } else if let Some(out) = find(ctx, segment, vlan, eth.dst) {
-        return unicast(ctx, port, out, packet, vlan).map(|()| Verdict::Forward(out.id));
+        return unicast(ctx, port, out, packet, vlan);
     } else if segment.spec.flood_unknown {
         Reason::UnknownUnicastLimit
     } else {
         return Err(Reason::UnknownUnicastLimit);
     };
-    if !ctx.fdb.flood(segment, limit_reason, ctx.now) {
-        return Err(limit_reason);
+    flood(ctx, segment, packet, limit_reason)
+}
+
+/// A frame to all; `limit` says which limit counts it.
+fn flood(
+    ctx: &mut Context<'_>,
+    segment: &Segment,
+    packet: &mut Packet,
+    limit: Reason,
+) -> Result<Verdict, Reason> {
+    take(ctx, segment, limit)?;
+    if !superframe::is_one(ctx.caps, packet) {
+        return Ok(Verdict::Flood);
+    }
+    let mtu = smallest_mtu(ctx.tables, segment);
+    if packet.meta.parsed.l3_len > mtu {
+        let begin = ctx.extra.len();
+        superframe::cut(ctx, packet, mtu, Verdict::Flood)?;
+        for at in begin..ctx.extra.len() {
+            if let Err(reason) = take(ctx, segment, limit) {
+                ctx.extra[at].meta.verdict = Verdict::Drop(reason);
+            }
+        }
+    }
+    Ok(Verdict::Flood)
+}
+
+/// What fits every port of the segment.
+fn smallest_mtu(tables: &Tables, segment: &Segment) -> u32 {
+    let members = segment.members().iter();
+    let mtus = members.filter_map(|m| Some(tables.port(m.port)?.mtu));
+    mtus.min().unwrap_or(u32::MAX)
+}
+
+/// Counts one flooded frame; `Err` when that is more than `limit` lets on.
+fn take(ctx: &mut Context<'_>, segment: &Segment, limit: Reason) -> Result<(), Reason> {
+    if !ctx.fdb.flood(segment, limit, ctx.now) {
+        return Err(limit);
     }
     ctx.counters.event(Event::Flooded, 1);
-    Ok(Verdict::Flood)
+    Ok(())
 }
 
 /// Notes where `mac` is. `Err` when it is fixed to another port.
@@ -174,31 +211,40 @@ fn ageing(segment: &Segment) -> u32 {
 
 /// A frame to the one port `out`.
 fn unicast(
-    ctx: &Context<'_>,
+    ctx: &mut Context<'_>,
     port: &PortEntry,
     out: &PortEntry,
     packet: &mut Packet,
     vlan: u16,
-) -> Result<(), Reason> {
+) -> Result<Verdict, Reason> {
     if out.id == port.id {
         return Err(Reason::SamePort);
     }
-    let tag = admit(
-        ctx.counters,
-        ctx.me,
-        out,
-        &packet.meta,
-        packet.frame.len(),
-        vlan,
-    )?;
-    if set_tag(packet, tag) {
-        Ok(())
-    } else {
-        Err(Reason::NoMemory)
+    let bytes = packet.frame.len();
+    let fits = fits(out, &packet.meta, bytes);
+    if !superframe::is_one(ctx.caps, packet) {
+        fits?;
+    }
+    let tag = admit(ctx.counters, ctx.me, out, &packet.meta, bytes, vlan)?;
+    if !set_tag(packet, tag) {
+        return Err(Reason::NoMemory);
+    }
+    let verdict = Verdict::Forward(out.id);
+    if fits.is_err() {
+        superframe::cut(ctx, packet, out.mtu, verdict)?;
+    }
+    Ok(verdict)
+}
+
+/// Whether a frame of `bytes` bytes is within the MTU of `out`.
+fn fits(out: &PortEntry, meta: &Meta, bytes: u32) -> Result<(), Reason> {
+    match bytes.saturating_sub(meta.parsed.l3.into()) <= out.mtu {
+        true => Ok(()),
+        false => Err(Reason::PacketTooBig),
     }
 }
 
-/// Whether a frame of `bytes` bytes may leave by `out`, a member of the VLAN, and with which tag.
+/// Whether a frame of `bytes` bytes, fit or to be cut, may leave by `out`, a member of the VLAN, and with which tag.
 fn admit(
     counters: &WorkerCounters,
     me: WorkerId,
@@ -208,9 +254,6 @@ fn admit(
     vlan: u16,
 ) -> Result<Option<u16>, Reason> {
     let parsed = &meta.parsed;
-    if bytes.saturating_sub(parsed.l3.into()) > out.mtu {
-        return Err(Reason::PacketTooBig);
-    }
     let tag = match L2::of(out).ok_or(Reason::NoSegment)?.vlan {
         Vlan::Trunk(_) => Some(vlan),
         Vlan::None | Vlan::Access(_) if parsed.vlan.is_stacked() => {

@@ -59,31 +59,32 @@ pub(super) fn read_arp(bytes: &[u8]) -> Option<ArpPacketSlice<'_>> {
     right.then_some(arp)
 }
 
-/// The transport checksum, when the sender left it to its device: it holds the sum of the pseudo-header (SCTP: 0).
-pub(super) fn finish_checksum(ip: &mut Ip) {
+/// Finishes the transport checksum if the sender left it to its device: it holds the sum of the pseudo-header (SCTP: 0).
+/// Whether that was so.
+pub(super) fn finish_checksum(ip: &mut Ip) -> bool {
     let len = ip.payload().len();
     let at = match ip.protocol {
-        _ if ip.fragment.is_some() => return,
+        _ if ip.fragment.is_some() => return false,
         6 => 16,
         17 if usize::from(u16::from_be_bytes([ip.payload()[4], ip.payload()[5]])) == len => 6,
         132 => {
-            if ip.payload()[8..12] == [0; 4] {
+            let unfinished = ip.payload()[8..12] == [0; 4];
+            if unfinished {
                 let crc = crc32c(ip.payload());
                 let at = ip.headers + 8;
                 ip.bytes[at..at + 4].copy_from_slice(&crc.to_le_bytes());
-                ip.was_unfinished = true;
             }
-            return;
+            return unfinished;
         }
-        _ => return,
+        _ => return false,
     };
     let Some(dst) = final_destination(ip) else {
-        return;
+        return false;
     };
     let pseudo = frames::pseudo(ip.src, dst, ip.protocol, len);
     let field = u16::from_be_bytes([ip.payload()[at], ip.payload()[at + 1]]);
     if field != pseudo || ip.protocol == 17 && field == 0 {
-        return;
+        return false;
     }
     // The field takes part: it is the pseudo-header's share.
     let mut checksum = !frames::sum(ip.payload(), 0);
@@ -92,7 +93,7 @@ pub(super) fn finish_checksum(ip: &mut Ip) {
     }
     let at = ip.headers + at;
     ip.bytes[at..at + 2].copy_from_slice(&checksum.to_be_bytes());
-    ip.was_unfinished = true;
+    true
 }
 
 /// The destination of the pseudo-header: with segments left in a routing header of type 2 or 4, the address in it.

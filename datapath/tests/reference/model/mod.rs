@@ -9,6 +9,7 @@ mod segment;
 use std::collections::HashMap;
 use std::net::IpAddr;
 
+use podswitch_datapath::port::Caps;
 use podswitch_datapath::tables::{Action, Direction, PortKindSpec, PortSpec, Route};
 use podswitch_datapath::wire::MacAddr;
 use podswitch_datapath::{PortId, VrfId};
@@ -49,16 +50,19 @@ impl Reference {
         }
     }
 
-    /// What comes of a frame from a port. With `local_sender`, checksums that the sender left partial are finished.
-    pub(crate) fn send(&mut self, port: u16, frame: &[u8], local_sender: bool) -> Vec<Out> {
+    /// What comes of a frame from a port with these capabilities.
+    pub(crate) fn send(&mut self, port: u16, frame: &[u8], caps: Caps) -> Vec<Out> {
         let Some(port) = self.setup.port(PortId(port)).cloned() else {
             return dropped("port_gone");
         };
         let Ok(mut packet) = packet::read(frame) else {
             return dropped("malformed");
         };
-        if local_sender && let Content::Ip(ip) = &mut packet.content {
-            answers::finish_checksum(ip);
+        if caps.local_sender
+            && let Content::Ip(ip) = &mut packet.content
+        {
+            let unfinished = answers::finish_checksum(ip);
+            ip.superframe = unfinished && ip.protocol == 6 && caps.superframes;
             packet.rest[2..].copy_from_slice(&ip.bytes);
         }
         match &port.kind {
@@ -110,9 +114,7 @@ impl Reference {
             return self.error(port, original, Error::TimeExceeded, "ttl_exceeded");
         }
         let too_big = ip.bytes.len() > mtu as usize;
-        // Segmentation offload: the sender's stack left the cutting to its device.
-        let superframe =
-            too_big && ip.protocol == 6 && ip.was_unfinished && ip.bytes.len() > port.mtu as usize;
+        let superframe = too_big && ip.superframe;
         if too_big && ip.whole && !superframe {
             return self.error(port, original, Error::TooBig(mtu), "packet_too_big");
         }
@@ -121,7 +123,7 @@ impl Reference {
             return dropped(reason);
         }
         let pieces = match too_big {
-            true if superframe => answers::segments(ip, mtu.min(port.mtu) as usize),
+            true if superframe => answers::segments(ip, mtu as usize),
             true => answers::cut(ip, mtu as usize),
             false => vec![ip.bytes.clone()],
         };

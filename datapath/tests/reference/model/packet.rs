@@ -31,8 +31,8 @@ pub(crate) struct Ip {
     pub(crate) headers: usize,
     /// The packet, without padding.
     pub(crate) bytes: Vec<u8>,
-    /// The sender left the transport checksum to its device; it is right by now.
-    pub(crate) was_unfinished: bool,
+    /// Segmentation offload: TCP, whose cutting the sender left to its device.
+    pub(crate) superframe: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -163,7 +163,7 @@ fn ipv4(packet: &[u8], first: usize) -> Result<Ip, Malformed> {
         fragment,
         headers,
         bytes: packet[..length].to_vec(),
-        was_unfinished: false,
+        superframe: false,
     };
     fragment_and_transport(ip, first)
 }
@@ -211,7 +211,7 @@ fn ipv6(packet: &[u8], first: usize) -> Result<Ip, Malformed> {
         fragment: None,
         headers: 40,
         bytes: packet[..length].to_vec(),
-        was_unfinished: false,
+        superframe: false,
     };
     let mut seen = Vec::new();
     while matches!(ip.protocol, 0 | 43 | 44 | 51 | 60) && !ip.is_later() {

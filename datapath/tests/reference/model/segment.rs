@@ -5,7 +5,7 @@ use podswitch_datapath::tables::{Direction, PortKindSpec, PortSpec, SegmentSpec,
 use podswitch_datapath::{PortId, VrfId};
 
 use super::packet::{Content, Packet};
-use super::{Reference, dropped, spoofed};
+use super::{Reference, answers, dropped, spoofed};
 use crate::world::Out;
 
 /// (Segment, VLANs, MAC is fixed) of an L2 port.
@@ -38,6 +38,27 @@ fn is_member(vlan: &Vlan, id: u16) -> bool {
         Vlan::Access(own) => *own == id,
         Vlan::Trunk(set) => set.contains(id),
     }
+}
+
+/// Segmentation offload: the sender's stack left the cutting to its device.
+fn is_superframe(packet: &Packet) -> bool {
+    match &packet.content {
+        Content::Ip(ip) => ip.superframe,
+        _ => false,
+    }
+}
+
+/// The segments of a superframe, with its MAC addresses and tags.
+fn segments(packet: &Packet, mtu: u32) -> Vec<Packet> {
+    let Content::Ip(ip) = &packet.content else {
+        unreachable!("a superframe is IP");
+    };
+    let pieces = answers::segments(ip, mtu as usize).into_iter();
+    let pieces = pieces.map(|bytes| Packet {
+        rest: [&packet.rest[..2], &bytes].concat(),
+        ..packet.clone()
+    });
+    pieces.collect()
 }
 
 impl Reference {
@@ -75,7 +96,7 @@ impl Reference {
             if let Some(out) = self.find(port.worker.0, &segment, vlan, packet.dst) {
                 return match out.id == port.id {
                     true => dropped("same_port"),
-                    false => vec![self.deliver(port, &out, packet, &segment, vlan)],
+                    false => self.deliver_known(port, &out, packet, &segment, vlan),
                 };
             }
             if !segment.flood_unknown {
@@ -90,10 +111,47 @@ impl Reference {
             .filter(|p| l2(p).is_some_and(|(s, v, _)| s == id && is_member(v, vlan)))
             .cloned()
             .collect();
-        others
+        // A superframe is cut for the smallest MTU, and every segment flooded for itself.
+        let members = self.setup.ports.iter();
+        let members = members.filter(|p| l2(p).is_some_and(|(s, _, _)| s == id));
+        let mtu = members.map(|p| p.mtu).min().expect("the sender is one");
+        let pieces = match is_superframe(packet) && packet.rest.len() - 2 > mtu as usize {
+            true => segments(packet, mtu),
+            false => vec![packet.clone()],
+        };
+        let mut outs = Vec::new();
+        for out in &others {
+            for piece in &pieces {
+                outs.push(self.deliver(port, out, piece, &segment, vlan));
+            }
+        }
+        outs
+    }
+
+    /// What comes of a frame to the port that has its destination: a superframe that is too large is cut.
+    fn deliver_known(
+        &mut self,
+        from: &PortSpec,
+        out: &PortSpec,
+        packet: &Packet,
+        segment: &SegmentSpec,
+        vlan: u16,
+    ) -> Vec<Out> {
+        let too_big = packet.rest.len() - 2 > out.mtu as usize;
+        if !too_big || !is_superframe(packet) {
+            return vec![self.deliver(from, out, packet, segment, vlan)];
+        }
+        let pieces = segments(packet, out.mtu);
+        let outs = pieces
             .iter()
-            .map(|out| self.deliver(port, out, packet, &segment, vlan))
-            .collect()
+            .map(|piece| self.deliver(from, out, piece, segment, vlan));
+        let mut outs: Vec<_> = outs.collect();
+        // Its own worker judges the whole, another one what it gets; tags are looked at first.
+        let by_tag = outs[0] == Out::Dropped("vlan_not_expected");
+        if matches!(outs[0], Out::Dropped(_)) && (out.worker == from.worker || by_tag) {
+            outs.truncate(1);
+        }
+        outs
     }
 
     /// The port that a MAC address is fixed to: by an entry for the VLAN, or as the port's own, in every VLAN.

@@ -111,6 +111,7 @@ impl Bed {
             },
             caps: Caps {
                 local_sender: true,
+                superframes: false,
                 takes_partial_checksum: true,
                 max_segments: MAX_SEGMENTS,
             },
