@@ -23,66 +23,56 @@ impl Switch {
     /// Connects.
     ///
     /// # Errors
-    /// Code 11 when the daemon is not there: the runtime tries again.
-    pub fn connect(conf: &NetConf) -> Result<Switch, CniError> {
+    /// As [`Client::connect`].
+    pub fn connect(conf: &NetConf) -> Result<Switch, ClientError> {
         Self::connect_within(conf, TIMEOUT)
     }
 
-    fn connect_within(conf: &NetConf, timeout: Duration) -> Result<Switch, CniError> {
-        Client::connect_timeout(&conf.socket, timeout)
-            .map(Switch)
-            .map_err(|e| error(&e))
+    fn connect_within(conf: &NetConf, timeout: Duration) -> Result<Switch, ClientError> {
+        Client::connect_timeout(&conf.socket, timeout).map(Switch)
     }
 
     /// What the daemon is and which gateway its pods have.
     ///
     /// # Errors
-    /// Code 11 when it does not answer.
-    pub fn version(&mut self) -> Result<method::VersionResult, CniError> {
-        self.0
-            .call::<method::Version>(&method::NoParams {})
-            .map_err(|e| error(&e))
+    /// As [`Client::call`].
+    pub fn version(&mut self) -> Result<method::VersionResult, ClientError> {
+        self.0.call::<method::Version>(&method::NoParams {})
     }
 
     /// Workers, ports and problems.
     ///
     /// # Errors
-    /// Code 11 when it does not answer.
-    pub fn health(&mut self) -> Result<method::HealthResult, CniError> {
-        self.0
-            .call::<method::Health>(&method::NoParams {})
-            .map_err(|e| error(&e))
+    /// As [`Client::call`].
+    pub fn health(&mut self) -> Result<method::HealthResult, ClientError> {
+        self.0.call::<method::Health>(&method::NoParams {})
     }
 
     /// Adds or replaces a port.
     ///
     /// # Errors
-    /// Code 100 with the daemon's own message when it refuses, 11 when it does not answer: it may have added it.
-    pub fn set_port(&mut self, port: Port) -> Result<(), CniError> {
-        self.0
-            .apply(vec![Change::set(port)])
-            .map(drop)
-            .map_err(|e| error(&e))
+    /// As [`Client::call`]. When it does not answer it may have added it.
+    pub fn set_port(&mut self, port: Port) -> Result<(), ClientError> {
+        self.0.apply(vec![Change::set(port)]).map(drop)
     }
 
     /// Removes the port with this name; one that is not there is fine.
     ///
     /// # Errors
-    /// Code 100 when the daemon refuses, 11 when it does not answer.
-    pub fn delete_port(&mut self, name: &str) -> Result<(), CniError> {
+    /// As [`Client::call`].
+    pub fn delete_port(&mut self, name: &str) -> Result<(), ClientError> {
         self.0
             .apply(vec![Change::delete(Key::Port {
                 name: name.to_owned(),
             })])
             .map(drop)
-            .map_err(|e| error(&e))
     }
 
     /// Removes the port of an attachment. None is fine, and one that has its name by chance stays.
     ///
     /// # Errors
     /// As [`Switch::delete_port`].
-    pub fn detach(&mut self, link: &Link) -> Result<(), CniError> {
+    pub fn detach(&mut self, link: &Link) -> Result<(), ClientError> {
         match self.port(&link.host)? {
             Some((port, _)) if link.owns(&port) => self.delete_port(&link.host),
             _ => Ok(()),
@@ -93,19 +83,16 @@ impl Switch {
     /// when it is back: the interface has gone.
     ///
     /// # Errors
-    /// Code 100 when the daemon refuses.
-    pub fn take_back(conf: &NetConf, link: &Link) -> Result<(), CniError> {
-        match Self::connect_within(conf, SHORT).and_then(|mut s| s.detach(link)) {
-            Err(e) if e.is(Code::TryAgain) => Ok(()),
-            other => other,
-        }
+    /// As [`Client::call`] when a daemon that is there refuses.
+    pub fn take_back(conf: &NetConf, link: &Link) -> Result<(), ClientError> {
+        unless_away(Self::connect_within(conf, SHORT).and_then(|mut s| s.detach(link)))
     }
 
     /// The port with this name, and what the switch knows of it.
     ///
     /// # Errors
-    /// Code 11 when the daemon does not answer.
-    pub fn port(&mut self, name: &str) -> Result<Option<(Port, Option<PortStatus>)>, CniError> {
+    /// As [`Client::call`].
+    pub fn port(&mut self, name: &str) -> Result<Option<(Port, Option<PortStatus>)>, ClientError> {
         let filter = Filter {
             name: Some(name.to_owned()),
             ..Filter::default()
@@ -116,8 +103,8 @@ impl Switch {
     /// Ports of a CNI network.
     ///
     /// # Errors
-    /// Code 11 when the daemon does not answer.
-    pub fn ports_of(&mut self, network: &str) -> Result<Vec<Port>, CniError> {
+    /// As [`Client::call`].
+    pub fn ports_of(&mut self, network: &str) -> Result<Vec<Port>, ClientError> {
         let filter = Filter {
             network: Some(network.to_owned()),
             ..Filter::default()
@@ -125,8 +112,8 @@ impl Switch {
         Ok(self.ports(filter)?.into_iter().map(|(p, _)| p).collect())
     }
 
-    fn ports(&mut self, filter: Filter) -> Result<Vec<(Port, Option<PortStatus>)>, CniError> {
-        let entries = self.0.get_all(Kind::Port, filter).map_err(|e| error(&e))?;
+    fn ports(&mut self, filter: Filter) -> Result<Vec<(Port, Option<PortStatus>)>, ClientError> {
+        let entries = self.0.get_all(Kind::Port, filter)?;
         Ok(entries
             .into_iter()
             .filter_map(|e| match (e.object, e.status) {
@@ -138,12 +125,29 @@ impl Switch {
     }
 }
 
-fn error(e: &ClientError) -> CniError {
-    let again = e.is_unreachable()
-        || e.rpc()
-            .is_some_and(|r| matches!(r.code(), Some(ErrorCode::Busy | ErrorCode::Unavailable)));
-    CniError::new(
-        if again { Code::TryAgain } else { Code::Refused },
-        format!("podswitchd: {e}"),
-    )
+/// A removal that nobody was there for is none that failed: a daemon that is back drops ports whose interface has gone. One that
+/// answers, if only that it has no time, still has the port and goes on forwarding to it.
+///
+/// # Errors
+/// Those of a daemon that is there.
+pub fn unless_away(removed: Result<(), ClientError>) -> Result<(), ClientError> {
+    match removed {
+        Err(e) if e.is_unreachable() => Ok(()),
+        other => other,
+    }
+}
+
+/// Code 11 when the daemon is not there, does not answer or has no time: the runtime tries again. Else 100 with the daemon's
+/// own message.
+impl From<ClientError> for CniError {
+    fn from(e: ClientError) -> CniError {
+        let again = e.is_unreachable()
+            || e.rpc().is_some_and(|r| {
+                matches!(r.code(), Some(ErrorCode::Busy | ErrorCode::Unavailable))
+            });
+        CniError::new(
+            if again { Code::TryAgain } else { Code::Refused },
+            format!("podswitchd: {e}"),
+        )
+    }
 }

@@ -210,18 +210,28 @@ fn del_and_gc_work_without_the_daemon() {
     node.assert_clean("after the daemon is back");
 }
 
+/// Refusals of a daemon that is there, and the code that tells them.
+const REFUSALS: [(ErrorCode, u64); 3] = [
+    (ErrorCode::Store, 100),
+    (ErrorCode::Busy, 11),
+    (ErrorCode::Unavailable, 11),
+];
+
 #[test]
 fn a_port_that_stays_keeps_its_addresses() {
     let node = Node::new();
-    let pod = node.pod("a");
-    let refuse = Fault::Refuse(ErrorCode::Store);
-    node.daemon.break_method("apply", refuse);
-    node.again("DEL", &pod).run().error(100, "told to refuse");
-    assert_eq!(links(&pod.netns), Vec::<String>::new());
-    assert_eq!(node.leases(), pod.ips());
-    node.daemon.heal();
-    node.again("DEL", &pod).run().done();
-    node.assert_clean("after another DEL");
+    for (fault, code) in REFUSALS {
+        for method in ["get", "apply"] {
+            let pod = node.pod("a");
+            node.daemon.break_method(method, Fault::Refuse(fault));
+            node.again("DEL", &pod).run().error(code, "told to refuse");
+            assert_eq!(links(&pod.netns), Vec::<String>::new());
+            assert_eq!(node.leases(), pod.ips(), "{method} refused with {fault:?}");
+            node.daemon.heal();
+            node.again("DEL", &pod).run().done();
+            node.assert_clean("after another DEL");
+        }
+    }
 }
 
 #[test]
@@ -289,29 +299,23 @@ fn gc_removes_what_is_not_valid_of_its_own_network() {
 fn gc_goes_on_and_reports_every_failure() {
     let node = Node::new();
     let pods: Vec<Pod> = ["a", "b", "c"].iter().map(|id| node.pod(id)).collect();
-    node.daemon
-        .break_method("apply", Fault::Refuse(ErrorCode::Store));
-    let error = node.gc(&["c"]).run();
-    error.error(103, "2 things");
-    for pod in &pods[..2] {
-        error.error(103, &pod.host());
-        assert_eq!(
-            links(&pod.netns),
-            Vec::<String>::new(),
-            "interfaces go all the same"
-        );
+    for (fault, code) in REFUSALS {
+        node.daemon.break_method("apply", Fault::Refuse(fault));
+        let error = node.gc(&["c"]).run();
+        error.error(103, "2 things");
+        for pod in &pods[..2] {
+            error.error(103, &pod.host());
+            let left = links(&pod.netns);
+            assert_eq!(left, [""; 0], "interfaces go all the same");
+        }
+        let kept = node.leases().len();
+        assert_eq!(kept, 6, "a port that stays keeps its addresses: {fault:?}");
+        node.daemon.heal();
+        node.daemon.break_method("get", Fault::Refuse(fault));
+        node.gc(&["c"]).run().error(code, "told to refuse");
+        assert_eq!(node.leases().len(), 6, "ports not known: {fault:?}");
+        node.daemon.heal();
     }
-    assert_eq!(
-        node.leases().len(),
-        6,
-        "a port that stays keeps its addresses"
-    );
-    node.daemon.heal();
-    node.daemon
-        .break_method("get", Fault::Refuse(ErrorCode::Internal));
-    node.gc(&["c"]).run().error(100, "told to refuse");
-    assert_eq!(node.leases().len(), 6);
-    node.daemon.heal();
     node.gc(&["c"]).run().done();
     assert_eq!(node.leases(), pods[2].ips());
     node.again("CHECK", &pods[2]).run().done();

@@ -200,6 +200,26 @@ fn errors_of_a_delegate_come_through_on_every_command() {
     assert!(links(&netns).is_empty());
 }
 
+/// It could not be told to keep the addresses of what is left.
+#[test]
+fn a_delegate_collects_only_when_everything_else_has() {
+    let node = Node::new();
+    let (path, notes) = script(&node, ANSWER);
+    let pod = node.pod_of("c1", |c| fake(c, &path));
+    let gc = fake(node.gc(&[]), &path);
+    for method in ["get", "apply"] {
+        for (fault, code) in [(ErrorCode::Busy, 11), (ErrorCode::Store, 100)] {
+            node.daemon.break_method(method, Fault::Refuse(fault));
+            gc.run().error(code, "told to refuse");
+            node.daemon.heal();
+            assert_eq!(commands(&notes), ["ADD"], "{method} refused with {fault:?}");
+        }
+    }
+    gc.run().done();
+    assert_eq!(commands(&notes), ["ADD", "GC"]);
+    assert!(links(&pod.netns).is_empty());
+}
+
 #[test]
 fn a_delegate_that_is_not_there_is_named() {
     let node = Node::new();

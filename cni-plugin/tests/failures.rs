@@ -154,6 +154,22 @@ fn a_port_whose_answer_was_lost_is_taken_back() {
 }
 
 #[test]
+fn a_port_that_an_add_cannot_take_back_keeps_its_addresses() {
+    let node = Node::new();
+    let netns = namespace();
+    node.daemon.break_once("apply", Fault::CloseAfter);
+    node.daemon
+        .break_method("get", Fault::Refuse(ErrorCode::Busy));
+    let reply = node.call("ADD", "c1", netns.path()).run();
+    reply.error(11, "could not be taken back");
+    assert!(links(&netns).is_empty());
+    assert_eq!((node.daemon.ports().len(), node.leases().len()), (1, 2));
+    node.daemon.heal();
+    node.call("DEL", "c1", "").run().done();
+    node.assert_clean("after DEL");
+}
+
+#[test]
 fn an_address_of_another_port_is_the_daemons_to_refuse() {
     let node = Node::new();
     let pod = node.pod("a");

@@ -40,16 +40,21 @@ pub(super) fn run(conf: &NetConf, call: &Invocation) -> Result<Value, CniError> 
     let plan = plan(conf, &version, &allocated, mac).map_err(give_back)?;
     let made = attach::create(&link, &pod, &plan).map_err(give_back)?;
     let take_back = |e: CniError| {
-        let e = match e.is(Code::TryAgain) {
-            // The daemon may have added the port without saying so.
-            true => undo(e, "the port", || Switch::take_back(conf, &link)),
-            false => e,
+        // The daemon may have added the port without saying so.
+        let port = match e.is(Code::TryAgain) {
+            true => Switch::take_back(conf, &link),
+            false => Ok(()),
         };
-        give_back(undo(e, "the interface", || attach::delete(&link)))
+        let done = [port.map_err(CniError::from), attach::delete(&link)];
+        match CniError::all(done.into_iter().filter_map(Result::err).collect()) {
+            Ok(()) => give_back(e),
+            // What stays keeps its addresses until DEL.
+            Err(also) => e.and_undoing("the attachment", &also),
+        }
     };
     // Held open here, the namespace lives on; without its name it is nobody's.
     attach::still_there(&link, &pod)
-        .and_then(|()| switch.set_port(port(conf, call, &link, &plan, &made)))
+        .and_then(|()| Ok(switch.set_port(port(conf, call, &link, &plan, &made))?))
         .map_err(take_back)?;
     let mut ours = result(call, &link, &plan, &made);
     ours.dns = match conf.result_dns() {

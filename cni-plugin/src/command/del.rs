@@ -6,19 +6,16 @@
 use crate::attach::{self, Link};
 use crate::conf::NetConf;
 use crate::invocation::Invocation;
-use crate::spec::{CniError, Code};
-use crate::switch::Switch;
+use crate::spec::CniError;
+use crate::switch::{Switch, unless_away};
 
 pub(super) fn run(conf: &NetConf, call: &Invocation) -> Result<(), CniError> {
     let link = Link::of(conf, call);
-    let port = match Switch::connect(conf).and_then(|mut s| s.detach(&link)) {
-        Err(e) if e.is(Code::TryAgain) => Ok(()),
-        other => other,
-    };
+    let port = unless_away(Switch::connect(conf).and_then(|mut s| s.detach(&link)));
     let interface = attach::delete(&link);
     // A port that stays keeps its addresses: two pods must never share one. The runtime calls again.
     CniError::all(
-        [port, interface]
+        [port.map_err(CniError::from), interface]
             .into_iter()
             .filter_map(Result::err)
             .collect(),

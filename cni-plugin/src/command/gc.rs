@@ -9,7 +9,7 @@ use crate::conf::NetConf;
 use crate::invocation::Invocation;
 use crate::ipam::Lease;
 use crate::spec::{CniError, Code};
-use crate::switch::Switch;
+use crate::switch::{Switch, unless_away};
 
 pub(super) fn run(conf: &NetConf, call: &Invocation) -> Result<(), CniError> {
     let Some(valid) = &conf.valid else {
@@ -25,10 +25,12 @@ pub(super) fn run(conf: &NetConf, call: &Invocation) -> Result<(), CniError> {
     let interfaces = interfaces(conf, &keep, &mut failures);
     // An address is free only when nothing can forward to it any more.
     let unsure = ports.is_none() || interfaces.is_none();
-    keep.extend(ports.into_iter().chain(interfaces).flatten());
+    let stays: Vec<String> = ports.into_iter().chain(interfaces).flatten().collect();
+    let all_gone = !unsure && stays.is_empty();
+    keep.extend(stays);
     let holds = |l: &Lease| unsure || keep.contains(&host_name(&l.container_id, &l.ifname));
     if let Some(ipam) = &conf.ipam {
-        failures.extend(ipam.gc(conf, call, holds));
+        failures.extend(ipam.gc(conf, call, all_gone, holds));
     }
     CniError::all(failures)
 }
@@ -43,18 +45,15 @@ fn ports(
     let listed = Switch::connect(conf).and_then(|mut s| Ok((s.ports_of(&conf.name)?, s)));
     let (ports, mut switch) = match listed {
         Ok(listed) => listed,
-        Err(e) if e.is(Code::TryAgain) => return Some(Vec::new()),
+        Err(e) if e.is_unreachable() => return Some(Vec::new()),
         Err(e) => {
-            failures.push(e);
+            failures.push(e.into());
             return None;
         }
     };
     let names = ports.into_iter().map(|p| p.name);
     Some(remove(names, keep, failures, "port", |name| {
-        match switch.delete_port(name) {
-            Err(e) if e.is(Code::TryAgain) => Ok(()),
-            other => other,
-        }
+        Ok(unless_away(switch.delete_port(name))?)
     }))
 }
 

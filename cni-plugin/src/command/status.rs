@@ -16,7 +16,7 @@ pub(super) fn run(conf: &NetConf, call: &Invocation) -> Result<(), CniError> {
     };
     let health = Switch::connect(conf)
         .and_then(|mut s| s.health())
-        .map_err(unavailable)?;
+        .map_err(|e| unavailable(e.into()))?;
     if health.status == HealthStatus::Failing {
         let problems: Vec<_> = health
             .problems

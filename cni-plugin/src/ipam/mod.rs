@@ -143,7 +143,8 @@ impl Ipam {
         }
     }
 
-    /// Releases everything that `keep` does not want kept (GC). A delegate judges by the configuration itself.
+    /// Releases everything that `keep` does not want kept (GC). A delegate judges by the configuration alone, which does not
+    /// tell what could not be removed: it is asked only when `all_gone`, and else by a later GC.
     ///
     /// # Errors
     /// One for each failure.
@@ -151,10 +152,12 @@ impl Ipam {
         &self,
         conf: &NetConf,
         call: &Invocation,
+        all_gone: bool,
         keep: impl Fn(&Lease) -> bool,
     ) -> Vec<CniError> {
         match self {
             Ipam::BuiltIn(b) => b.leases(&conf.name).retain(keep),
+            Ipam::Delegate(_) if !all_gone => Vec::new(),
             Ipam::Delegate(d) => d.run(conf, call, "GC").err().into_iter().collect(),
         }
     }
