@@ -8,6 +8,9 @@ use podswitch_datapath::PortId;
 use podswitch_datapath::frame::{BATCH_SIZE, Batch, Frame, Pool};
 use podswitch_datapath::port::Port;
 
+/// Most transmit system calls for a port at a time, as a switch makes by default.
+const KICKS: u32 = 4;
+
 /// A port and the frames that wait for it.
 struct Slot {
     port: Port,
@@ -98,7 +101,8 @@ impl Bare {
         slot.port.reclaim(&mut self.pool);
         slot.port
             .transmit(PortId(at as u16), &mut self.pool, &mut slot.outbox);
-        slot.unfinished = slot.port.kick() || !slot.outbox.is_empty();
+        let mut kicks = KICKS;
+        slot.unfinished = slot.port.kick(&mut kicks) || !slot.outbox.is_empty();
     }
 
     /// Waits as a worker does that has been quiet for a while: on all sockets, shortly while chunks are owed.

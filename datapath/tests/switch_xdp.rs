@@ -19,7 +19,7 @@ use podswitch_datapath::frame::Audit;
 use podswitch_datapath::port::Link;
 use podswitch_datapath::port::xdp::Steering;
 use podswitch_datapath::switch::{
-    Device, IdleConfig, PortSpec, Switch, SwitchConfig, WorkerConfig,
+    self, Device, IdleConfig, PortSpec, Switch, SwitchConfig, WorkerConfig,
 };
 use podswitch_datapath::tables::{self, Action, Gateway, PortKindSpec, Tables};
 use podswitch_datapath::wire::MacAddr;
@@ -36,6 +36,15 @@ fn mac(pod: usize) -> MacAddr {
 
 fn v4(pod: usize) -> Ipv4Addr {
     Ipv4Addr::new(10, 0, 0, pod as u8 + 1)
+}
+
+fn config(workers: usize) -> SwitchConfig {
+    SwitchConfig {
+        workers: vec![WorkerConfig::default(); workers],
+        features: features(),
+        flow_entries: 1024,
+        ..SwitchConfig::default()
+    }
 }
 
 /// A switch on a bed of pods; pod n is port n.
@@ -55,16 +64,19 @@ impl Node {
 
     /// Workers that sleep when it was quiet for so long.
     fn with_spin(mode: Mode, mtu: u32, pods: usize, workers: usize, spin: Duration) -> Node {
-        let config = SwitchConfig {
-            workers: vec![WorkerConfig::default(); workers],
-            features: features(),
-            flow_entries: 1024,
-            idle: IdleConfig {
-                spin,
-                latency: Duration::from_secs(3600),
-            },
-            ..SwitchConfig::default()
+        let idle = IdleConfig {
+            spin,
+            latency: Duration::from_secs(3600),
         };
+        let config = SwitchConfig {
+            idle,
+            ..config(workers)
+        };
+        Node::with_config(mode, mtu, pods, config)
+    }
+
+    fn with_config(mode: Mode, mtu: u32, pods: usize, config: SwitchConfig) -> Node {
+        let workers = config.workers.len();
         let gateway = Gateway {
             mac: GATEWAY_MAC,
             v4: Ipv4Addr::new(169, 254, 1, 1),
@@ -297,6 +309,44 @@ fn a_sleeping_worker_wakes_for_a_frame_on_a_socket() {
         assert_eq!(node.bed.pods[1].raw.receive(), arrived(0, 1, i, 100));
     }
     assert!(node.switch.workers()[0].cycles.sleeps >= 100);
+}
+
+/// However many ports send to one in a turn.
+#[test]
+fn a_port_is_kicked_within_its_budget_a_turn() {
+    const SENDERS: usize = 5;
+    const ROUNDS: u32 = 60;
+    for budget in [1, 3] {
+        let config = SwitchConfig {
+            mode: switch::Mode::Inline,
+            kicks_per_turn: budget,
+            ..config(1)
+        };
+        let mut node = Node::with_config(Mode::Native, 1500, SENDERS + 1, config);
+        let mut turns = 0;
+        let mut turn = |node: &mut Node| {
+            node.switch.turn();
+            turns += 1;
+        };
+        for number in 0..ROUNDS {
+            (1..=SENDERS).for_each(|from| node.send(from, 0, number, 100));
+            turn(&mut node);
+        }
+        // What a device has counted is looked at a port a turn.
+        (0..=SENDERS).for_each(|_| turn(&mut node));
+        let kicks = node.switch.counters().ports[&PortId(0)].device.kicks;
+        let most = u64::from(budget) * turns;
+        assert!(
+            (1..=most).contains(&kicks),
+            "{kicks} kicks in {turns} turns"
+        );
+        let mut got = 0;
+        eventually("all frames arrive", || {
+            node.switch.turn();
+            got += std::iter::from_fn(|| node.bed.pods[0].raw.try_receive()).count();
+            got == SENDERS * ROUNDS as usize
+        });
+    }
 }
 
 #[test]

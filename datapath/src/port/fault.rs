@@ -215,8 +215,8 @@ impl FaultPort {
         n
     }
 
-    pub(super) fn kick(&mut self) -> bool {
-        self.inner.kick() | (self.transmit.holds() > 0)
+    pub(super) fn kick(&mut self, calls: &mut u32) -> bool {
+        self.inner.kick(calls) | (self.transmit.holds() > 0)
     }
 
     pub(super) fn pending(&self) -> u32 {
@@ -300,7 +300,7 @@ mod tests {
                 outbox.extend(self.pool.alloc_bytes(&self.arena, &i.to_be_bytes()));
                 self.port.transmit(ID, &mut self.pool, &mut outbox);
             }
-            while self.port.kick() {
+            while self.port.kick(&mut 1) {
                 self.port.transmit(ID, &mut self.pool, &mut outbox);
             }
             std::iter::from_fn(|| self.handle.receive()).collect()

@@ -207,15 +207,15 @@ impl Port {
         }
     }
 
-    /// Makes the device send what it was given, within a bounded number of system calls. True when more is left to do,
-    /// so that it is to be called again next turn.
+    /// Makes the device send what it was given, with at most `calls` system calls, of which it takes what it makes. True
+    /// when more is left to do, so that it is to be called again next turn.
     #[inline]
-    pub fn kick(&mut self) -> bool {
+    pub fn kick(&mut self, calls: &mut u32) -> bool {
         match self {
-            Port::Xdp(p) => p.kick(),
+            Port::Xdp(p) => p.kick_within(calls),
             Port::Memory(_) => false,
             Port::Pcap(p) => p.kick(),
-            Port::Fault(p) => p.kick(),
+            Port::Fault(p) => p.kick(calls),
         }
     }
 

@@ -175,13 +175,7 @@ impl Switch {
         let worker = spec.worker.unwrap_or_else(|| self.least_loaded());
         let share = memory::share(&self.config.memory, spec.mtu);
         let plot = self.plot_for(worker, share)?;
-        let kicks = self.config.kicks_per_turn;
-        let (port, watch) = open(
-            id,
-            spec,
-            &mut self.workers[worker.index()].plots[plot],
-            kicks,
-        )?;
+        let (port, watch) = open(id, spec, &mut self.workers[worker.index()].plots[plot])?;
         let arena = port.arena().clone();
         for handle in &self.workers {
             handle.counters.prepare_port(id);
@@ -456,18 +450,12 @@ fn counters(workers: &[Handle]) -> impl Iterator<Item = &WorkerCounters> {
 }
 
 /// Opens a port's device.
-fn open(
-    id: PortId,
-    spec: PortSpec,
-    plot: &mut Plot,
-    kicks: u32,
-) -> Result<(Port, Watch), SwitchError> {
+fn open(id: PortId, spec: PortSpec, plot: &mut Plot) -> Result<(Port, Watch), SwitchError> {
     let mut watch = Watch::default();
     let port = match spec.device {
         Device::Xdp { queue, superframes } => {
             let mut config = XdpConfig::new(id, queue, PortPlan::new(spec.mtu));
             config.superframes = superframes;
-            config.kicks_per_turn = kicks;
             let port = plot.umem.open(&config);
             let port = port.map_err(|source| SwitchError::Xdp { port: id, source })?;
             watch.xdp = Some(port.handle());

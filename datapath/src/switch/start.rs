@@ -61,6 +61,7 @@ pub(super) fn start(
             inbox,
             waker,
             spin: config.idle.spin,
+            kicks: config.kicks_per_turn,
         };
         let worker = Worker::new(parts).map_err(|source| start_error(id, "epoll", source))?;
         let mut handle = Handle {

@@ -30,6 +30,7 @@ use clock::{Clock, cycles};
 use health::{Stats, WorkerCycles};
 use idle::Bed;
 use mailbox::Inbox;
+use outlets::Outlets;
 use peers::Peers;
 use serve::Engine;
 use sleep::Waker;
@@ -55,6 +56,8 @@ pub(crate) struct Parts {
     pub(crate) waker: Arc<Waker>,
     /// How long to spin before sleeping.
     pub(crate) spin: Duration,
+    /// Most transmit system calls for a port in a turn.
+    pub(crate) kicks: u32,
 }
 
 /// A worker; its methods are for its thread.
@@ -82,13 +85,11 @@ impl Worker {
         let now = cycles();
         Ok(Worker {
             engine: Engine::new(
-                parts.id,
                 clock,
                 parts.flows,
                 parts.fdb,
                 parts.icmp,
-                parts.peers,
-                parts.counters,
+                Outlets::new(parts.id, parts.peers, parts.counters, parts.kicks),
             ),
             tables: parts.tables,
             inbox: parts.inbox,

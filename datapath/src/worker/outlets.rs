@@ -33,6 +33,9 @@ pub(crate) struct Slot {
     pub(crate) unfinished: bool,
     /// The port whose frames the outbox got last: it pays for what is left to do.
     pub(crate) fed_by: PortId,
+    /// Transmit system calls left in a turn, and in which.
+    kicks: u32,
+    turn: u32,
     /// The worker's sleep would be ended by its device.
     pub(crate) watched: bool,
     /// Frames sent since the worker slept, no more than `u32::MAX`.
@@ -41,7 +44,7 @@ pub(crate) struct Slot {
 
 /// Ports by id, peers, and the memory and counters that sending needs.
 pub(crate) struct Outlets {
-    me: WorkerId,
+    pub(crate) me: WorkerId,
     pub(crate) slots: Vec<Slot>,
     /// Place of each port among the slots.
     index: Box<[u16]>,
@@ -49,13 +52,22 @@ pub(crate) struct Outlets {
     pub(crate) peers: Peers,
     pub(crate) pool: Pool,
     pub(crate) counters: Arc<WorkerCounters>,
+    /// Most transmit system calls for a port in a turn.
+    kicks: u32,
+    /// The turn's number, to know what a slot has left of it.
+    turn: u32,
 }
 
 const NOWHERE: u16 = u16::MAX;
 const _: () = assert!(MAX_PORTS < NOWHERE as usize);
 
 impl Outlets {
-    pub(crate) fn new(me: WorkerId, peers: Peers, counters: Arc<WorkerCounters>) -> Outlets {
+    pub(crate) fn new(
+        me: WorkerId,
+        peers: Peers,
+        counters: Arc<WorkerCounters>,
+        kicks: u32,
+    ) -> Outlets {
         Outlets {
             me,
             slots: Vec::new(),
@@ -64,7 +76,15 @@ impl Outlets {
             peers,
             pool: Pool::new(me),
             counters,
+            kicks: kicks.max(1),
+            turn: 0,
         }
+    }
+
+    /// Every port may be kicked again.
+    #[inline]
+    pub(crate) fn begin_turn(&mut self) {
+        self.turn = self.turn.wrapping_add(1);
     }
 
     /// Takes over a port.
@@ -81,6 +101,8 @@ impl Outlets {
             touched: false,
             unfinished: true,
             fed_by: id,
+            kicks: self.kicks,
+            turn: self.turn,
             watched: true,
             sent: 0,
         });
@@ -241,7 +263,10 @@ impl Outlets {
             .transmitted(slot.id, sent as u64, slot.waiting.0 - left.0);
         slot.waiting = left;
         slot.sent = slot.sent.saturating_add(sent as u32);
-        slot.unfinished = slot.port.kick() || !slot.outbox.is_empty();
+        if slot.turn != self.turn {
+            (slot.turn, slot.kicks) = (self.turn, self.kicks);
+        }
+        slot.unfinished = slot.port.kick(&mut slot.kicks) || !slot.outbox.is_empty();
         sent
     }
 }

@@ -2,20 +2,19 @@
 //! One turn over everything a worker receives from.
 //!
 //! Serving a port: receive a burst, run the stages, put each packet where its verdict says ([`super::outlets`]), send
-//! what the outboxes have got and kick each of those devices once, and charge the port the cycles all that took.
+//! what the outboxes have got and kick each of those devices while it has kicks left in this turn, and charge the port the
+//! cycles all that took.
 #![forbid(unsafe_code)]
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use super::clock::{Clock, cycles};
 use super::outlets::{Outlets, Slot};
-use super::peers::Peers;
 use super::schedule::Quantum;
-use crate::counters::{Event, WorkerCounters};
+use crate::counters::Event;
 use crate::flow::FlowTable;
 use crate::frame::{BATCH_SIZE, Batch, Packet};
-use crate::ids::{PortId, WorkerId};
+use crate::ids::PortId;
 use crate::port::{Caps, Closed};
 use crate::stage::{self, Context, Learned, Now, RateLimiter};
 use crate::tables::Tables;
@@ -41,7 +40,6 @@ const NO_CAPS: Caps = Caps {
 
 /// Everything that moves frames.
 pub(super) struct Engine {
-    me: WorkerId,
     clock: Clock,
     flows: FlowTable,
     pub(super) fdb: Learned,
@@ -57,23 +55,20 @@ pub(super) struct Engine {
 
 impl Engine {
     pub(super) fn new(
-        me: WorkerId,
         clock: Clock,
         flows: FlowTable,
         fdb: Learned,
         icmp: RateLimiter,
-        peers: Peers,
-        counters: Arc<WorkerCounters>,
+        outlets: Outlets,
     ) -> Engine {
         Engine {
-            me,
             clock,
             flows,
             fdb,
             icmp,
             batch: Batch::new(),
             extra: Vec::with_capacity(EXTRA),
-            outlets: Outlets::new(me, peers, counters),
+            outlets,
             quantum: Quantum::new(clock.cycles(QUANTUM)),
             cared_for: 0,
             aged: 0,
@@ -83,6 +78,7 @@ impl Engine {
     /// One turn that began at `now` (cycles); whether there was anything to do.
     pub(super) fn turn(&mut self, tables: &Tables, mut now: u64) -> bool {
         let began = now;
+        self.outlets.begin_turn();
         let served = self.round(tables, &mut now);
         let outlets = &mut self.outlets;
         outlets.peers.exchange_frames(&mut outlets.pool);
@@ -218,7 +214,7 @@ impl Engine {
             pool: &mut self.outlets.pool,
             extra: &mut self.extra,
             now: Now(self.clock.monotonic(now)),
-            me: self.me,
+            me: self.outlets.me,
             caps,
         };
         stages(&mut context, &mut self.batch);

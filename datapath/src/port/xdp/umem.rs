@@ -33,7 +33,7 @@ pub struct XdpConfig {
     pub plan: PortPlan,
     /// See [`Caps::superframes`](crate::port::Caps::superframes).
     pub superframes: bool,
-    /// Most transmit system calls of one [`XdpPort::kick`].
+    /// Most transmit system calls of one [`XdpPort::kick`]; a worker counts those of a turn itself.
     pub kicks_per_turn: u32,
     /// Most descriptors of one transmit system call, 32 to the transmit ring's size; used where the kernel lets it be
     /// set, 32 elsewhere.

@@ -106,17 +106,23 @@ impl XdpPort {
         }
     }
 
-    /// Has the kernel send what is in the transmit ring, with at most the configured number of system calls; true when
-    /// more waits and it is worth another call next turn.
+    /// [`XdpPort::kick_within`] the configured number of system calls, for who has no turns.
     pub fn kick(&mut self) -> bool {
+        self.kick_within(&mut self.kicks_per_turn.clone())
+    }
+
+    /// Has the kernel send what is in the transmit ring, with at most `calls` system calls, of which it takes what it
+    /// makes; true when more waits and it is worth another call next turn.
+    pub fn kick_within(&mut self, calls: &mut u32) -> bool {
         if self.link == Link::Gone {
             return false;
         }
         let mut waiting = self.rings.tx.waiting();
-        for _ in 0..self.kicks_per_turn {
+        while *calls > 0 {
             if waiting == 0 || !self.rings.tx.needs_wakeup() {
                 return false;
             }
+            *calls -= 1;
             let errno = self.socket.kick();
             let left = self.rings.tx.waiting();
             self.counters.kicks += 1;
