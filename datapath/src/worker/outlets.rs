@@ -14,7 +14,7 @@ use crate::port::{Caps, Closed, Port};
 use crate::stage::segment;
 use crate::tables::Tables;
 use crate::verdict::{Reason, Verdict};
-use crate::wire::partial;
+use crate::wire::partial::{self, PartialChecksum};
 
 /// A port of this worker.
 pub(crate) struct Slot {
@@ -214,9 +214,13 @@ impl Outlets {
         if frame.segments() > slot.caps.max_segments {
             return self.discard(frame, meta, Reason::FrameTooLong);
         }
-        if frame.offload.partial_checksum && !slot.caps.takes_partial_checksum {
-            fill_checksum(&mut frame, meta);
-            self.counters.event(Event::ChecksumFilled, 1);
+        if frame.offload.partial_checksum {
+            let field = partial_field(&frame);
+            // What a device is asked for is an Internet checksum.
+            if !slot.caps.takes_partial_checksum || field.is_crc32c() {
+                fill_checksum(&mut frame, field, meta);
+                self.counters.event(Event::ChecksumFilled, 1);
+            }
         }
         if !frame.is_of(slot.port.arena()) {
             let Some(copy) = self.pool.copy(&frame, slot.port.arena()) else {
@@ -278,13 +282,18 @@ fn copy_beside(pool: &mut Pool, frame: &Frame) -> Option<Frame> {
     Some(copy)
 }
 
-/// Finishes the transport checksum that the sender left for its device.
+/// Where the checksum is that the sender left for its device.
 #[inline]
-fn fill_checksum(frame: &mut Frame, meta: &Meta) {
-    let field = partial::PartialChecksum {
+fn partial_field(frame: &Frame) -> PartialChecksum {
+    PartialChecksum {
         start: frame.offload.csum_start,
         offset: frame.offload.csum_offset,
-    };
+    }
+}
+
+/// Finishes that checksum.
+#[inline]
+fn fill_checksum(frame: &mut Frame, field: PartialChecksum, meta: &Meta) {
     partial::fill(field, meta.parsed.frame_len(), frame.iter_mut());
     frame.offload.partial_checksum = false;
 }

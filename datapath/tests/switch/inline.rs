@@ -64,6 +64,41 @@ fn a_port_gets_partial_checksums_filled_or_passed_on() {
     }
 }
 
+/// CRC32c of RFC 9260 appendix A, bit by bit, in the order its bytes are sent.
+fn crc32c(bytes: &[u8]) -> [u8; 4] {
+    let crc = bytes.iter().fold(u32::MAX, |crc, byte| {
+        (0..8).fold(crc ^ u32::from(*byte), |crc, _| match crc & 1 {
+            1 => crc >> 1 ^ 0x82f6_3b78,
+            _ => crc >> 1,
+        })
+    });
+    (!crc).to_le_bytes()
+}
+
+/// A device that fills checksums fills Internet checksums, and would leave this one zero.
+#[test]
+fn an_unfinished_crc_of_sctp_is_filled_for_every_port() {
+    for takes in [false, true] {
+        let mut switch = start(inline(1));
+        let sender = pod(&mut switch, 0, 0);
+        let (device, receiver) = MemoryDevice::pipe(16).unwrap();
+        let caps = port::Caps {
+            takes_partial_checksum: takes,
+            ..MEMORY_CAPS
+        };
+        add(&mut switch, 1, 0, Device::Memory(device.with_caps(caps)));
+        let ports_and_tag = [0x0f, 0xa0, 0x23, 0x28, 1, 2, 3, 4];
+        let sctp = [&ports_and_tag[..], &[0; 4], &[0x5a; 100]].concat();
+        let crc = crc32c(&sctp);
+        let packet = frames::V4::new(v4(0), v4(1), 132, sctp).bytes();
+        sender.send(&frames::ethernet(GATEWAY_MAC, mac(0), 0x0800, &packet));
+        settle(&mut switch);
+        let got = receiver.receive().unwrap();
+        assert_eq!(got[42..46], crc, "takes partial checksums: {takes}");
+        assert_eq!(switch.counters().event(Event::ChecksumFilled), 1);
+    }
+}
+
 #[test]
 fn a_port_that_cannot_chain_drops_long_frames() {
     let mut switch = start(inline(1));
