@@ -35,7 +35,7 @@ impl Worker {
             }
             Request::RemovePort(id, answer) => {
                 if let Some(at) = engine.outlets.at(id) {
-                    self.bed.unwatch(&mut engine.outlets.slots[at]);
+                    self.bed.unwatch(&engine.outlets.slots[at].port);
                 }
                 engine.drain_peers(self.tables.refresh());
                 let _ = answer.send(engine.remove_port(id));
@@ -66,9 +66,7 @@ impl Worker {
     }
 
     fn add_port(&mut self, id: PortId, port: Port) -> std::io::Result<()> {
-        if let Some(fd) = port.wait_fd() {
-            self.bed.add(fd)?;
-        }
+        self.bed.watch(&port)?;
         self.engine.outlets.add(id, port);
         Ok(())
     }

@@ -10,8 +10,8 @@ use std::time::Duration;
 use rustix::event::Timespec;
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 
-use super::outlets::Slot;
 use super::sleep::Waker;
+use crate::port::Port;
 
 /// How long a worker waits for work.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -53,28 +53,23 @@ impl Bed {
     }
 
     /// Wakes for this descriptor too, while it is open.
-    pub(crate) fn add(&self, fd: BorrowedFd<'_>) -> io::Result<()> {
+    fn add(&self, fd: BorrowedFd<'_>) -> io::Result<()> {
         epoll::add(&self.epoll, fd, EventData::new_u64(0), EventFlags::IN)?;
         Ok(())
     }
 
     /// Wakes for a port's device too, if it has a descriptor.
-    pub(crate) fn watch(&self, slot: &mut Slot) -> io::Result<()> {
-        if let Some(fd) = slot.port.wait_fd() {
-            self.add(fd)?;
-        }
-        slot.watched = true;
-        Ok(())
+    pub(crate) fn watch(&self, port: &Port) -> io::Result<()> {
+        port.wait_fd().map_or(Ok(()), |fd| self.add(fd))
     }
 
     /// Wakes for it no more.
     #[cold]
-    pub(crate) fn unwatch(&self, slot: &mut Slot) {
-        if let Some(fd) = slot.port.wait_fd() {
+    pub(crate) fn unwatch(&self, port: &Port) {
+        if let Some(fd) = port.wait_fd() {
             // It may not have been watched.
             let _ = epoll::delete(&self.epoll, fd);
         }
-        slot.watched = false;
     }
 
     /// There was work: the next sleep is short again.

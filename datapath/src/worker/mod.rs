@@ -129,7 +129,8 @@ impl Worker {
             && slot.watched
             && slot.sent >= BUSY_FRAMES
         {
-            self.bed.unwatch(slot);
+            self.bed.unwatch(&slot.port);
+            slot.watched = false;
         }
         if self.inbox.knocked() {
             self.answer();
@@ -166,8 +167,9 @@ impl Worker {
         let mut owed = self.engine.settle();
         for slot in &mut self.engine.outlets.slots {
             slot.sent = 0;
+            slot.watched = slot.watched || self.bed.watch(&slot.port).is_ok();
             // What cannot be watched is looked at from time to time.
-            owed |= !slot.watched && self.bed.watch(slot).is_err();
+            owed |= !slot.watched;
         }
         self.tables.rest();
         let due = self.engine.due_in();
