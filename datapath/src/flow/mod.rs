@@ -352,12 +352,14 @@ impl FlowTable {
         if candidate == Candidate::NONE {
             return None;
         }
-        let mut place = candidate.0 as usize;
-        let mut record = self.record(place, key, in_port);
-        if record.is_none() {
-            (place, record) = self.search(key, in_port)?;
+        let place = candidate.0 as usize;
+        let (place, record) = match self.record(place, key, in_port) {
+            Some(record) => (place, record),
+            None => self.search(key.hash(self.seed), key, in_port)?,
+        };
+        if record.generation != generation || generation == 0 {
+            return None;
         }
-        let record = record.filter(|r| r.generation == generation && generation != 0)?;
         let (bucket, slot) = (self.bucket((place / SLOTS) & self.mask), place % SLOTS);
         if seen_of(bucket, slot) != now {
             set_seen(bucket, slot, now);
@@ -377,14 +379,12 @@ impl FlowTable {
 
     /// As [`FlowTable::record`], wherever it is: another flow in the bucket has the same tag.
     #[cold]
-    fn search(&self, key: &FlowKey, in_port: PortId) -> Option<(usize, Option<Record>)> {
-        let hash = key.hash(self.seed);
+    fn search(&self, hash: u64, key: &FlowKey, in_port: PortId) -> Option<(usize, Record)> {
         let index = self.index(hash);
         let mut slots = slots_with(self.bucket(index), layout::tag(hash));
         slots.find_map(|slot| {
             let place = Self::place(index, slot);
-            let record = self.record(place, key, in_port)?;
-            Some((place, Some(record)))
+            Some((place, self.record(place, key, in_port)?))
         })
     }
 
@@ -400,7 +400,7 @@ impl FlowTable {
     ) -> Inserted {
         let index = self.index(hash);
         let bucket = self.bucket(index);
-        let (slot, outcome) = match self.search(key, in_port) {
+        let (slot, outcome) = match self.search(hash, key, in_port) {
             Some((place, _)) => (place % SLOTS, Inserted::Updated),
             None => match slots_with(bucket, 0).next() {
                 Some(slot) => (slot, Inserted::New),
