@@ -173,6 +173,8 @@ pub struct WorkerCounters {
     drops: [Cell; Reason::COUNT],
     rules: Box<[OnceLock<Box<RulePage>>]>,
     events: [Cell; Event::COUNT],
+    flows: Cell,
+    learned: Cell,
 }
 
 impl Default for WorkerCounters {
@@ -191,6 +193,8 @@ impl WorkerCounters {
                 .map(|_| OnceLock::new())
                 .collect(),
             events: std::array::from_fn(|_| Cell::default()),
+            flows: Cell::default(),
+            learned: Cell::default(),
         }
     }
 
@@ -260,6 +264,12 @@ impl WorkerCounters {
     #[inline]
     pub fn event(&self, event: Event, n: u64) {
         self.events[event as usize].add(n);
+    }
+
+    /// How many flows and how many learned MAC addresses the worker has now.
+    pub fn holds(&self, flows: usize, learned: usize) {
+        self.flows.set(flows as u64);
+        self.learned.set(learned as u64);
     }
 
     /// What the device counted since it was opened, and whether it can be used.
@@ -391,6 +401,10 @@ pub struct Counters {
     pub rules: BTreeMap<RuleId, Traffic>,
     /// By `Event as usize`.
     pub events: [u64; Event::COUNT],
+    /// Decisions in the flow tables, of a moment ago.
+    pub flows: u64,
+    /// MAC addresses that the workers have learned, each for itself, of a moment ago.
+    pub learned: u64,
 }
 
 impl Default for Counters {
@@ -400,6 +414,8 @@ impl Default for Counters {
             drops: [0; Reason::COUNT],
             rules: BTreeMap::new(),
             events: [0; Event::COUNT],
+            flows: 0,
+            learned: 0,
         }
     }
 }
@@ -431,6 +447,8 @@ impl Counters {
         for (sum, cell) in self.events.iter_mut().zip(&worker.events) {
             *sum = sum.wrapping_add(cell.get());
         }
+        self.flows += worker.flows.get();
+        self.learned += worker.learned.get();
     }
 
     /// Frames dropped for a reason, of all ports.
@@ -597,6 +615,17 @@ mod tests {
         assert_eq!(s.dropped(Reason::NoMemory), 2);
         base.end_port(P);
         assert!(sum(&base).ports.is_empty());
+    }
+
+    #[test]
+    fn what_workers_hold_is_added_up_and_replaced() {
+        let (a, b) = (WorkerCounters::new(), WorkerCounters::new());
+        a.holds(9, 9);
+        a.holds(3, 1);
+        b.holds(4, 0);
+        let mut s = a.snapshot();
+        s.add(&b);
+        assert_eq!((s.flows, s.learned), (7, 1));
     }
 
     #[test]

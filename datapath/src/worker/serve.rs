@@ -258,6 +258,13 @@ impl Engine {
         self.flows.age(now.millis(), FLOW_IDLE_MS, AGED_AT_ONCE);
         self.fdb
             .age(tables, now, AGED_AT_ONCE, &self.outlets.counters);
+        self.publish_sizes();
+    }
+
+    /// Says how full the worker's own tables are.
+    fn publish_sizes(&self) {
+        let counters = &self.outlets.counters;
+        counters.holds(self.flows.len(), self.fdb.len());
     }
 
     /// The port that was looked after last.
@@ -289,6 +296,7 @@ impl Engine {
     /// Looks after every port before sleeping. True when something will be left to do that nothing announces: a device
     /// that owes chunks or takes no more.
     pub(super) fn settle(&mut self) -> bool {
+        self.publish_sizes();
         let mut owed = false;
         for at in 0..self.outlets.slots.len() {
             self.care_for(at);
