@@ -60,7 +60,7 @@ pub(super) fn start(
             stats: stats.clone(),
             inbox,
             waker,
-            spin: config.idle.spin,
+            idle: config.idle,
             kicks: config.kicks_per_turn,
         };
         let worker = Worker::new(parts).map_err(|source| start_error(id, "epoll", source))?;

@@ -32,7 +32,18 @@ impl Default for IdleConfig {
     }
 }
 
-/// First and longest sleep while a device owes chunks or takes no more: nothing tells when it has them.
+/// What is left to do in a sleep and nothing announces.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(crate) enum Owed {
+    /// Nothing.
+    Nothing,
+    /// Chunks that a device gives back, and nobody waits for.
+    Chunks,
+    /// Frames may wait: for a device that takes no more, or that has no chunk to receive them into.
+    Frames,
+}
+
+/// First and longest sleep while something is owed: nothing tells when it is there.
 const SHORTEST: Duration = Duration::from_millis(1);
 const LONGEST: Duration = Duration::from_secs(1);
 
@@ -40,13 +51,16 @@ const LONGEST: Duration = Duration::from_secs(1);
 pub(crate) struct Bed {
     epoll: OwnedFd,
     nap: Duration,
+    /// How long a frame may wait.
+    latency: Duration,
 }
 
 impl Bed {
-    pub(crate) fn new(waker: &Waker) -> io::Result<Bed> {
+    pub(crate) fn new(waker: &Waker, latency: Duration) -> io::Result<Bed> {
         let bed = Bed {
             epoll: epoll::create(CreateFlags::CLOEXEC)?,
             nap: SHORTEST,
+            latency,
         };
         bed.add(waker.bell())?;
         Ok(bed)
@@ -77,12 +91,13 @@ impl Bed {
         self.nap = SHORTEST;
     }
 
-    /// Waits for a descriptor, until `due` at most. With `owed` work that nothing announces it waits for a millisecond
-    /// first, then longer each time.
-    pub(crate) fn wait(&mut self, owed: bool, due: Option<Duration>) {
+    /// Waits for a descriptor, until `due` at most. With something owed it waits for a millisecond first, then longer each
+    /// time, but while frames may wait never beyond the latency budget.
+    pub(crate) fn wait(&mut self, owed: Owed, due: Option<Duration>) {
         let limit = match owed {
-            true => self.nap,
-            false => LONGEST,
+            Owed::Nothing => LONGEST,
+            Owed::Chunks => self.nap,
+            Owed::Frames => self.nap.min(self.latency),
         };
         self.nap = (self.nap * 2).min(LONGEST);
         let limit = due.map_or(limit, |due| due.min(limit));

@@ -28,7 +28,7 @@ use crate::stage::{Learned, RateLimiter};
 use crate::tables::Tables;
 use clock::{Clock, cycles};
 use health::{Stats, WorkerCycles};
-use idle::Bed;
+use idle::{Bed, IdleConfig, Owed};
 use mailbox::Inbox;
 use outlets::Outlets;
 use peers::Peers;
@@ -54,8 +54,8 @@ pub(crate) struct Parts {
     pub(crate) stats: Arc<Stats>,
     pub(crate) inbox: Inbox,
     pub(crate) waker: Arc<Waker>,
-    /// How long to spin before sleeping.
-    pub(crate) spin: Duration,
+    /// How long to spin before sleeping, and how long a frame may wait then.
+    pub(crate) idle: IdleConfig,
     /// Most transmit system calls for a port in a turn.
     pub(crate) kicks: u32,
 }
@@ -81,7 +81,7 @@ pub(crate) struct Worker {
 impl Worker {
     pub(crate) fn new(parts: Parts) -> io::Result<Worker> {
         let clock = Clock::get();
-        let bed = Bed::new(&parts.waker)?;
+        let bed = Bed::new(&parts.waker, parts.idle.latency)?;
         let now = cycles();
         Ok(Worker {
             engine: Engine::new(
@@ -95,7 +95,7 @@ impl Worker {
             inbox: parts.inbox,
             waker: parts.waker,
             bed,
-            spin: Some(clock.cycles(parts.spin)),
+            spin: Some(clock.cycles(parts.idle.spin)),
             clock,
             ended: now,
             worked: now,
@@ -169,7 +169,9 @@ impl Worker {
             slot.sent = 0;
             slot.watched = slot.watched || self.bed.watch(&slot.port).is_ok();
             // What cannot be watched is looked at from time to time.
-            owed |= !slot.watched;
+            if !slot.watched {
+                owed = Owed::Frames;
+            }
         }
         self.tables.rest();
         let due = self.engine.due_in();

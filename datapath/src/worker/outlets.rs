@@ -5,12 +5,13 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use super::idle::Owed;
 use super::peers::Peers;
 use super::schedule::Balance;
 use crate::counters::{Event, WorkerCounters};
 use crate::frame::{Frame, Meta, Packet, Pool};
 use crate::ids::{MAX_PORTS, PortId, WorkerId};
-use crate::port::{Caps, Closed, Port};
+use crate::port::{Caps, Closed, Link, Port};
 use crate::stage::segment;
 use crate::tables::Tables;
 use crate::verdict::{Reason, Verdict};
@@ -40,6 +41,19 @@ pub(crate) struct Slot {
     pub(crate) watched: bool,
     /// Frames sent since the worker slept, no more than `u32::MAX`.
     pub(crate) sent: u32,
+}
+
+impl Slot {
+    /// What is left to do for the port and nothing announces.
+    pub(crate) fn owed(&self) -> Owed {
+        let short = self.unfinished || self.port.starved();
+        match short || self.port.pending() > 0 {
+            // Nobody waits for a device that is down.
+            true if short && self.port.link() == Link::Up => Owed::Frames,
+            true => Owed::Chunks,
+            false => Owed::Nothing,
+        }
+    }
 }
 
 /// Ports by id, peers, and the memory and counters that sending needs.

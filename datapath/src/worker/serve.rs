@@ -9,6 +9,7 @@
 use std::time::Duration;
 
 use super::clock::{Clock, cycles};
+use super::idle::Owed;
 use super::outlets::{Outlets, Slot};
 use super::schedule::Quantum;
 use crate::counters::Event;
@@ -293,15 +294,14 @@ impl Engine {
         outlets.counters.device(slot.id, &counters, link);
     }
 
-    /// Looks after every port before sleeping. True when something will be left to do that nothing announces: a device
-    /// that owes chunks or takes no more.
-    pub(super) fn settle(&mut self) -> bool {
+    /// Looks after every port before sleeping, and says what will be left to do that nothing announces.
+    pub(super) fn settle(&mut self) -> Owed {
         self.publish_sizes();
-        let mut owed = false;
+        let mut owed = Owed::Nothing;
         for at in 0..self.outlets.slots.len() {
             self.care_for(at);
             let slot = &self.outlets.slots[at];
-            owed |= slot.unfinished || slot.port.pending() > 0 || slot.port.starved();
+            owed = owed.max(slot.owed());
         }
         owed
     }

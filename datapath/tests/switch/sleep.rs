@@ -118,6 +118,35 @@ fn a_capture_replayed_at_its_pace_wakes() {
 }
 
 #[test]
+fn what_a_full_device_left_waits_no_longer_than_the_budget() {
+    let config = SwitchConfig {
+        idle: IdleConfig {
+            latency: Duration::from_millis(100),
+            ..IdleConfig::default()
+        },
+        ..threads(1)
+    };
+    let mut switch = start(config);
+    let sender = pod(&mut switch, 0, 0);
+    let (device, receiver) = pipe(1);
+    add(&mut switch, 1, 0, device);
+    for i in 0..2 {
+        assert!(sender.send(&frame(0, 1, i)));
+    }
+    // Long enough for the sleeps to have grown to a second.
+    std::thread::sleep(Duration::from_millis(2500));
+    let sleeps = |switch: &Switch| switch.workers()[0].cycles.sleeps;
+    let before = sleeps(&switch);
+    std::thread::sleep(Duration::from_secs(3));
+    let naps = sleeps(&switch) - before;
+    assert!(naps >= 10, "{naps} sleeps in 3 s, the budget is 100 ms");
+    for i in 0..2 {
+        let got = receiver.receive_within(HUNG).expect("it looked");
+        assert_eq!(number(&got), i);
+    }
+}
+
+#[test]
 fn without_latency_to_spare_a_worker_spins() {
     let config = SwitchConfig {
         idle: IdleConfig {
