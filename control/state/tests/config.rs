@@ -174,6 +174,11 @@ fn values_that_cannot_be_are_all_named() {
         ("memory.ports_per_arena = 0", "memory.ports_per_arena"),
         ("memory.chunks_per_port = 63", "memory.chunks_per_port"),
         ("memory.chunks_per_port = 262144", "memory.chunks_per_port"),
+        ("memory.chunks_per_port = 16385", "memory.chunks_per_port"),
+        (
+            "memory = {chunks_per_port = 1025, ports_per_arena = 256}",
+            "memory.chunks_per_port",
+        ),
         ("limits.clients = 0", "limits.clients"),
         ("limits.request_bytes = 10", "limits.request_bytes"),
         ("limits.ports = 4097", "limits.ports"),
@@ -199,6 +204,18 @@ fn values_that_cannot_be_are_all_named() {
         .unwrap()
         .check();
     assert_eq!(several.len(), 3, "{several:?}");
+}
+
+#[test]
+fn an_arena_may_be_as_large_as_the_datapath_makes_them() {
+    for memory in [
+        "{chunks_per_port = 16384}",
+        "{chunks_per_port = 262144, ports_per_arena = 1}",
+        "{chunks_per_port = 256, ports_per_arena = 1024}",
+    ] {
+        let config = Config::parse(&format!("workers = [1]\nmemory = {memory}")).unwrap();
+        assert_eq!(config.check(), [], "{memory}");
+    }
 }
 
 #[test]

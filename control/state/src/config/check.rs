@@ -13,13 +13,15 @@ use super::Config;
 
 /// Longest path of a unix socket (`sun_path` less its terminating zero, unix(7)).
 const MAX_SOCKET_PATH: usize = 107;
-/// Most chunks of an arena.
-const MAX_ARENA_CHUNKS: u64 = 1 << 20;
+/// Most chunks of an arena, as the datapath makes them (`podswitch_datapath::frame::MAX_CHUNKS`).
+const MAX_ARENA_CHUNKS: u32 = 1 << 18;
+/// Most ports that share an arena unless configured.
+const PORTS_PER_ARENA: u32 = 16;
 
 /// A value that cannot be.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Problem {
-    /// The key, as a path: `memory.chunk_size`.
+    /// The key, as a path: `memory.chunks_per_port`.
     pub key: &'static str,
     /// The value.
     pub value: String,
@@ -179,12 +181,17 @@ fn memory(config: &Config, problems: &mut Problems) {
         problems.range("memory.ports_per_arena", ports, 1..=1024);
     }
     if let Some(chunks) = m.chunks_per_port {
-        problems.range("memory.chunks_per_port", chunks, 64..=1 << 18);
-        let all = u64::from(chunks) * u64::from(m.ports_per_arena.unwrap_or(16));
-        if all > MAX_ARENA_CHUNKS {
-            let message =
-                format!("{all} chunks are too many for an arena; at most {MAX_ARENA_CHUNKS}");
+        let ports = m.ports_per_arena.unwrap_or(PORTS_PER_ARENA);
+        let all = u64::from(chunks) * u64::from(ports);
+        if all > u64::from(MAX_ARENA_CHUNKS) {
+            let message = format!(
+                "{all} chunks, with {ports} ports, are too many for an arena, which has at most {MAX_ARENA_CHUNKS}; choose \
+                 fewer, or fewer memory.ports_per_arena"
+            );
             problems.add("memory.chunks_per_port", chunks, message);
+        } else {
+            let range = 64..=MAX_ARENA_CHUNKS;
+            problems.range("memory.chunks_per_port", chunks, range);
         }
     }
 }
