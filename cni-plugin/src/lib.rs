@@ -21,6 +21,7 @@ pub mod conf;
 pub mod invocation;
 pub mod ipam;
 mod json;
+mod lock;
 pub mod result;
 pub mod spec;
 pub mod switch;

@@ -10,7 +10,6 @@ pub use check::check;
 pub use create::{Made, create, ensure_free, open, still_there};
 pub use remove::{delete, delete_host, list};
 
-use std::fs::{self, File, OpenOptions};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 
@@ -22,6 +21,7 @@ use serde_json::json;
 use crate::conf::NetConf;
 use crate::invocation::Invocation;
 use crate::json::{invalid, unsupported};
+use crate::lock::Lock;
 use crate::result::Route;
 use crate::spec::{CniError, Code};
 
@@ -233,17 +233,8 @@ fn host_error(e: podswitch_host::Error) -> CniError {
     CniError::new(code, e.to_string())
 }
 
-fn lock() -> Result<File, CniError> {
-    let path = Path::new(LOCK);
-    let open = || {
-        fs::create_dir_all(path.parent().unwrap_or(path))?;
-        let mut options = OpenOptions::new();
-        options.create(true).truncate(false).write(true);
-        let file = options.open(path)?;
-        file.lock()?;
-        Ok(file)
-    };
-    open().map_err(|e| CniError::io(format_args!("lock {LOCK}"), &e))
+fn lock() -> Result<Lock, CniError> {
+    Lock::take(Path::new(LOCK)).map_err(|e| CniError::io(format_args!("lock {LOCK}"), &e))
 }
 
 #[cfg(test)]

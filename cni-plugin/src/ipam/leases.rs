@@ -7,7 +7,7 @@
 //! than the kernel does. For the same reason leases are under `/run` unless configured otherwise.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File, OpenOptions};
+use std::fs;
 use std::io;
 use std::net::IpAddr;
 use std::os::unix::fs::symlink;
@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 
 use super::ranges::{BuiltIn, RangeSet};
 use crate::invocation::Invocation;
+use crate::lock::Lock;
 use crate::spec::{CniError, Code};
 
 /// Who holds an address.
@@ -56,9 +57,6 @@ pub struct Leases {
 
 /// Every address in use. What is no lease of ours under an address's name is taken, by nobody known.
 type Taken = BTreeMap<IpAddr, Option<Lease>>;
-
-/// Held while leases are read or changed; the kernel lets go when the process ends.
-struct Lock(#[expect(dead_code, reason = "the lock lives as long as the open file")] File);
 
 impl Leases {
     pub(super) fn new(dir: PathBuf) -> Leases {
@@ -220,17 +218,10 @@ impl Leases {
         self.dir.try_exists().map_err(|e| io_error(&self.dir, &e))
     }
 
+    /// Held while leases are read or changed.
     fn lock(&self) -> Result<Lock, CniError> {
-        fs::create_dir_all(&self.dir).map_err(|e| io_error(&self.dir, &e))?;
         let path = self.dir.join("lock");
-        let locked = || {
-            let mut options = OpenOptions::new();
-            options.create(true).truncate(false).write(true);
-            let file = options.open(&path)?;
-            file.lock()?;
-            Ok(Lock(file))
-        };
-        locked().map_err(|e| io_error(&path, &e))
+        Lock::take(&path).map_err(|e| io_error(&path, &e))
     }
 
     /// Addresses that have a file, whatever it is.

@@ -9,5 +9,6 @@
 #![forbid(unsafe_code)]
 
 pub mod config;
+mod plugin_files;
 pub mod store;
 pub mod teardown;

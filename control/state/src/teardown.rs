@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Takes everything apart that podswitch made or changed in the network namespace of the caller, and forgets the desired state.
+//! Takes everything apart that podswitch made or changed in the network namespace of the caller, forgets the desired state, and
+//! removes what podswitch-cni keeps in files.
 //! What is there is read from the kernel, not taken from a record; the record says only how things were before.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::os::unix::fs::FileTypeExt;
@@ -12,6 +14,7 @@ use podswitch_api::method::TeardownReport;
 use podswitch_host::{Error, Link, Socket, bpf, link, sysctl, tc, xdp};
 
 use crate::config::Config;
+use crate::plugin_files::{self, PluginFiles};
 use crate::store::{self, OwnedInterface, SavedSetting, Store, StoreError};
 
 /// What the alias of an interface begins with that podswitch-cni made.
@@ -61,10 +64,18 @@ pub fn take_apart(store: Option<Store>, config: &Config) -> TeardownReport {
             Vec::new()
         }
     };
-    if let Err(e) = interfaces(&owned, &mut report) {
+    let files = PluginFiles::hold(Path::new(plugin_files::RUN), &mut report);
+    let mut detached = BTreeSet::new();
+    if let Err(e) = interfaces(&owned, &mut detached, &mut report) {
         report.failed("interface", "(all)", e.to_string());
     }
     remove_socket(&config.socket, &mut report);
+    // The leases are the whole machine's. With the default socket its one daemon was ours; another may be one of several.
+    let all = config.socket == Path::new(DEFAULT_SOCKET);
+    let gone = |network: &str, holder: Option<&str>| {
+        all || holder.is_some_and(|h| detached.contains(&alias(network, h)))
+    };
+    files.remove(gone, &mut report);
     if let Some(store) = store {
         let directory = config.state_dir.display().to_string();
         match store.destroy() {
@@ -75,14 +86,28 @@ pub fn take_apart(store: Option<Store>, config: &Config) -> TeardownReport {
     report
 }
 
-fn interfaces(owned: &[OwnedInterface], report: &mut TeardownReport) -> Result<(), Error> {
+/// What podswitch-cni writes on the host end of a lease's holder (`CONTAINER/IFNAME`).
+fn alias(network: &str, holder: &str) -> String {
+    format!("{ALIAS_PREFIX}{network}:{}", holder.replace('/', ":"))
+}
+
+/// Takes every interface apart; the aliases of those deleted are added to `detached`.
+fn interfaces(
+    owned: &[OwnedInterface],
+    detached: &mut BTreeSet<String>,
+    report: &mut TeardownReport,
+) -> Result<(), Error> {
     let mut socket = Socket::open()?;
     for found in link::list(&mut socket)? {
         if is_ours(&found) {
             match link::delete_if_exists(&mut socket, found.index) {
-                Ok(true) => report.removed("interface", found.name),
-                // Its other end was deleted with the pod meanwhile.
-                Ok(false) => {}
+                Ok(was_there) => {
+                    detached.extend(found.alias);
+                    // Else its other end was deleted with the pod meanwhile.
+                    if was_there {
+                        report.removed("interface", found.name);
+                    }
+                }
                 Err(e) => report.failed("interface", found.name, e.to_string()),
             }
             continue;
@@ -205,9 +230,5 @@ fn remove_socket(path: &Path, report: &mut TeardownReport) {
         ),
         Err(e) if e.kind() == io::ErrorKind::NotFound => {}
         Err(e) => report.failed("socket", shown, e.to_string()),
-    }
-    // The daemon made this one; a directory of the operator's choice stays, and so does one with anything in it.
-    if path == Path::new(DEFAULT_SOCKET) {
-        let _ = path.parent().map(fs::remove_dir);
     }
 }
