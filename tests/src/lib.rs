@@ -13,6 +13,7 @@ pub mod containerd;
 pub mod cri;
 pub mod ctl;
 pub mod daemon;
+pub mod disk;
 pub mod frames;
 pub mod kernel;
 pub mod netns;
