@@ -2,15 +2,17 @@
 //! The calls that real runtimes made, replayed against podswitch-cni.
 //!
 //! Environment and configuration are as recorded, less what belongs to the plugin that was called then: its type, its own
-//! keys, the paths of namespaces that are gone, and addresses in a `prevResult`, which are those of our own ADD.
+//! keys, the paths of namespaces that are gone, and addresses in a `prevResult`, which are those of our own ADD. The plugins
+//! before and behind it, `loopback` and `portmap`, are Debian's.
 
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
 use podswitch_tests::cni::{Call, Reply, addresses, sandbox_interface, valid_attachments};
-use podswitch_tests::programs::bin_dir;
+use podswitch_tests::programs::{bin_dir, run};
 use podswitch_tests::records::{Record, load};
 use podswitch_tests::traffic::ping;
-use podswitch_tests::{Netns, Node, NodeConfig};
+use podswitch_tests::{HUNG, Netns, Node, NodeConfig};
 use serde_json::{Value, json};
 
 /// Keys of the reference `bridge` plugin's own.
@@ -21,6 +23,9 @@ const BRIDGE_KEYS: [&str; 5] = [
     "isGateway",
     "ipMasq",
 ];
+
+/// Where Debian has the reference plugins.
+const REFERENCE: &str = "/usr/lib/cni";
 
 /// One node on which a scenario happens again.
 struct Replay {
@@ -40,17 +45,17 @@ impl Replay {
         }
     }
 
+    /// The folder of this scenario's leases.
+    fn leases(&self) -> PathBuf {
+        self.node.leases_dir().join("k8snet")
+    }
+
     /// The call as it would be for us.
     fn call(&mut self, record: &Record) -> Call {
         let mut conf = record.stdin.clone();
-        let object = conf.as_object_mut().expect("a configuration is an object");
-        for key in BRIDGE_KEYS {
-            object.remove(key);
+        if record.plugin == "bridge" {
+            make_ours(&mut conf, &self.node);
         }
-        object.insert("type".to_owned(), json!("podswitch"));
-        object.insert("socket".to_owned(), json!(self.node.socket()));
-        conf["ipam"]["type"] = json!("podswitch");
-        conf["ipam"]["dataDir"] = json!(self.node.leases_dir());
         if conf.get("prevResult").is_some() {
             // A runtime hands back what the ADD gave it.
             if let Some(result) = self.results.get(record.var("CNI_CONTAINERID")) {
@@ -84,6 +89,9 @@ impl Replay {
         let call = self.call(record);
         if record.injected {
             return self.failing_step(record, &call);
+        }
+        if record.plugin != "bridge" {
+            return self.step_of_another(record, &call);
         }
         let reply = self.node.execute(&call);
         assert_eq!(
@@ -120,6 +128,38 @@ impl Replay {
                 "{} prints nothing",
                 call.command
             ),
+        }
+    }
+
+    /// A call of a plugin before or behind ours.
+    fn step_of_another(&mut self, record: &Record, call: &Call) {
+        let plugin = Path::new(REFERENCE).join(&record.plugin);
+        let reply = call.execute(self.node.netns(), &plugin);
+        assert_eq!(reply.status(), record.rc, "{record:?}: {}", reply.stdout());
+        let result = reply.result();
+        if record.plugin == "portmap" {
+            let ours = self.results.get(&call.container);
+            if call.command == "ADD" {
+                // What the runtime keeps is the answer of the last plugin.
+                let ours = ours.expect("podswitch came first");
+                for key in ["cniVersion", "interfaces", "ips", "routes"] {
+                    assert_eq!(result[key], ours[key], "{key} as podswitch gave it");
+                }
+                self.results.insert(call.container.clone(), result);
+            }
+            let mapped = record.stdin["runtimeConfig"]["portMappings"].as_array();
+            let mut save = self.node.netns().command("iptables-save");
+            let rules = run(save.args(["-t", "nat"]), b"", HUNG).success("iptables-save");
+            for mapping in mapped.into_iter().flatten() {
+                let host = format!("--dport {} -j DNAT", mapping["HostPort"]);
+                let to = self.results.get(&call.container).map(addresses);
+                let to = to.into_iter().flatten().find(std::net::IpAddr::is_ipv4);
+                let to = to
+                    .map(|ip| format!("{host} --to-destination {ip}:{}", mapping["ContainerPort"]));
+                let there = to.is_some_and(|to| rules.contains(&to));
+                assert_eq!(there, call.command == "ADD", "{host}: {rules}");
+                assert!(there || !rules.contains(&host), "{rules}");
+            }
         }
     }
 
@@ -169,8 +209,12 @@ impl Replay {
         self.results.insert(call.container.clone(), result);
     }
 
-    /// A call that failed then because the shim made it fail: here the daemon is away.
+    /// A call that failed then because the shim made it fail: here the daemon is away. DEL works without it, and fails when
+    /// addresses cannot be given back; the runtime repeats it.
     fn failing_step(&mut self, record: &Record, call: &Call) {
+        if call.command == "DEL" {
+            return self.failing_del(call);
+        }
         self.node.kill();
         let reply = self.node.execute(call);
         match call.command.as_str() {
@@ -183,12 +227,24 @@ impl Replay {
                     "a failed ADD leaves nothing in the pod"
                 );
             }
-            // DEL works without the daemon; the next one finds nothing to do.
-            "DEL" => assert_eq!(reply.result(), Value::Null),
             "STATUS" => assert!([50, 51].contains(&reply.error().code)),
             other => panic!("no {other} was made to fail"),
         }
         self.node.start();
+    }
+
+    fn failing_del(&mut self, call: &Call) {
+        let (lock, away) = (self.leases().join("lock"), self.leases().join("away"));
+        let held = leased(&self.leases());
+        std::fs::rename(&lock, &away).expect("a lock of the leases");
+        std::fs::create_dir(&lock).unwrap();
+        let error = self.node.execute(call).error();
+        std::fs::remove_dir(&lock).unwrap();
+        std::fs::rename(&away, &lock).unwrap();
+        assert_eq!(error.code, 5, "{error:?}");
+        assert!(error.mentions(&lock.to_string_lossy()), "{error:?}");
+        assert_eq!(leased(&self.leases()), held, "addresses stay taken");
+        assert_eq!(self.node.netns().links(), Vec::<String>::new());
     }
 
     /// What is left at the end is what was never deleted; GC takes it away.
@@ -212,14 +268,39 @@ impl Replay {
         self.node.execute(&call).result();
         assert!(self.node.get("port", &json!({})).is_empty());
         assert_eq!(self.node.netns().links(), Vec::<String>::new());
+        assert_eq!(leased(&self.leases()), Vec::<String>::new());
     }
 }
 
-/// Replays the calls of the main plugin of a scenario; `on` chooses the node where there was more than one.
+/// Makes a configuration of the reference `bridge` plugin one of ours.
+fn make_ours(conf: &mut Value, node: &Node) {
+    let object = conf.as_object_mut().expect("a configuration is an object");
+    for key in BRIDGE_KEYS {
+        object.remove(key);
+    }
+    object.insert("type".to_owned(), json!("podswitch"));
+    object.insert("socket".to_owned(), json!(node.socket()));
+    conf["ipam"]["type"] = json!("podswitch");
+    conf["ipam"]["dataDir"] = json!(node.leases_dir());
+}
+
+/// Addresses that have a lease in a network's folder.
+fn leased(folder: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let names = entries.map(|e| e.file_name().to_string_lossy().into_owned());
+    let mut names: Vec<String> = names
+        .filter(|n| n.parse::<std::net::IpAddr>().is_ok())
+        .collect();
+    names.sort();
+    names
+}
+
+/// Replays the calls of a scenario, but those that the main plugin made of its own; `on` chooses the node where there was
+/// more than one.
 fn replay(scenario: &str, on: Option<&str>) {
     let records = load(scenario)
         .into_iter()
-        .filter(|r| r.plugin == "bridge" && r.node.as_deref() == on);
+        .filter(|r| r.plugin != "host-local" && r.node.as_deref() == on);
     let records: Vec<Record> = records.collect();
     assert!(records.len() >= 4, "{} calls in {scenario}", records.len());
     let mut replay = Replay::new();
@@ -231,6 +312,9 @@ fn replay(scenario: &str, on: Option<&str>) {
 
 #[test]
 fn containerd_over_cri() {
+    let chain = load("cri");
+    let with_ports = |r: &&Record| r.stdin["runtimeConfig"]["portMappings"].is_array();
+    assert_eq!(chain.iter().filter(with_ports).count(), 3);
     replay("cri", None);
 }
 
@@ -353,4 +437,72 @@ fn delegated_ipam_is_called_as_recorded() {
         compared += 1;
     }
     assert!(compared >= 4, "{compared} calls compared");
+}
+
+/// The configuration of the plugin at `at` in the list of a libcni cache entry, put together as libcni does for a call after
+/// ADD: name and version of the list, of the capabilities what the plugin declares, the cached result.
+fn from_cache(entry: &Value, at: usize) -> Value {
+    let encoded = entry["config"].as_str().expect("text");
+    let list = run(
+        std::process::Command::new("base64").arg("--decode"),
+        encoded.as_bytes(),
+        HUNG,
+    );
+    let list: Value = serde_json::from_str(&list.success("base64")).expect("a list of plugins");
+    let mut conf = list["plugins"][at].clone();
+    conf["cniVersion"] = list["cniVersion"].clone();
+    conf["name"] = list["name"].clone();
+    conf["prevResult"] = entry["result"].clone();
+    // Ours has a capability that the plugin of then had not.
+    conf["capabilities"] = json!({"dns": true});
+    conf["runtimeConfig"] = json!({"dns": entry["capabilityArgs"]["dns"]});
+    conf
+}
+
+/// What containerd kept on disk is all that CHECK and DEL get after it was restarted.
+#[test]
+fn a_cache_entry_of_libcni_is_enough_for_check_and_del() {
+    let text = include_str!("../data/cni/libcni-cache.json");
+    let entry: Value = serde_json::from_str(text).expect("JSON");
+    let container = entry["containerId"].as_str().expect("text");
+    let pairs = entry["cniArgs"].as_array().expect("pairs").iter();
+    let args: Vec<String> = pairs
+        .map(|p| format!("{}={}", p[0].as_str().unwrap(), p[1].as_str().unwrap()))
+        .collect();
+    let node = Node::new(NodeConfig::default());
+    let netns = Netns::new("pod");
+    let call = |command: &str, conf: &Value| {
+        let path = netns.path().to_string_lossy().into_owned();
+        let mut call = Call::new(command, container, &path, bin_dir(), conf);
+        call.args = args.join(";");
+        call.ifname = entry["ifName"].as_str().expect("text").to_owned();
+        node.execute(&call)
+    };
+    let mut conf = from_cache(&entry, 0);
+    make_ours(&mut conf, &node);
+    let mut fresh = conf.clone();
+    fresh.as_object_mut().unwrap().remove("prevResult");
+    let result = call("ADD", &fresh).result();
+    let (ours, theirs) = (addresses(&result), addresses(&entry["result"]));
+    assert_eq!(ours.len(), theirs.len());
+    assert_eq!(
+        result["dns"],
+        json!({"nameservers": ["127.0.0.1", "::1"], "search": ["."]}),
+        "as containerd writes the capability"
+    );
+    let kept = json!({"result": result, "config": entry["config"], "capabilityArgs": entry["capabilityArgs"]});
+    let mut conf_of_ours = from_cache(&kept, 0);
+    make_ours(&mut conf_of_ours, &node);
+    assert_eq!(call("CHECK", &conf_of_ours).result(), Value::Null);
+    // The entry of another plugin's attachment: CHECK sees that this is not it, DEL takes away what there is.
+    let error = call("CHECK", &conf).error();
+    assert_eq!(error.code, 102, "{error:?}");
+    assert_eq!(call("DEL", &conf).result(), Value::Null);
+    assert_eq!(netns.links(), Vec::<String>::new());
+    assert_eq!(
+        leased(&node.leases_dir().join("k8snet")),
+        Vec::<String>::new()
+    );
+    assert!(node.get("port", &json!({})).is_empty());
+    assert_eq!(call("DEL", &conf_of_ours).result(), Value::Null);
 }
