@@ -4,12 +4,19 @@
 #ifndef PODSWITCH_BPF_ABI_H
 #define PODSWITCH_BPF_ABI_H
 
+typedef unsigned short u16;
 typedef unsigned int u32;
 typedef unsigned long long u64;
 
 #define SEC(name) __attribute__((section(name), used))
 #define UINT(name, value) int(*name)[value]
 #define TYPE(name, value) value *name
+
+#if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+#define NETWORK16(value) __builtin_bswap16(value)
+#else
+#define NETWORK16(value) (value)
+#endif
 
 enum { MAP_PERCPU_ARRAY = 6, MAP_XSKMAP = 17 };
 enum { XDP_DROP = 1, XDP_REDIRECT = 4 };
@@ -24,6 +31,11 @@ struct xdp_md {
 };
 
 static void *(*const map_lookup)(void *map, const void *key) = (void *)1;
+static long (*const adjust_head)(struct xdp_md *ctx, int delta) = (void *)44;
 static long (*const redirect_map)(void *map, u64 key, u64 flags) = (void *)51;
+
+/* Stands for the kernel function bpf_xdp_metadata_rx_vlan_tag: whoever loads the program puts that in, or a failure where
+ * it cannot be had. Protocol in network byte order. */
+static int (*const rx_vlan_tag)(struct xdp_md *ctx, u16 *protocol, u16 *tci) = (void *)0x7fff0001;
 
 #endif

@@ -127,7 +127,7 @@ impl Node {
         let tables = edit.build().unwrap();
         self.switch.publish(tables);
         self.switch.wait_for_tables().unwrap();
-        let mut steering = self.bed.loader.steering(1).unwrap();
+        let mut steering = self.bed.loader.steering(1, None).unwrap();
         let socket = added.xdp.unwrap().socket().unwrap();
         steering.insert(0, socket.as_fd()).unwrap();
         let path = format!("/proc/self/fd/{}", socket.as_fd().as_raw_fd());

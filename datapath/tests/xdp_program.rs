@@ -6,7 +6,7 @@ mod xdp_bed;
 
 use podswitch_datapath::port::xdp::{Probe, STEERING_NAME, Steering};
 use podswitch_host::xdp::{self, Mode};
-use podswitch_host::{bpf, tc};
+use podswitch_host::{addr, bpf, tc};
 use xdp_bed::{Bed, RawSocket, bytes, eventually, features, test_frame};
 
 fn missed(steering: &Steering) -> u64 {
@@ -92,11 +92,11 @@ fn a_program_is_found_again_by_its_id_and_takes_another_socket() {
 
 #[test]
 fn only_programs_of_ours_are_opened() {
+    use std::os::fd::AsFd;
     let error = Steering::open(u32::MAX).err().unwrap().to_string();
     assert!(error.contains(&u32::MAX.to_string()), "{error}");
     let returns_two = [bpf::Instruction::return_value(2), bpf::Instruction::exit()];
     let other = bpf::load(bpf::ProgramType::SchedCls, "somebody", &returns_two).unwrap();
-    use std::os::fd::AsFd;
     let id = bpf::info_of(other.as_fd()).unwrap().id;
     let error = Steering::open(id).err().unwrap().to_string();
     assert!(error.contains("somebody"), "{error}");
@@ -111,7 +111,7 @@ fn a_successors_program_replaces_the_first_without_losing_a_frame() {
     for round in 0..50u32 {
         bed.pods[0].raw.send(&test_frame(100, round));
         if round % 5 == 0 {
-            let mut fresh = bed.loader.steering(1).unwrap();
+            let mut fresh = bed.loader.steering(1, None).unwrap();
             fresh.insert(0, a.port.socket()).unwrap();
             xdp::install(&mut bed.links, "pod0", fresh.fd(), Mode::Native).unwrap();
             a.steering = fresh;
@@ -147,8 +147,8 @@ fn the_drop_behind_the_program_holds_when_the_program_is_detached() {
     assert_eq!(bed.pods[0].raw.receive(), test_frame(100, 1));
     xdp::detach(&mut bed.links, "pod0", Mode::Native).unwrap();
     // A route to the pod, so that the host's stack would answer it.
-    let prefix = "10.99.0.1/24";
-    run_in(&bed, &["ip", "addr", "add", prefix, "dev", "pod0"]);
+    let address = "10.99.0.1/24".parse().unwrap();
+    addr::add(&mut bed.links, "pod0", address, addr::Options::default()).unwrap();
     let mut echo = test_frame(42, 0);
     arp_request(&mut echo, [10, 99, 0, 2], [10, 99, 0, 1]);
     bed.pods[0].raw.send(&echo);
@@ -165,13 +165,25 @@ fn the_drop_behind_the_program_holds_when_the_program_is_detached() {
     bed.assert_all_free();
 }
 
-fn run_in(bed: &Bed, command: &[&str]) {
-    let status = std::process::Command::new("ip")
-        .args(["netns", "exec", bed.node.name()])
-        .args(command)
-        .status()
-        .unwrap();
-    assert!(status.success(), "{command:?}");
+/// So does a VLAN device in the pod.
+#[test]
+fn tags_left_to_the_device_are_in_the_frame() {
+    for mtu in [1500, 9000] {
+        let mut bed = Bed::new(Mode::Native, mtu, 1);
+        let mut a = bed.attach(0);
+        let mut inside = bed.pods[0].netns.socket().unwrap();
+        tc::push_tag(&mut inside, "eth0", 0xa00a).unwrap();
+        for len in [60, mtu as usize] {
+            let plain = test_frame(len, 1);
+            bed.pods[0].raw.send(&plain);
+            let frames = a.receive(&mut bed.pool, 1);
+            let expected = [&plain[..12], &[0x81, 0, 0xa0, 0x0a], &plain[12..]].concat();
+            assert_eq!(bytes(&frames[0]), expected);
+            frames.into_iter().for_each(|f| bed.pool.free(f));
+        }
+        bed.close(a);
+        bed.assert_all_free();
+    }
 }
 
 /// An ARP request (RFC 826) from `from` for `to`, in place.
@@ -198,6 +210,7 @@ fn the_probe_names_every_feature_and_leaves_no_namespace_behind() {
         "transmit budget",
         "shared AF_XDP memory",
         "XDP program with fragments",
+        "VLAN tags left to devices",
         "huge pages",
     ] {
         assert!(names.contains(&name), "{name} in {names:?}");

@@ -4,6 +4,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
+use podswitch_host::{Socket, tc};
 use podswitch_tests::frames::{BROADCAST, Ends, tagged};
 use podswitch_tests::objects::{delete, set};
 use podswitch_tests::raw::RawSocket;
@@ -209,6 +210,43 @@ fn tcp_between_stations_in_generic_mode_is_cut() {
     let stats = node.stats();
     assert!(stats["events"]["segmented"].as_u64() > Some(0), "{stats}");
     assert_eq!(node.drops().of("packet_too_big"), 0, "{stats}");
+}
+
+/// A VLAN device in a pod leaves its tag to the veth, beside the frame.
+#[test]
+fn tags_left_to_the_device_count() {
+    let access = json!({"name": "lan", "vlan": {"access": 10}});
+    let trunk = json!({"name": "lan", "vlan": {"trunk": [10, 20]}});
+    let plain = json!({"name": "lan"});
+    let members = [access.clone(), access, trunk, plain.clone(), plain];
+    let (node, s) = scene_in("native", &lan(&json!({})), &members);
+    let leave_tag = |station: &Station, vlan| {
+        station.netns.run(|| {
+            let mut socket = Socket::open().expect("rtnetlink");
+            tc::push_tag(&mut socket, "eth0", vlan).expect("a filter");
+        });
+    };
+    let [first, other, trunk, plain, last] =
+        [0, 1, 2, 3, 4].map(|i| RawSocket::open(&s[i].netns, "eth0"));
+    leave_tag(&s[2], 10);
+    trunk.send(&frame(&s[2], BROADCAST, b"in VLAN ten"));
+    let seen = first.receive(HUNG, |f| f.ends_with(b"in VLAN ten"));
+    assert!(seen.is_some_and(|f| f[12..14] == [8, 0]), "without a tag");
+    // Never as if there were no tag.
+    let before = node.drops();
+    for (station, from) in [(&s[0], &first), (&s[3], &plain)] {
+        leave_tag(station, 20);
+        from.send(&frame(station, BROADCAST, b"in VLAN twenty"));
+    }
+    eventually("both are counted", HUNG, || {
+        let dropped = node.drops().since(&before);
+        (dropped.get("vlan_not_expected") >= Some(&2)).then_some(())
+    });
+    for socket in [&other, &last] {
+        while let Some(frame) = socket.try_receive() {
+            assert!(!frame.ends_with(b"in VLAN twenty"), "{frame:02x?}");
+        }
+    }
 }
 
 #[test]

@@ -68,7 +68,11 @@ impl Bed {
     /// # Panics
     /// When the kernel refuses.
     pub(super) fn steer(&mut self, pod: usize, socket: impl AsFd) -> Steering {
-        let steering = Loader::new().steering(1);
+        let queue = self.pods[pod].queue;
+        let steering = {
+            let _guard = self.node.netns().enter().expect("the node's namespace");
+            Loader::new().steering(1, Some(queue.interface))
+        };
         let mut steering = steering.expect("the steering program loads");
         steering
             .insert(0, socket.as_fd())

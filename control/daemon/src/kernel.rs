@@ -112,27 +112,48 @@ impl Kernel {
     /// # Errors
     /// [`KernelError`]; a foreign program is never replaced.
     pub fn attach(&mut self, link: &Link, mode: XdpMode) -> Result<Attached, KernelError> {
-        let steering = self.loader.steering(1)?;
         let mut socket = Socket::open()?;
         let wanted = if mode == XdpMode::Auto {
             self.default_mode
         } else {
             mode
         };
-        let mode = match wanted {
-            XdpMode::Native => install(&mut socket, link, &steering, xdp::Mode::Native)?,
-            XdpMode::Generic => install(&mut socket, link, &steering, xdp::Mode::Generic)?,
-            XdpMode::Auto => match install(&mut socket, link, &steering, xdp::Mode::Native) {
-                Ok(mode) => mode,
-                Err(e) if e.is_gone() || matches!(e, Error::ForeignXdp { .. }) => {
-                    return Err(e.into());
+        match wanted {
+            XdpMode::Native => self.install(&mut socket, link, xdp::Mode::Native),
+            XdpMode::Generic => self.install(&mut socket, link, xdp::Mode::Generic),
+            XdpMode::Auto => match self.install(&mut socket, link, xdp::Mode::Native) {
+                Err(KernelError::Host(e))
+                    if e.is_gone() || matches!(e, Error::ForeignXdp { .. }) =>
+                {
+                    Err(e.into())
                 }
                 Err(e) => {
                     info!(interface = link.name, error = %e, "native XDP is refused; generic mode is used");
-                    install(&mut socket, link, &steering, xdp::Mode::Generic)?
+                    self.install(&mut socket, link, xdp::Mode::Generic)
                 }
+                attached => attached,
             },
-        };
+        }
+    }
+
+    /// Attaches a fresh program in one mode; a program of ours in another mode goes first.
+    fn install(
+        &mut self,
+        socket: &mut Socket,
+        link: &Link,
+        mode: xdp::Mode,
+    ) -> Result<Attached, KernelError> {
+        let native_on = (mode == xdp::Mode::Native).then_some(link.index);
+        let steering = self.loader.steering(1, native_on)?;
+        match xdp::install(socket, link.index, steering.fd(), mode) {
+            Err(Error::XdpMode { attached, .. }) => {
+                xdp::detach(socket, link.index, attached)?;
+                xdp::install(socket, link.index, steering.fd(), mode)?;
+            }
+            other => {
+                other?;
+            }
+        }
         Ok(Attached {
             ifindex: link.index,
             mode,
@@ -185,23 +206,4 @@ fn saved(change: &podswitch_host::sysctl::Change) -> SavedSetting {
         before: change.before.clone(),
         after: change.after.clone(),
     }
-}
-
-/// Attaches in one mode; a program of ours in another mode goes first.
-fn install(
-    socket: &mut Socket,
-    link: &Link,
-    steering: &Steering,
-    mode: xdp::Mode,
-) -> Result<xdp::Mode, Error> {
-    match xdp::install(socket, link.index, steering.fd(), mode) {
-        Err(Error::XdpMode { attached, .. }) => {
-            xdp::detach(socket, link.index, attached)?;
-            xdp::install(socket, link.index, steering.fd(), mode)?;
-        }
-        other => {
-            other?;
-        }
-    }
-    Ok(mode)
 }

@@ -23,12 +23,17 @@ const TCA_BPF_ID: u16 = 11;
 const TCA_BPF_FLAG_ACT_DIRECT: u32 = 1;
 /// In `TCA_STATS2` (`include/uapi/linux/gen_stats.h`).
 const TCA_STATS_QUEUE: u16 = 3;
+const TC_ACT_OK: u32 = 0;
 const TC_ACT_SHOT: u32 = 2;
 
 /// Name of the filter and of the program of [`deny`].
 pub const DENY_NAME: &str = "podswitch_deny";
 /// Priority of the filter of [`deny`]: before any other.
 pub const DENY_PRIORITY: u16 = 1;
+
+/// Name and priority of the filter of [`push_tag`].
+const PUSH_NAME: &str = "podswitch_tag";
+const PUSH_PRIORITY: u16 = 2;
 
 /// Which way frames go through a hook, seen from the host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -237,6 +242,31 @@ pub fn deny<'a>(socket: &mut Socket, link: impl Into<LinkId<'a>>) -> Result<bool
         changed = true;
     }
     Ok(changed)
+}
+
+/// Has an 802.1Q tag put on every frame that the stack sends through the interface, and left to the device beside the
+/// frame, as a VLAN device on it does (`skb_vlan_push`, net/core/skbuff.c). For tests, where the kernel has no VLAN
+/// devices.
+///
+/// # Errors
+/// As [`ensure_clsact`] and [`attach`].
+pub fn push_tag<'a>(socket: &mut Socket, link: impl Into<LinkId<'a>>, tci: u16) -> Result<()> {
+    const CALL: u8 = 0x85;
+    const SET: u8 = 0xb7;
+    const SKB_VLAN_PUSH: u32 = 18;
+    let index = link::index(socket, link)?;
+    ensure_clsact(socket, index)?;
+    let protocol = (libc::ETH_P_8021Q as u16).to_be();
+    let push = [
+        Instruction::any(SET, 2, 0, 0, protocol.into()),
+        Instruction::any(SET, 3, 0, 0, tci.into()),
+        Instruction::any(CALL, 0, 0, 0, SKB_VLAN_PUSH),
+        Instruction::return_value(TC_ACT_OK),
+        Instruction::exit(),
+    ];
+    let program = bpf::load(ProgramType::SchedCls, PUSH_NAME, &push)?;
+    let (egress, fd) = (Direction::Egress, program.as_fd());
+    attach(socket, index, egress, PUSH_PRIORITY, PUSH_NAME, fd)
 }
 
 /// True when both filters of [`deny`] are in place.

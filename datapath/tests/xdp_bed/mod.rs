@@ -148,7 +148,8 @@ impl Bed {
         let _guard = self.node.netns().enter().unwrap();
         let mut port = umem.open(config).unwrap();
         port.reclaim(&mut self.pool);
-        let mut steering = self.loader.steering(1).unwrap();
+        let native = (self.mode == Mode::Native).then_some(self.pods[pod].ifindex);
+        let mut steering = self.loader.steering(1, native).unwrap();
         steering.insert(0, port.socket()).unwrap();
         xdp::install(
             &mut self.links,

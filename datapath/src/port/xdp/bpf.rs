@@ -1,11 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The two commands of bpf(2) that find a program by its id (include/uapi/linux/bpf.h).
+//! The commands of bpf(2) that load an XDP program and find one by its id (include/uapi/linux/bpf.h).
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
+use aya_obj::generated::bpf_insn;
+
+const BPF_PROG_LOAD: libc::c_int = 5;
 const BPF_PROG_GET_FD_BY_ID: libc::c_int = 13;
 const BPF_OBJ_GET_INFO_BY_FD: libc::c_int = 15;
+/// `BPF_PROG_TYPE_XDP` and the attach type `BPF_XDP`.
+const XDP: (u32, u32) = (6, 37);
+const BPF_F_XDP_HAS_FRAGS: u32 = 1 << 5;
+const BPF_F_XDP_DEV_BOUND_ONLY: u32 = 1 << 6;
+/// Room for the verifier's words.
+const LOG_BYTES: usize = 16 << 10;
 /// More maps than any program of ours has.
 const MAX_MAPS: usize = 8;
 
@@ -16,6 +25,24 @@ pub(super) struct ProgramInfo {
     pub(super) name: String,
     /// Ids of its maps.
     pub(super) maps: Vec<u32>,
+}
+
+/// The part of `union bpf_attr` for BPF_PROG_LOAD, up to the attach type.
+#[repr(C)]
+#[derive(Default)]
+struct Load {
+    kind: u32,
+    instruction_count: u32,
+    instructions: u64,
+    license: u64,
+    log_level: u32,
+    log_size: u32,
+    log: u64,
+    kernel_version: u32,
+    flags: u32,
+    name: [u8; 16],
+    interface: u32,
+    attach_type: u32,
 }
 
 /// The part of `union bpf_attr` for commands that take an id.
@@ -64,6 +91,45 @@ unsafe fn bpf<T>(command: libc::c_int, attribute: &mut T) -> io::Result<libc::c_
         return Err(io::Error::last_os_error());
     }
     Ok(result)
+}
+
+/// Loads an XDP program that takes frames of several buffers, `bound_to` the interface of the calling thread's network
+/// namespace with this index, if any. The error has the verifier's words.
+pub(super) fn load_xdp(
+    name: &str,
+    instructions: &[bpf_insn],
+    bound_to: Option<u32>,
+) -> io::Result<OwnedFd> {
+    let mut log = vec![0u8; LOG_BYTES];
+    let mut attribute = Load {
+        kind: XDP.0,
+        instruction_count: instructions.len() as u32,
+        instructions: instructions.as_ptr() as u64,
+        license: c"Dual BSD/GPL".as_ptr() as u64,
+        log_level: 1,
+        log_size: LOG_BYTES as u32,
+        log: log.as_mut_ptr() as u64,
+        flags: BPF_F_XDP_HAS_FRAGS | bound_to.map_or(0, |_| BPF_F_XDP_DEV_BOUND_ONLY),
+        interface: bound_to.unwrap_or(0),
+        attach_type: XDP.1,
+        ..Load::default()
+    };
+    let len = name.len().min(attribute.name.len() - 1);
+    attribute.name[..len].copy_from_slice(&name.as_bytes()[..len]);
+    // SAFETY: (X5) the attribute of this command; instructions, license and log live until after the call and are as long
+    // as it says, and the license ends with a zero byte.
+    let loaded = unsafe { bpf(BPF_PROG_LOAD, &mut attribute) };
+    let fd = loaded.map_err(|e| {
+        let end = log.iter().position(|&b| b == 0).unwrap_or(log.len());
+        let said = String::from_utf8_lossy(&log[..end]);
+        match said.trim() {
+            "" => e,
+            said => io::Error::new(e.kind(), format!("{e}: {said}")),
+        }
+    })?;
+    let fd = i32::try_from(fd).map_err(io::Error::other)?;
+    // SAFETY: (X5) the kernel just gave us this descriptor, with close-on-exec set.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
 /// A descriptor of the program with this id.

@@ -9,6 +9,7 @@
 //! | `port` | the port: receive, transmit, kick, reclaim |
 //! | `close` | the end of a port, in an order that loses no chunk and reuses none too early |
 //! | `program` | the BPF program that steers frames to the socket |
+//! | `loader` | loads it |
 //! | `socket` | system calls of the socket |
 //! | `ring` | one end of a ring in shared memory |
 //! | `txmeta` | partial checksums passed on |
@@ -18,6 +19,7 @@
 mod bpf;
 mod close;
 mod error;
+mod loader;
 mod plan;
 mod port;
 mod probe;
@@ -30,9 +32,10 @@ mod umem;
 pub use super::Link;
 pub use close::{ClosingPort, Released, Settled};
 pub use error::XdpError;
+pub use loader::Loader;
 pub use plan::{ArenaPlan, PortPlan, RingSizes, segments};
 pub use port::{Handover, KickCauses, XdpHandle, XdpPort};
 pub use probe::{Features, KERNEL_FLOOR, Outcome, Probe, ProbeRow, Refusal};
-pub use program::{Loader, STEERING_NAME, Steering, SteeringCounters};
+pub use program::{STEERING_NAME, Steering, SteeringCounters};
 pub use socket::{DEFAULT_TX_BUDGET, KernelDrops, Queue, Socket};
 pub use umem::{Umem, XdpConfig};

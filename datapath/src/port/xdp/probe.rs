@@ -9,9 +9,9 @@ use std::io;
 use std::sync::Arc;
 
 use super::error::XdpError;
+use super::loader::Loader;
 use super::plan::{PortPlan, RingSizes};
 use super::port::XdpPort;
-use super::program::Loader;
 use super::socket::{DEFAULT_TX_BUDGET, Queue, Socket};
 use super::umem::{Umem, XdpConfig};
 use crate::frame::{Arena, Offload, Pool};
@@ -272,8 +272,15 @@ impl Table {
 
     fn programs(&mut self) {
         let mut loader = Loader::new();
-        let steering = loader.steering(1).and_then(|s| s.counters());
+        let steering = loader.steering(1, None).and_then(|s| s.counters());
         self.need("XDP program with fragments", steering, "loaded");
+        let tags = loader.sees_tags().then_some(());
+        self.want(
+            "VLAN tags left to devices",
+            tags.ok_or("the kernel has no function that tells them (Linux 6.8)"),
+            "put back into the frames, in native mode",
+            "frames of pods' VLAN devices count as untagged",
+        );
     }
 
     fn huge_pages(&mut self) {

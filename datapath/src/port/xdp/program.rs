@@ -2,85 +2,27 @@
 //! The XDP program on the host end of a pod's veth: it sends every frame to the port's socket or drops it. One program
 //! with maps of its own per port.
 //!
-//! This module loads it and reads its counters. Attaching is netlink's business and not done here, nor is the
+//! This module has its maps and reads its counters. Attaching is netlink's business and not done here, nor is the
 //! traffic-control drop behind it.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use aya::maps::{Map, MapData, MapInfo, PerCpuArray, XskMap};
-use aya::programs::Xdp;
-use aya::{EbpfLoader, include_bytes_aligned};
 
 use super::bpf;
 use super::error::XdpError;
 
-static POD: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/pod.bpf.o"));
-
 /// Name of the steering program, as `bpftool prog` shows it.
 pub const STEERING_NAME: &str = "podswitch_pod";
-const SOCKETS: &str = "podswitch_xsk";
-const COUNTS: &str = "podswitch_count";
-
-/// Loads programs. Making one costs some 25 ms (the library reads the kernel's type information), loading with it
-/// 0.1 ms: keep it.
-pub struct Loader {
-    inner: EbpfLoader<'static>,
-}
-
-impl Loader {
-    /// A loader; it holds nothing in the kernel.
-    pub fn new() -> Loader {
-        let mut inner = EbpfLoader::new();
-        // The programs relocate nothing against the kernel's types.
-        inner.btf(None);
-        Loader { inner }
-    }
-
-    /// Loads a fresh steering program with maps of its own for an interface of `queues` receive queues.
-    ///
-    /// A successor attaches its own over the old one (netlink `IFLA_XDP` with the old program as the expected one): the
-    /// kernel replaces program and maps in one step.
-    ///
-    /// # Errors
-    /// [`XdpError::Program`] with the verifier's words when the kernel refuses it.
-    pub fn steering(&mut self, queues: u32) -> Result<Steering, XdpError> {
-        let fail = |e: &dyn std::fmt::Display| failed(STEERING_NAME, e);
-        self.inner.map_max_entries(SOCKETS, queues.max(1));
-        let mut object = self
-            .inner
-            .load(POD)
-            .map_err(|e| failed_chain(STEERING_NAME, &e))?;
-        let program: &mut Xdp = object
-            .program_mut(STEERING_NAME)
-            .ok_or_else(|| fail(&"missing in the object"))?
-            .try_into()
-            .map_err(|e| failed_chain(STEERING_NAME, &e))?;
-        program
-            .load()
-            .map_err(|e| failed_chain(STEERING_NAME, &e))?;
-        let fd = program.fd().map_err(|e| failed_chain(STEERING_NAME, &e))?;
-        let fd = fd.as_fd().try_clone_to_owned().map_err(|e| fail(&e))?;
-        let mut map = |name| {
-            object
-                .take_map(name)
-                .ok_or_else(|| fail(&"map missing in the object"))
-        };
-        Steering::from_parts(fd, map(SOCKETS)?, map(COUNTS)?)
-    }
-}
-
-impl Default for Loader {
-    fn default() -> Loader {
-        Loader::new()
-    }
-}
+pub(super) const SOCKETS: &str = "podswitch_xsk";
+pub(super) const COUNTS: &str = "podswitch_count";
 
 /// Packets a steering program has seen, over all CPUs, since it was loaded.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct SteeringCounters {
     /// Handed to a socket; the socket may still have dropped them (its own statistics tell).
     pub redirected: u64,
-    /// Dropped because the queue had no socket.
+    /// Dropped because the queue had no socket, or the frame no room for its VLAN tag.
     pub missed: u64,
 }
 
@@ -92,7 +34,11 @@ pub struct Steering {
 }
 
 impl Steering {
-    fn from_parts(program: OwnedFd, sockets: Map, counts: Map) -> Result<Steering, XdpError> {
+    pub(super) fn from_parts(
+        program: OwnedFd,
+        sockets: Map,
+        counts: Map,
+    ) -> Result<Steering, XdpError> {
         Ok(Steering {
             program,
             sockets: sockets.try_into().map_err(|e| failed_chain(SOCKETS, &e))?,
@@ -194,7 +140,7 @@ fn open_ours<const N: usize>(
     Ok((program, found.map(|m| m.expect("every map was found"))))
 }
 
-fn failed(name: &str, why: &dyn std::fmt::Display) -> XdpError {
+pub(super) fn failed(name: &str, why: &dyn std::fmt::Display) -> XdpError {
     XdpError::Program {
         name: name.to_owned(),
         reason: why.to_string(),
@@ -202,7 +148,7 @@ fn failed(name: &str, why: &dyn std::fmt::Display) -> XdpError {
 }
 
 /// Joins an error and its sources: the library keeps the verifier's words and the errno in them.
-fn failed_chain(name: &str, error: &dyn std::error::Error) -> XdpError {
+pub(super) fn failed_chain(name: &str, error: &dyn std::error::Error) -> XdpError {
     let mut reason = error.to_string();
     let mut source = error.source();
     while let Some(e) = source {
