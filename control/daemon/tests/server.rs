@@ -7,7 +7,7 @@ use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::mpsc;
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use podswitch_api::method::Call;
 use podswitch_api::rpc;
@@ -213,6 +213,64 @@ fn a_client_that_does_not_read_stalls_nobody() {
     for _ in 0..4 {
         assert_eq!(line(&mut lazy)["id"], 1);
     }
+}
+
+/// Sends as much as the server takes; false when it has taken nothing for a while and something is left.
+fn all_taken(client: &UnixStream, mut bytes: &[u8]) -> bool {
+    client
+        .set_write_timeout(Some(Duration::from_millis(500)))
+        .unwrap();
+    while let (false, Ok(n)) = (bytes.is_empty(), (&mut &*client).write(bytes)) {
+        bytes = &bytes[n..];
+    }
+    bytes.is_empty()
+}
+
+/// Asks again and again as long as `work` runs, and returns its result and the longest time an answer took.
+fn meanwhile<T: Send>(f: &Fixture, work: impl FnOnce() -> T + Send) -> (T, Duration) {
+    let mut c = f.connect();
+    std::thread::scope(|scope| {
+        let work = scope.spawn(work);
+        let mut longest = Duration::ZERO;
+        while !work.is_finished() {
+            let before = Instant::now();
+            assert_eq!(ask(&mut c, VERSION)["id"], 7);
+            longest = longest.max(before.elapsed());
+        }
+        (work.join().unwrap(), longest)
+    })
+}
+
+#[test]
+fn blank_lines_behind_a_request_cost_the_others_nothing() {
+    let f = Fixture::new(4, 16 << 20);
+    let mut c = f.connect();
+    let flood = [VERSION, &vec![b'\n'; 16 << 20], VERSION].concat();
+    let (answers, longest) = meanwhile(&f, || {
+        let mut writer = c.get_ref().try_clone().unwrap();
+        std::thread::scope(|scope| {
+            scope.spawn(move || writer.write_all(&flood).unwrap());
+            [line(&mut c), line(&mut c)]
+        })
+    });
+    assert!(answers.iter().all(|a| a["id"] == 7), "{answers:?}");
+    assert!(longest < Duration::from_secs(1), "{longest:?}");
+}
+
+#[test]
+fn errors_that_nobody_reads_are_bounded() {
+    let f = Fixture::new(4, 16 << 20);
+    let mut c = f.connect();
+    let flood = [VERSION, &b"0\n".repeat(8 << 20)].concat();
+    let (taken, longest) = meanwhile(&f, || all_taken(c.get_ref(), &flood));
+    assert!(!taken, "all of them were read, so all answers are held");
+    assert!(longest < Duration::from_secs(1), "{longest:?}");
+    // Those that were taken are answered, and as many are taken as answers are.
+    assert_eq!(line(&mut c)["id"], 7);
+    for _ in 0..100_000 {
+        assert_eq!(line(&mut c)["error"]["code"], -32600);
+    }
+    assert_eq!(ask(&mut f.connect(), VERSION)["id"], 7);
 }
 
 #[test]

@@ -1,15 +1,26 @@
 // SPDX-License-Identifier: Apache-2.0
-//! One client: lines in, one answered at a time, answers out. Bounded on both sides.
+//! One client: lines in, one answered at a time, answers out. Bounded on both sides, in memory and in time: what a client
+//! has sent beyond its bounds waits in the kernel, and the client with it.
 
 use std::io::{self, Read, Write};
+use std::ops::Range;
 use std::time::Instant;
 
 use mio::net::UnixStream;
+use podswitch_api::RpcError;
+use podswitch_api::rpc;
+
+/// Bytes read of one client before the others have their turn.
+const READ_PER_TURN: usize = 1 << 20;
+/// Bytes read beyond a line that waits already.
+const READ_AHEAD: usize = 64 << 10;
+/// Unsent answers in bytes from which on no more of a client's lines are looked at.
+const UNSENT: usize = 256 << 10;
 
 /// What a read brought.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Event {
-    /// Nothing yet that can be acted upon.
+    /// Nothing that ends the connection.
     Pending,
     /// A line is longer than allowed.
     TooLong,
@@ -21,17 +32,25 @@ pub(super) enum Event {
 pub(super) struct Connection {
     pub(super) stream: UnixStream,
     input: Vec<u8>,
+    /// Bytes of `input` that were taken out already.
+    taken: usize,
     /// How far `input` has been searched for a line feed.
     searched: usize,
+    /// Where the next line feed is, once found.
+    line_feed: Option<usize>,
     output: Vec<u8>,
     written: usize,
     /// A request of this client is with the engine.
     pub(super) busy: bool,
     /// Close once everything is written.
     pub(super) closing: bool,
+    /// It is among those to be served in this turn.
+    pub(super) queued: bool,
+    /// There may be more to read: nothing tells a second time (edge-triggered, epoll(7)).
+    readable: bool,
     /// The peer has sent its last byte.
     ended: bool,
-    /// When the peer last took or sent a byte.
+    /// When the peer last took or sent a byte, or we took a line of it.
     progress: Instant,
 }
 
@@ -40,11 +59,15 @@ impl Connection {
         Connection {
             stream,
             input: Vec::new(),
+            taken: 0,
             searched: 0,
+            line_feed: None,
             output: Vec::new(),
             written: 0,
             busy: false,
             closing: false,
+            queued: false,
+            readable: true,
             ended: false,
             progress: now,
         }
@@ -55,77 +78,127 @@ impl Connection {
         self.input.len() + self.output.len()
     }
 
-    /// Whether the peer owes us the rest of a line, or us taking an answer: such a client may not wait for ever.
-    pub(super) fn owes(&self) -> bool {
-        !self.output.is_empty() || (!self.busy && !self.input.is_empty())
+    /// Bytes that were read and not taken out.
+    fn unread(&self) -> usize {
+        self.input.len() - self.taken
     }
 
-    /// When the peer last took or sent a byte.
+    /// Whether the peer owes us the rest of a line, or us taking an answer: such a client may not wait for ever.
+    pub(super) fn owes(&self) -> bool {
+        !self.output.is_empty() || (!self.busy && self.unread() > 0)
+    }
+
+    /// When the peer last took or sent a byte, or we took a line of it.
     pub(super) fn progress(&self) -> Instant {
         self.progress
+    }
+
+    /// The kernel says that there is something to read.
+    pub(super) fn may_read(&mut self) {
+        self.readable = true;
+    }
+
+    /// Whether there is something to do for it that no event will tell of.
+    pub(super) fn has_work(&mut self) -> bool {
+        self.may_take() && (self.readable || self.find_line().is_some())
+    }
+
+    fn may_take(&self) -> bool {
+        !self.busy && !self.closing && self.output.len() - self.written < UNSENT
     }
 
     /// Reads what is there, as far as one line of `limit` bytes and a bit.
     pub(super) fn read(&mut self, limit: usize, now: Instant) -> Event {
         let mut piece = [0u8; 32 << 10];
-        loop {
-            if self.closing || self.input.len() > limit {
-                return if self.line_waits(limit) {
-                    Event::Pending
-                } else {
-                    Event::TooLong
-                };
+        let mut left = READ_PER_TURN;
+        while self.readable && !self.closing && left > 0 {
+            let waits = self.find_line().is_some();
+            if waits && self.unread() >= READ_AHEAD || self.unread() > limit {
+                break;
             }
             match self.stream.read(&mut piece) {
                 Ok(0) => {
                     self.ended = true;
-                    return if self.busy || self.has_line() || !self.output.is_empty() {
-                        Event::Pending
-                    } else {
-                        Event::Closed
-                    };
+                    self.readable = false;
                 }
                 Ok(n) => {
                     self.input.extend_from_slice(&piece[..n]);
                     self.progress = now;
+                    left = left.saturating_sub(n);
                 }
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Event::Pending,
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => self.readable = false,
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 Err(_) => return Event::Closed,
             }
         }
-    }
-
-    fn line_waits(&mut self, limit: usize) -> bool {
-        self.closing || self.busy || self.input.iter().take(limit + 1).any(|b| *b == b'\n')
-    }
-
-    fn has_line(&self) -> bool {
-        self.input[self.searched..].contains(&b'\n')
-    }
-
-    /// Takes the next line out, without its line feed; blank lines are passed over.
-    pub(super) fn next_line(&mut self) -> Option<Vec<u8>> {
-        loop {
-            let found = self.input[self.searched..].iter().position(|b| *b == b'\n');
-            let Some(end) = found.map(|i| self.searched + i) else {
-                self.searched = self.input.len();
-                return None;
-            };
-            let rest = self.input.split_off(end + 1);
-            let mut line = std::mem::replace(&mut self.input, rest);
-            line.pop();
-            self.searched = 0;
-            if !line.iter().all(u8::is_ascii_whitespace) {
-                return Some(line);
-            }
+        let line = self.find_line();
+        if self.ended && !self.busy && line.is_none() && self.output.is_empty() {
+            return Event::Closed;
+        }
+        match line.is_none() && self.unread() > limit && !self.busy && !self.closing {
+            true => Event::TooLong,
+            false => Event::Pending,
         }
     }
 
-    /// Forgets what was read; for a client whose line cannot be served.
-    pub(super) fn discard_input(&mut self) {
+    /// Where the next line feed is. Looks at every byte once.
+    fn find_line(&mut self) -> Option<usize> {
+        if self.line_feed.is_none() {
+            let found = self.input[self.searched..].iter().position(|b| *b == b'\n');
+            self.line_feed = found.map(|i| self.searched + i);
+            self.searched = self.line_feed.unwrap_or(self.input.len());
+        }
+        self.line_feed
+    }
+
+    /// Takes the next line out that is not blank, without its line feed, unless `budget` bytes were taken before; what
+    /// it takes is subtracted.
+    pub(super) fn next_line(&mut self, budget: &mut usize, now: Instant) -> Option<&[u8]> {
+        while *budget > 0 && self.may_take() {
+            let line = self.take_line()?;
+            *budget = budget.saturating_sub(line.len() + 1);
+            self.progress = now;
+            if !self.input[line.clone()].trim_ascii().is_empty() {
+                return Some(&self.input[line]);
+            }
+        }
+        None
+    }
+
+    fn take_line(&mut self) -> Option<Range<usize>> {
+        let end = self.find_line()?;
+        let line = self.taken..end;
+        self.taken = end + 1;
+        self.searched = self.taken;
+        self.line_feed = None;
+        Some(line)
+    }
+
+    /// Frees what was taken out, once that is the greater part: each byte is moved once or so.
+    pub(super) fn compact(&mut self) {
+        if self.taken == self.input.len() {
+            self.discard_input();
+        } else if self.taken > self.input.len() / 2 {
+            self.input.drain(..self.taken);
+            self.input.shrink_to(2 * self.input.len());
+            self.searched -= self.taken;
+            self.line_feed = self.line_feed.map(|at| at - self.taken);
+            self.taken = 0;
+        }
+    }
+
+    /// Answers with an error and takes nothing more from it.
+    pub(super) fn refuse(&mut self, error: &RpcError, now: Instant) {
+        self.discard_input();
+        self.closing = true;
+        self.answer(&rpc::write_error(None, error), now);
+    }
+
+    fn discard_input(&mut self) {
         self.input = Vec::new();
+        self.taken = 0;
         self.searched = 0;
+        self.line_feed = None;
     }
 
     /// Queues an answer.
@@ -145,14 +218,20 @@ impl Connection {
                     self.written += n;
                     self.progress = now;
                 }
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return true,
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                    if self.written > self.output.len() / 2 {
+                        self.output.drain(..self.written);
+                        self.written = 0;
+                    }
+                    return true;
+                }
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 Err(_) => return false,
             }
         }
         self.output = Vec::new();
         self.written = 0;
-        let done = self.closing || (self.ended && !self.busy && !self.has_line());
+        let done = self.closing || (self.ended && !self.busy && self.find_line().is_none());
         !done
     }
 }

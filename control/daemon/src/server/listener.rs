@@ -100,18 +100,18 @@ impl Listener {
         &mut self.inner
     }
 
+    /// The next client that waits, if there is one.
     pub(super) fn accept(&self) -> io::Result<Option<UnixStream>> {
-        match self.inner.accept() {
-            Ok((stream, _)) => Ok(Some(stream)),
-            Err(e)
-                if matches!(
-                    e.kind(),
-                    io::ErrorKind::WouldBlock | io::ErrorKind::ConnectionAborted
-                ) =>
-            {
-                Ok(None)
+        loop {
+            match self.inner.accept() {
+                Ok((stream, _)) => return Ok(Some(stream)),
+                Err(e) => match e.kind() {
+                    io::ErrorKind::WouldBlock => return Ok(None),
+                    // One who left before its turn; others may wait behind it.
+                    io::ErrorKind::ConnectionAborted | io::ErrorKind::Interrupted => {}
+                    _ => return Err(e),
+                },
             }
-            Err(e) => Err(e),
         }
     }
 

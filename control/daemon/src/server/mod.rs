@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, TryRecvError};
 use std::time::{Duration, Instant};
 
+use mio::net::UnixStream;
 use mio::{Events, Interest, Poll, Token, Waker};
 use podswitch_api::method::Call;
 use podswitch_api::rpc::{self, Id};
@@ -27,6 +28,13 @@ const FIRST_CLIENT: usize = 2;
 const STALL: Duration = Duration::from_secs(30);
 /// How often stalled clients are looked for.
 const SWEEP: Duration = Duration::from_secs(5);
+/// Bytes of a client's lines, and of the errors they are answered with, before the others have their turn. One line may
+/// be longer.
+const TAKEN_PER_TURN: usize = 64 << 10;
+/// New clients taken in before the others have their turn.
+const ACCEPTS_PER_TURN: usize = 64;
+/// A client that holds no more bytes is served also when the others hold too many.
+const SMALL: usize = 64 << 10;
 
 /// One client's connection, never reused in one run.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -103,6 +111,10 @@ pub struct Server {
     bounds: Bounds,
     clients: HashMap<u64, Connection>,
     next: u64,
+    /// Clients to be served in the next turn.
+    ready: Vec<u64>,
+    /// There may be clients to be taken in.
+    waiting: bool,
     jobs: Jobs,
     answers: Receiver<Answer>,
 }
@@ -131,13 +143,16 @@ impl Server {
             bounds,
             clients: HashMap::new(),
             next: 0,
+            ready: Vec::new(),
+            waiting: false,
             jobs,
             answers,
         };
         Ok((server, Answers { sender, waker }))
     }
 
-    /// Serves until the engine says stop.
+    /// Serves until the engine says stop. Every turn of the loop does a bounded piece of work for each client, so that
+    /// one with much to do waits for itself alone.
     ///
     /// # Errors
     /// What epoll said; a client's failure is never the server's.
@@ -145,19 +160,37 @@ impl Server {
         let mut events = Events::with_capacity(128);
         let mut swept = Instant::now();
         loop {
-            match self.poll.poll(&mut events, Some(SWEEP)) {
+            let wait = if self.ready.is_empty() && !self.waiting {
+                SWEEP
+            } else {
+                Duration::ZERO
+            };
+            match self.poll.poll(&mut events, Some(wait)) {
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
                 other => other?,
             }
             let now = Instant::now();
             for event in &events {
                 match event.token() {
-                    LISTENER => self.accept(now),
+                    LISTENER => self.waiting = true,
                     WAKER => {}
-                    Token(t) => self.serve((t - FIRST_CLIENT) as u64, now),
+                    Token(t) => {
+                        let id = (t - FIRST_CLIENT) as u64;
+                        if let Some(c) = self.clients.get_mut(&id) {
+                            c.may_read();
+                        }
+                        self.queue(id);
+                    }
                 }
             }
-            if !self.deliver(now) {
+            if self.waiting {
+                self.waiting = self.accept(now);
+            }
+            let stop = self.deliver(now);
+            for id in std::mem::take(&mut self.ready) {
+                self.serve(id, now);
+            }
+            if stop {
                 return Ok(());
             }
             if now.duration_since(swept) >= SWEEP {
@@ -167,87 +200,108 @@ impl Server {
         }
     }
 
-    fn accept(&mut self, now: Instant) {
-        loop {
-            let stream = match self.listener.accept() {
-                Ok(Some(stream)) => stream,
-                Ok(None) => return,
+    /// Has a client served in this turn, or in the next one when this one's are being served.
+    fn queue(&mut self, id: u64) {
+        if let Some(c) = self.clients.get_mut(&id)
+            && !c.queued
+        {
+            c.queued = true;
+            self.ready.push(id);
+        }
+    }
+
+    /// Takes new clients in; true when there may be more of them.
+    fn accept(&mut self, now: Instant) -> bool {
+        for _ in 0..ACCEPTS_PER_TURN {
+            match self.listener.accept() {
+                Ok(Some(stream)) => self.admit(stream, now),
+                Ok(None) => return false,
                 Err(e) => {
                     // Descriptors may have run out; the backlog waits, existing clients go on.
                     warn!(error = %e, "accepting a client failed");
-                    return;
+                    return false;
                 }
-            };
-            let refusal = match self.listener.check_peer(&stream) {
-                Err(why) => Some(
-                    RpcError::new(ErrorCode::Permission, why)
-                        .hint("run as root or as a member of socket_group"),
-                ),
-                Ok(()) if self.clients.len() >= self.bounds.clients => {
-                    let msg = format!(
-                        "{} clients are connected, which is the limit",
-                        self.clients.len()
-                    );
-                    Some(
-                        RpcError::new(ErrorCode::Busy, msg)
-                            .hint("try again, or raise limits.clients in the configuration"),
-                    )
-                }
-                Ok(()) => None,
-            };
-            let id = self.next;
-            self.next += 1;
-            let mut connection = Connection::new(stream, now);
-            let token = Token(id as usize + FIRST_CLIENT);
-            let interest = Interest::READABLE | Interest::WRITABLE;
-            if let Err(e) = self
-                .poll
-                .registry()
-                .register(&mut connection.stream, token, interest)
-            {
-                warn!(error = %e, "watching a client failed");
-                continue;
             }
-            if let Some(error) = refusal {
-                info!(error = %error, "client refused");
-                connection.answer(&rpc::write_error(None, &error), now);
-                connection.closing = true;
-                connection.write(now);
-                self.forget(connection);
-                continue;
-            }
-            debug!(client = id, "client connected");
-            self.clients.insert(id, connection);
-            self.serve(id, now);
         }
+        true
+    }
+
+    fn admit(&mut self, stream: UnixStream, now: Instant) {
+        let refusal = match self.listener.check_peer(&stream) {
+            Err(why) => Some(
+                RpcError::new(ErrorCode::Permission, why)
+                    .hint("run as root or as a member of socket_group"),
+            ),
+            Ok(()) if self.clients.len() >= self.bounds.clients => {
+                let msg = format!(
+                    "{} clients are connected, which is the limit",
+                    self.clients.len()
+                );
+                Some(
+                    RpcError::new(ErrorCode::Busy, msg)
+                        .hint("try again, or raise limits.clients in the configuration"),
+                )
+            }
+            Ok(()) => None,
+        };
+        let id = self.next;
+        self.next += 1;
+        let mut connection = Connection::new(stream, now);
+        let token = Token(id as usize + FIRST_CLIENT);
+        let interest = Interest::READABLE | Interest::WRITABLE;
+        if let Err(e) = self
+            .poll
+            .registry()
+            .register(&mut connection.stream, token, interest)
+        {
+            warn!(error = %e, "watching a client failed");
+            return;
+        }
+        if let Some(error) = refusal {
+            info!(error = %error, "client refused");
+            connection.answer(&rpc::write_error(None, &error), now);
+            connection.closing = true;
+            connection.write(now);
+            self.forget(connection);
+            return;
+        }
+        debug!(client = id, "client connected");
+        self.clients.insert(id, connection);
+        self.queue(id);
     }
 
     /// Reads, takes requests out, writes.
     fn serve(&mut self, id: u64, now: Instant) {
-        let held: usize = self.clients.values().map(Connection::held).sum();
         let Some(c) = self.clients.get_mut(&id) else {
             return;
         };
+        c.queued = false;
         let event = c.read(self.bounds.request_bytes, now);
+        let large = c.held() > SMALL;
         let refused = match event {
             Event::Closed => return self.close(id, "closed by the client"),
-            Event::TooLong => Some(
-                RpcError::new(ErrorCode::TooLarge, format!("the request is longer than {} bytes", self.bounds.request_bytes))
-                    .hint("send large states in pieces with begin, put and commit, or raise limits.request_bytes"),
+            Event::TooLong => Some(too_long(self.bounds.request_bytes)),
+            Event::Pending if large && self.held() > self.bounds.total() => Some(
+                RpcError::new(
+                    ErrorCode::Busy,
+                    "clients together hold too many bytes of unfinished requests",
+                )
+                .hint("try again"),
             ),
-            Event::Pending if held > self.bounds.total() => {
-                Some(RpcError::new(ErrorCode::Busy, "clients together hold too many bytes of unfinished requests").hint("try again"))
-            }
             Event::Pending => None,
         };
         if let Some(error) = refused
+            && let Some(c) = self.clients.get_mut(&id)
             && !c.closing
         {
-            c.discard_input();
-            c.closing = true;
-            c.answer(&rpc::write_error(None, &error), now);
+            c.refuse(&error, now);
         }
         self.step(id, now);
+    }
+
+    /// Bytes that all clients hold together.
+    fn held(&self) -> usize {
+        self.clients.values().map(Connection::held).sum()
     }
 
     /// Gives the engine the client's next request when it has none there, and writes what waits.
@@ -255,21 +309,13 @@ impl Server {
         let Some(c) = self.clients.get_mut(&id) else {
             return;
         };
-        while !c.busy && !c.closing {
-            let Some(line) = c.next_line() else { break };
+        let mut budget = TAKEN_PER_TURN;
+        while let Some(line) = c.next_line(&mut budget, now) {
             if line.len() > self.bounds.request_bytes {
-                let msg = format!(
-                    "the request is longer than {} bytes",
-                    self.bounds.request_bytes
-                );
-                c.answer(
-                    &rpc::write_error(None, &RpcError::new(ErrorCode::TooLarge, msg)),
-                    now,
-                );
-                c.closing = true;
+                c.refuse(&too_long(self.bounds.request_bytes), now);
                 break;
             }
-            match rpc::parse_request(&line) {
+            match rpc::parse_request(line) {
                 Ok(request) => {
                     c.busy = true;
                     let job = Job::Call {
@@ -281,15 +327,22 @@ impl Server {
                         c.closing = true;
                     }
                 }
-                Err(bad) => c.answer(&rpc::write_error(bad.id.as_ref(), &bad.error), now),
+                Err(bad) => {
+                    let error = rpc::write_error(bad.id.as_ref(), &bad.error);
+                    budget = budget.saturating_sub(error.len());
+                    c.answer(&error, now);
+                }
             }
         }
+        c.compact();
         if !c.write(now) {
             self.close(id, "done");
+        } else if c.has_work() {
+            self.queue(id);
         }
     }
 
-    /// Writes what the engine answered. False when it said stop.
+    /// Takes what the engine answered. True when it said stop.
     fn deliver(&mut self, now: Instant) -> bool {
         loop {
             match self.answers.try_recv() {
@@ -298,12 +351,12 @@ impl Server {
                         c.busy = false;
                         c.answer(&bytes, now);
                         // More of its requests may have been read meanwhile.
-                        self.serve(client.0, now);
+                        self.queue(client.0);
                     }
                 }
-                Ok(Answer::Stop) => return false,
-                Err(TryRecvError::Empty) => return true,
-                Err(TryRecvError::Disconnected) => return false,
+                Ok(Answer::Stop) => return true,
+                Err(TryRecvError::Empty) => return false,
+                Err(TryRecvError::Disconnected) => return true,
             }
         }
     }
@@ -340,4 +393,12 @@ impl Server {
             debug!(error = %e, "a closed client could not be unwatched");
         }
     }
+}
+
+fn too_long(limit: usize) -> RpcError {
+    RpcError::new(
+        ErrorCode::TooLarge,
+        format!("the request is longer than {limit} bytes"),
+    )
+    .hint("send large states in pieces with begin, put and commit, or raise limits.request_bytes")
 }
