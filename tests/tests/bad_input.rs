@@ -3,10 +3,11 @@
 
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
+use std::time::Duration;
 
 use podswitch_tests::ctl::Wire;
 use podswitch_tests::objects::{delete, rule, set};
-use podswitch_tests::programs::{Ended, bin_dir, run};
+use podswitch_tests::programs::{Ended, Running, bin_dir, run};
 use podswitch_tests::traffic::ping;
 use podswitch_tests::{HUNG, Node, NodeConfig, eventually};
 use serde_json::{Value, json};
@@ -270,6 +271,147 @@ fn the_socket_is_not_for_everybody() {
         ended.stderr.contains("user 65534"),
         "it names who asked: {ended:?}"
     );
+}
+
+#[test]
+fn members_of_the_sockets_group_are_served() {
+    const GROUP: u32 = 54_321;
+    let node = Node::new(NodeConfig {
+        daemon: format!("socket_group = \"{GROUP}\""),
+        ..NodeConfig::default()
+    });
+    std::fs::set_permissions(node.dir(), std::fs::Permissions::from_mode(0o755)).unwrap();
+    let copy = node.dir().join("ctl");
+    std::fs::copy(bin_dir().join("podswitchctl"), &copy).unwrap();
+    std::fs::set_permissions(&copy, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let list = |who: &[&str]| {
+        let mut command = Command::new("setpriv");
+        command.arg("--reuid=65534").args(who);
+        command.arg(&copy).arg("--socket").arg(node.socket());
+        run(command.args(["port", "list"]), b"", HUNG)
+    };
+    let primary = format!("--regid={GROUP}");
+    list(&[&primary, "--clear-groups"]).success("of the group");
+    let supplementary = format!("--groups=7,{GROUP}");
+    list(&["--regid=65534", &supplementary]).success("with the group");
+    // By the mode of the socket, and with that out of the way by its own look at them, others are kept out.
+    let other = ["--regid=65534", "--groups=7,54322"];
+    assert_ne!(list(&other).status, 0);
+    std::fs::set_permissions(node.socket(), std::fs::Permissions::from_mode(0o666)).unwrap();
+    let refused = list(&other);
+    assert_eq!(refused.status, 1, "{refused:?}");
+    assert!(refused.stderr.contains("user 65534"), "{refused:?}");
+}
+
+/// Soft and hard limit of a process's open files.
+fn open_files(pid: i32) -> (u64, u64) {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/limits")).expect("it runs");
+    let line = text.lines().find(|l| l.starts_with("Max open files"));
+    let mut words = line.expect("the limit").split_whitespace().skip(3);
+    let mut next = || words.next().and_then(|w| w.parse().ok()).expect("a number");
+    (next(), next())
+}
+
+/// prlimit(1) on open files of a process, as `SOFT:HARD` or one of them.
+fn limit_open_files(pid: i32, limit: &str) {
+    let mut command = Command::new("prlimit");
+    command.args(["--pid", &pid.to_string(), &format!("--nofile={limit}")]);
+    run(&mut command, b"", HUNG).success("prlimit");
+}
+
+#[test]
+fn open_files_are_raised_to_what_is_allowed_and_too_few_are_said() {
+    let node = Node::without_daemon(NodeConfig {
+        daemon: "[limits]\nports = 100".to_owned(),
+        ..NodeConfig::default()
+    });
+    let started = |limits: &str| {
+        let log = std::fs::File::create(node.log_file()).unwrap();
+        let mut command = node.netns().command("prlimit");
+        command
+            .arg(format!("--nofile={limits}"))
+            .arg(bin_dir().join("podswitchd"))
+            .arg("--config")
+            .arg(node.config_file());
+        command.stdout(log.try_clone().unwrap()).stderr(log);
+        let running = Running::start(&mut command);
+        let health = eventually("it is ready", HUNG, || {
+            node.log().contains("podswitchd is ready").then_some(())?;
+            Some(node.rpc("health", &json!({})).expect("health"))
+        });
+        (running, health.to_string())
+    };
+    let (running, health) = started("128:2048");
+    assert_eq!(open_files(running.pid()), (2048, 2048));
+    assert!(!health.contains("limits.ports"), "{health}");
+    // A port costs no more of them than is reckoned with.
+    let count = || {
+        std::fs::read_dir(format!("/proc/{}/fd", running.pid()))
+            .unwrap()
+            .count()
+    };
+    let before = count();
+    let pods: Vec<_> = (0..4).map(|_| node.pod()).collect();
+    assert!(
+        count() <= before + 5 * pods.len() + 4,
+        "{before}, {}",
+        count()
+    );
+    drop(running);
+
+    let (_running, health) = started("128:700");
+    for named in ["limits.ports", "700", "LimitNOFILE"] {
+        assert!(health.contains(named), "{named}: {health}");
+    }
+    assert!(node.log().contains("700"), "{}", node.log());
+}
+
+#[test]
+fn a_client_that_came_when_descriptors_had_run_out_is_served_later() {
+    let node = Node::new(NodeConfig::default());
+    let pid = node.daemon().pid();
+    node.rpc("version", &json!({})).expect("it is ready");
+    // More of them may not be opened, those that are open stay.
+    limit_open_files(pid, "3:");
+    let mut wire = Wire::connect(&node.socket());
+    eventually("accepting fails", HUNG, || {
+        node.log()
+            .contains("accepting a client failed")
+            .then_some(())
+    });
+    limit_open_files(pid, "1024:");
+    let version = wire.call("version", &json!({})).expect("an answer");
+    assert!(version["version"].is_string());
+}
+
+#[test]
+fn logs_are_json_when_asked_for() {
+    let mut node = Node::new(NodeConfig {
+        daemon: "[log]\nformat = \"json\"\nlevel = \"debug\"".to_owned(),
+        ..NodeConfig::default()
+    });
+    let pod = node.pod();
+    node.delete(&pod);
+    node.rpc("apply", &json!({"changes": 1}))
+        .expect_err("no list");
+    node.rpc("commit", &json!({"transaction": 99}))
+        .expect_err("no such transaction");
+    node.terminate();
+    let log = node.log();
+    assert!(log.lines().count() > 5, "{log}");
+    for line in log.lines() {
+        let entry: Value = serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"));
+        let level = entry["level"].as_str().unwrap_or_default();
+        assert!(
+            ["ERROR", "WARN", "INFO", "DEBUG"].contains(&level),
+            "{line}"
+        );
+        assert!(
+            entry["message"].as_str().is_some_and(|m| !m.is_empty()),
+            "{line}"
+        );
+        assert!(entry["timestamp"].is_string(), "{line}");
+    }
 }
 
 /// Runs `podswitchd --check --config FILE` with a text.

@@ -264,6 +264,57 @@ fn a_whole_desired_state_comes_in_pieces_and_only_differences_change() {
 }
 
 #[test]
+fn a_transaction_of_a_generation_that_has_passed_is_refused() {
+    let node = Node::new(NodeConfig::default());
+    let blackhole =
+        |n: u8| json!({"kind": "route", "prefix": format!("10.9.{n}.0/24"), "type": "blackhole"});
+    let generation = node.apply(&[set(blackhole(0))])["generation"].clone();
+    let current = generation.as_u64().expect("a number");
+    let mut wire = Wire::connect(&node.socket());
+    let begin = |generation: u64| json!({"kinds": ["route"], "generation": generation});
+    for other in [current - 1, current + 1] {
+        let refused = wire.call("begin", &begin(other)).expect_err("not this one");
+        assert_eq!(refused["code"], -32003, "{refused}");
+    }
+    // Right at `begin`, passed at `commit`.
+    let begun = wire.call("begin", &begin(current)).expect("begin");
+    let put = json!({"transaction": begun["transaction"], "objects": [blackhole(1)]});
+    wire.call("put", &put).expect("put");
+    node.apply(&[set(blackhole(2))]);
+    let commit = json!({"transaction": begun["transaction"]});
+    let refused = wire.call("commit", &commit).expect_err("it has passed");
+    assert_eq!(refused["code"], -32003, "{refused}");
+    let prefixes: Vec<Value> = node.get("route", &json!({}));
+    let prefixes: Vec<&Value> = prefixes.iter().map(|r| &r["object"]["prefix"]).collect();
+    assert_eq!(prefixes, ["10.9.0.0/24", "10.9.2.0/24"]);
+    // It is over, and another one may follow.
+    let over = wire.call("commit", &commit).expect_err("it is over");
+    assert_eq!(over["code"], -32002, "{over}");
+    let begun = wire.call("begin", &begin(current + 1)).expect("begin");
+    wire.call("commit", &json!({"transaction": begun["transaction"]}))
+        .expect("commit");
+    assert!(node.get("route", &json!({})).is_empty());
+}
+
+#[test]
+fn transactions_are_bounded_by_connection_and_in_all() {
+    let node = Node::new(NodeConfig::default());
+    let begin = |wire: &mut Wire| wire.call("begin", &json!({"kinds": ["rule"]}));
+    let mut wires: Vec<Wire> = (0..4).map(|_| Wire::connect(&node.socket())).collect();
+    for wire in &mut wires {
+        for _ in 0..4 {
+            begin(wire).expect("four of each");
+        }
+        assert_eq!(begin(wire).expect_err("a fifth")["code"], -32001);
+    }
+    let mut late = Wire::connect(&node.socket());
+    let refused = begin(&mut late).expect_err("a seventeenth");
+    assert_eq!(refused["code"], -32005, "{refused}");
+    wires.pop();
+    podswitch_tests::eventually("there is room again", HUNG, || begin(&mut late).ok());
+}
+
+#[test]
 fn a_pod_whose_link_is_down_holds_up_nobody() {
     // A pod that is frozen while frames are on their way to it must not hold up the others.
     let node = Node::new(NodeConfig::default());

@@ -4,16 +4,23 @@
 use std::io;
 use std::sync::mpsc::{Sender, channel};
 use std::thread;
+use std::time::Duration;
 
 use podswitch_host::watch::Watch;
 use podswitch_state::config::Config;
 use podswitch_state::store::Store;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use tracing::{error, info, warn};
 
 use crate::engine::{Ended, Engine, Task};
 use crate::server::{Access, Answer, Bounds, Listener, Server};
+
+/// A client that leaves a line unfinished or an answer unread is given up after this long.
+const STALL: Duration = Duration::from_secs(30);
+/// A client that asked nothing for this long gives way to a new one when there is no room.
+const IDLE: Duration = Duration::from_secs(1);
 
 /// Why the daemon cannot run.
 #[derive(Debug, thiserror::Error)]
@@ -85,6 +92,7 @@ fn group_id(group: &str) -> Option<u32> {
 /// [`StartError`]; once everything runs, nothing but a failure of epoll ends it with an error.
 pub fn run(config: Config) -> Result<(), StartError> {
     let system = |what| move |source| StartError::System { what, source };
+    raise_descriptors();
     // The store comes first: its lock is what keeps two daemons apart.
     let store = Store::open(&config.state_dir)?;
     let access = Access {
@@ -98,6 +106,8 @@ pub fn run(config: Config) -> Result<(), StartError> {
     let bounds = Bounds {
         clients: config.limits.clients as usize,
         request_bytes: config.limits.request_bytes as usize,
+        stall: STALL,
+        idle: IDLE,
     };
     let jobs = tasks.clone();
     let (server, answers) = Server::new(
@@ -127,6 +137,19 @@ pub fn run(config: Config) -> Result<(), StartError> {
         Err(_) => error!("the engine panicked; ports stay in place, closed"),
     }
     served
+}
+
+/// Allows this process as many descriptors as it may have (getrlimit(2)); what is usual was chosen for select(2), which
+/// nothing here uses. Whether that is enough is said with the other problems of the machine.
+fn raise_descriptors() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        ..limit
+    };
+    if let Err(e) = setrlimit(Resource::Nofile, raised) {
+        warn!(error = %e, "the limit of open files could not be raised");
+    }
 }
 
 fn watch_links(tasks: Sender<Task>) -> Result<(), StartError> {

@@ -26,15 +26,21 @@ struct Fixture {
 
 impl Fixture {
     fn new(clients: usize, request_bytes: usize) -> Fixture {
+        Fixture::with(Bounds {
+            clients,
+            request_bytes,
+            stall: HUNG,
+            idle: HUNG,
+        })
+    }
+
+    fn with(bounds: Bounds) -> Fixture {
         let dir = tempfile::tempdir().unwrap();
         let listener = Listener::bind(&dir.path().join("s"), ACCESS).unwrap();
         let (jobs, inbox) = mpsc::channel();
         let (server, answers) = Server::new(
             listener,
-            Bounds {
-                clients,
-                request_bytes,
-            },
+            bounds,
             Box::new(move |job| jobs.send(job).is_ok()),
         )
         .unwrap();
@@ -43,6 +49,8 @@ impl Fixture {
         std::thread::spawn(move || {
             for job in inbox {
                 match job {
+                    // One that is never answered.
+                    Job::Call { call, .. } if matches!(*call, Call::Health(_)) => {}
                     Job::Call { client, id, call } => {
                         let size = match *call {
                             Call::Stats(_) => 8 << 20,
@@ -213,6 +221,66 @@ fn a_client_that_does_not_read_stalls_nobody() {
     for _ in 0..4 {
         assert_eq!(line(&mut lazy)["id"], 1);
     }
+}
+
+#[test]
+fn clients_that_stall_are_given_up_and_others_are_not() {
+    let f = Fixture::with(Bounds {
+        clients: 8,
+        request_bytes: 1 << 20,
+        stall: Duration::from_millis(600),
+        idle: HUNG,
+    });
+    let (mut unfinished, mut deaf) = (f.connect(), f.connect());
+    let (mut idle, mut waits) = (f.connect(), f.connect());
+    waits
+        .get_mut()
+        .write_all(b"{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"health\"}\n")
+        .unwrap();
+    unfinished.get_mut().write_all(b"{\"jsonrpc\"").unwrap();
+    deaf.get_mut()
+        .write_all(b"{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"stats\"}\n")
+        .unwrap();
+    let before = Instant::now();
+    f.gone.recv_timeout(HUNG).unwrap();
+    f.gone.recv_timeout(HUNG).unwrap();
+    assert!(before.elapsed() >= Duration::from_millis(500));
+    ended(&mut unfinished);
+    let mut rest = Vec::new();
+    let _ = deaf.read_to_end(&mut rest);
+    assert!(rest.len() < 8 << 20, "a part of its answer at most");
+    // One that owes nothing, and one that is owed something, may take their time.
+    std::thread::sleep(Duration::from_secs(1));
+    assert_eq!(ask(&mut idle, VERSION)["id"], 7);
+    assert!(f.gone.try_recv().is_err());
+    waits.get_mut().write_all(VERSION).unwrap();
+}
+
+#[test]
+fn the_longest_idle_client_gives_way_to_a_new_one() {
+    let f = Fixture::with(Bounds {
+        clients: 3,
+        request_bytes: 1 << 20,
+        stall: HUNG,
+        idle: Duration::from_millis(300),
+    });
+    // The first is owed an answer, and the second owes the rest of a line: neither is idle.
+    let (mut waits, mut unfinished, mut idle) = (f.connect(), f.connect(), f.connect());
+    ask(&mut waits, VERSION);
+    waits
+        .get_mut()
+        .write_all(b"{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"health\"}\n")
+        .unwrap();
+    unfinished.get_mut().write_all(&VERSION[..9]).unwrap();
+    ask(&mut idle, VERSION);
+    assert_eq!(line(&mut f.connect())["error"]["code"], -32005);
+    std::thread::sleep(Duration::from_millis(500));
+    let mut new = f.connect();
+    assert_eq!(ask(&mut new, VERSION)["id"], 7);
+    ended(&mut idle);
+    assert_eq!(ask(&mut unfinished, &VERSION[9..])["id"], 7);
+    f.gone.recv_timeout(HUNG).unwrap();
+    assert!(f.gone.try_recv().is_err(), "no other has gone");
 }
 
 /// Sends as much as the server takes; false when it has taken nothing for a while and something is left.

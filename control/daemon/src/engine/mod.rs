@@ -14,7 +14,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use podswitch_api::desired::{DesiredState, Gateway, Model};
-use podswitch_api::method::{BeginResult, Call, Problem, PutResult, VersionResult};
+use podswitch_api::method::{BeginParams, BeginResult, Call, Problem, PutResult, VersionResult};
 use podswitch_api::object::Kind;
 use podswitch_api::rpc::{self, Id};
 use podswitch_api::{ErrorCode, PROTOCOL_VERSION, RpcError};
@@ -36,6 +36,8 @@ use stats::Pulse;
 
 /// Transactions one client may have open.
 const TRANSACTIONS_PER_CLIENT: usize = 4;
+/// Transactions all clients together may have open: each may hold as much as the whole desired state.
+const TRANSACTIONS: usize = 16;
 /// How often what is no longer used is freed.
 const TIDY: Duration = Duration::from_secs(1);
 
@@ -238,38 +240,7 @@ impl Engine {
         match call {
             Call::Version(_) => answer(id, &self.version()),
             Call::Apply(p) => answer(id, &self.apply(&p)?),
-            Call::Begin(p) => {
-                self.model.expect(p.generation)?;
-                let open = self
-                    .transactions
-                    .keys()
-                    .filter(|(c, _)| *c == client)
-                    .count();
-                if open >= TRANSACTIONS_PER_CLIENT {
-                    let msg = format!(
-                        "{open} transactions are open on this connection, which is the limit"
-                    );
-                    return Err(
-                        RpcError::new(ErrorCode::Limit, msg).hint("commit or abort one first")
-                    );
-                }
-                self.next_transaction += 1;
-                let kinds = p.kinds.unwrap_or_else(|| Kind::ALL.to_vec());
-                let new = Transaction {
-                    kinds,
-                    generation: p.generation,
-                    state: DesiredState::default(),
-                };
-                self.transactions
-                    .insert((client, self.next_transaction), new);
-                answer(
-                    id,
-                    &BeginResult {
-                        transaction: self.next_transaction,
-                        generation: self.model.generation(),
-                    },
-                )
-            }
+            Call::Begin(p) => answer(id, &self.begin(client, p)?),
             Call::Put(p) => {
                 let bounds = *self.model.bounds();
                 let transaction = self.transaction(client, p.transaction)?;
@@ -301,6 +272,34 @@ impl Engine {
                 "teardown is served by the loop",
             )),
         }
+    }
+
+    fn begin(&mut self, client: ClientId, params: BeginParams) -> Result<BeginResult, RpcError> {
+        self.model.expect(params.generation)?;
+        let clients = self.transactions.keys();
+        let open = clients.filter(|(c, _)| *c == client).count();
+        if open >= TRANSACTIONS_PER_CLIENT {
+            let msg =
+                format!("{open} transactions are open on this connection, which is the limit");
+            return Err(RpcError::new(ErrorCode::Limit, msg).hint("commit or abort one first"));
+        }
+        if self.transactions.len() >= TRANSACTIONS {
+            let msg = format!("{TRANSACTIONS} transactions are open, which is the limit");
+            return Err(RpcError::new(ErrorCode::Busy, msg)
+                .hint("try again when another client has committed, or has gone"));
+        }
+        self.next_transaction += 1;
+        let new = Transaction {
+            kinds: params.kinds.unwrap_or_else(|| Kind::ALL.to_vec()),
+            generation: params.generation,
+            state: DesiredState::default(),
+        };
+        self.transactions
+            .insert((client, self.next_transaction), new);
+        Ok(BeginResult {
+            transaction: self.next_transaction,
+            generation: self.model.generation(),
+        })
     }
 
     fn transaction(&mut self, client: ClientId, number: u64) -> Result<&mut Transaction, RpcError> {

@@ -9,7 +9,13 @@ use podswitch_datapath::stage::Rate;
 use podswitch_datapath::switch::{IdleConfig, MemoryPlan, SwitchConfig, WorkerConfig};
 use podswitch_host::probe;
 use podswitch_state::config::Config;
+use rustix::process::{Resource, getrlimit};
 use tracing::warn;
+
+/// Descriptors of one port: its AF_XDP socket, the steering program and its two maps, with one to spare.
+const PER_PORT: u64 = 5;
+/// Descriptors of everything else but ports and clients: the store, memory, workers, links, logs.
+const OTHERS: u64 = 256;
 
 /// The switch's configuration after the daemon's.
 pub(super) fn switch_config(config: &Config, features: Features) -> SwitchConfig {
@@ -42,11 +48,11 @@ pub(super) fn switch_config(config: &Config, features: Features) -> SwitchConfig
     }
 }
 
-/// Throttled or shared cores cost every packet: found at the start and said, in the log and in `health`.
+/// Throttled or shared cores cost every packet, and too few descriptors the last ports: found at the start and said, in the log and in `health`.
 pub(super) fn problems(config: &Config) -> Vec<Problem> {
     let mut problems = Vec::new();
     let mut add = |subject: &str, message: String, hint: &str| {
-        warn!(subject, message, "the machine limits the workers");
+        warn!(subject, message, "the machine limits the switch");
         problems.push(Problem {
             severity: Severity::Notice,
             subject: subject.to_owned(),
@@ -82,6 +88,20 @@ pub(super) fn problems(config: &Config) -> Vec<Problem> {
                 "widen the process's CPU set (cpuset, taskset)",
             );
         }
+    }
+    let limits = &config.limits;
+    let wanted = u64::from(limits.ports) * PER_PORT + u64::from(limits.clients) + OTHERS;
+    if let Some(most) = getrlimit(Resource::Nofile).maximum
+        && most < wanted
+    {
+        add(
+            "limits.ports",
+            format!(
+                "{} ports may need {wanted} open files, and this process may have {most}",
+                limits.ports
+            ),
+            "raise the hard limit of open files (LimitNOFILE= of systemd, ulimit -Hn), or lower limits.ports",
+        );
     }
     problems
 }

@@ -88,6 +88,11 @@ impl Connection {
         !self.output.is_empty() || (!self.busy && self.unread() > 0)
     }
 
+    /// Whether neither side owes the other anything.
+    pub(super) fn idle(&self) -> bool {
+        !self.busy && !self.closing && !self.queued && self.unread() == 0 && self.output.is_empty()
+    }
+
     /// When the peer last took or sent a byte, or we took a line of it.
     pub(super) fn progress(&self) -> Instant {
         self.progress

@@ -24,10 +24,6 @@ pub use listener::{Access, ListenError, Listener};
 const LISTENER: Token = Token(0);
 const WAKER: Token = Token(1);
 const FIRST_CLIENT: usize = 2;
-/// A client that owes the rest of a line or does not take its answer is given up after this long.
-const STALL: Duration = Duration::from_secs(30);
-/// How often stalled clients are looked for.
-const SWEEP: Duration = Duration::from_secs(5);
 /// Bytes of a client's lines, and of the errors they are answered with, before the others have their turn. One line may
 /// be longer.
 const TAKEN_PER_TURN: usize = 64 << 10;
@@ -77,12 +73,21 @@ pub struct Bounds {
     pub clients: usize,
     /// Bytes of a request line.
     pub request_bytes: usize,
+    /// A client that owes the rest of a line, or does not take its answer, is given up after this long.
+    pub stall: Duration,
+    /// One that has asked nothing for this long gives way to a new one when there is no room.
+    pub idle: Duration,
 }
 
 impl Bounds {
     /// Bytes that all clients together may hold in buffers.
     fn total(&self) -> usize {
         self.request_bytes.saturating_mul(4).max(64 << 20)
+    }
+
+    /// How often stalled clients are looked for.
+    fn sweep(&self) -> Duration {
+        self.stall / 6
     }
 }
 
@@ -161,7 +166,7 @@ impl Server {
         let mut swept = Instant::now();
         loop {
             let wait = if self.ready.is_empty() && !self.waiting {
-                SWEEP
+                self.bounds.sweep()
             } else {
                 Duration::ZERO
             };
@@ -193,7 +198,7 @@ impl Server {
             if stop {
                 return Ok(());
             }
-            if now.duration_since(swept) >= SWEEP {
+            if now.duration_since(swept) >= self.bounds.sweep() {
                 swept = now;
                 self.sweep(now);
             }
@@ -217,7 +222,8 @@ impl Server {
                 Ok(Some(stream)) => self.admit(stream, now),
                 Ok(None) => return false,
                 Err(e) => {
-                    // Descriptors may have run out; the backlog waits, existing clients go on.
+                    // Descriptors may have run out. The backlog waits for the next client that goes or the next sweep, as
+                    // nothing tells of it a second time; existing clients go on.
                     warn!(error = %e, "accepting a client failed");
                     return false;
                 }
@@ -232,7 +238,7 @@ impl Server {
                 RpcError::new(ErrorCode::Permission, why)
                     .hint("run as root or as a member of socket_group"),
             ),
-            Ok(()) if self.clients.len() >= self.bounds.clients => {
+            Ok(()) if self.clients.len() >= self.bounds.clients && !self.make_room(now) => {
                 let msg = format!(
                     "{} clients are connected, which is the limit",
                     self.clients.len()
@@ -268,6 +274,22 @@ impl Server {
         debug!(client = id, "client connected");
         self.clients.insert(id, connection);
         self.queue(id);
+    }
+
+    /// Closes the client that has been idle longest, if one has been for long enough: whoever holds connections and asks
+    /// nothing keeps nobody out.
+    fn make_room(&mut self, now: Instant) -> bool {
+        let idle = self.clients.iter().filter(|(_, c)| c.idle());
+        let longest = idle.min_by_key(|(_, c)| c.progress());
+        let Some((id, since)) = longest.map(|(id, c)| (*id, c.progress())) else {
+            return false;
+        };
+        let room = now.duration_since(since) >= self.bounds.idle;
+        if room {
+            info!(client = id, "idle client gives way to a new one");
+            self.close(id, "idle");
+        }
+        room
     }
 
     /// Reads, takes requests out, writes.
@@ -361,8 +383,10 @@ impl Server {
         }
     }
 
+    /// Gives stalled clients up, and looks for clients that could not be taken in.
     fn sweep(&mut self, now: Instant) {
-        let stalled = |c: &Connection| c.owes() && now.duration_since(c.progress()) >= STALL;
+        let stall = self.bounds.stall;
+        let stalled = |c: &Connection| c.owes() && now.duration_since(c.progress()) >= stall;
         let ids: Vec<u64> = self
             .clients
             .iter()
@@ -372,17 +396,20 @@ impl Server {
         for id in ids {
             info!(
                 client = id,
-                seconds = STALL.as_secs(),
+                after = ?stall,
                 "client stalled in the middle of a request or answer"
             );
             self.close(id, "stalled");
         }
+        self.waiting = true;
     }
 
     fn close(&mut self, id: u64, why: &str) {
         if let Some(connection) = self.clients.remove(&id) {
             debug!(client = id, why, "client gone");
             self.forget(connection);
+            // There is a descriptor again.
+            self.waiting = true;
             // The engine gone means that the process is ending.
             (self.jobs)(Job::Gone(ClientId(id)));
         }
