@@ -385,6 +385,23 @@ fn a_client_that_came_when_descriptors_had_run_out_is_served_later() {
 }
 
 #[test]
+fn what_is_not_used_is_freed_also_when_somebody_asks_all_the_time() {
+    let node = Node::new(NodeConfig::default());
+    let mut wire = Wire::connect(&node.socket());
+    let mut arenas = || {
+        let audit = wire.call("audit", &json!({})).expect("audit");
+        audit["arenas"].as_array().expect("a list").len()
+    };
+    let pod = node.pod();
+    assert_eq!(arenas(), 1);
+    node.delete(&pod);
+    eventually("memory without ports is freed", HUNG, || {
+        std::thread::sleep(Duration::from_millis(200));
+        (arenas() == 0).then_some(())
+    });
+}
+
+#[test]
 fn logs_are_json_when_asked_for() {
     let mut node = Node::new(NodeConfig {
         daemon: "[log]\nformat = \"json\"\nlevel = \"debug\"".to_owned(),

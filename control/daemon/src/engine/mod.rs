@@ -159,13 +159,17 @@ impl Engine {
 
     /// Serves until it is told to stop.
     pub fn run(mut self, tasks: &Receiver<Task>) -> Ended {
+        let mut next = Instant::now() + TIDY;
         loop {
-            let task = match tasks.recv_timeout(TIDY) {
+            // A deadline, so that one who asks all the time does not put it off.
+            let now = Instant::now();
+            if now >= next {
+                self.tidy();
+                next = now + TIDY;
+            }
+            let task = match tasks.recv_timeout(next.saturating_duration_since(now)) {
                 Ok(task) => task,
-                Err(RecvTimeoutError::Timeout) => {
-                    self.tidy();
-                    continue;
-                }
+                Err(RecvTimeoutError::Timeout) => continue,
                 Err(RecvTimeoutError::Disconnected) => return Ended::Stopped,
             };
             match task {
