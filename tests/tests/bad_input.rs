@@ -561,6 +561,40 @@ fn a_full_disk_under_the_store_refuses_changes_and_loses_none() {
 }
 
 #[test]
+fn a_pod_that_ends_while_the_disk_is_full_is_removed_later() {
+    let mut node = Node::without_daemon(NodeConfig::default());
+    let disk = Tmpfs::mount(node.state_dir(), "24M");
+    node.start();
+    let (mut a, b) = (node.pod(), node.pod());
+    let port = node.port_name(&b);
+    let filler = disk.fill();
+    // The store has some room of its own: until there is none for a single rule.
+    for size in [2000, 200, 20, 1] {
+        let mut number = 0;
+        eventually("a change is refused", HUNG, || {
+            number += size;
+            let many: Vec<_> = (number..number + size)
+                .map(|n| format!("{size}-{n}"))
+                .map(|name| set(rule(&name, &port, "ingress", "allow", &json!({}))))
+                .collect();
+            node.rpc("apply", &json!({"changes": many})).err()
+        });
+    }
+    a.netns.delete();
+    let state = || node.port(&a).map(|p| p["status"].clone());
+    eventually("the port is faulted", HUNG, || {
+        let message = state()?["message"].as_str()?.to_owned();
+        message.contains("could not be removed").then_some(())
+    });
+    std::fs::remove_file(filler).unwrap();
+    eventually("the port is removed", HUNG, || {
+        state().is_none().then_some(())
+    });
+    assert_eq!(node.get("port", &json!({})).len(), 1);
+    ping(&b.netns, node.pod().v4());
+}
+
+#[test]
 fn a_table_over_its_limit_is_refused_whole() {
     let node = Node::new(NodeConfig {
         daemon: "[limits]\nrules = 100".to_owned(),

@@ -80,6 +80,25 @@ fn what_no_longer_exists_is_cleaned_up_at_the_start() {
     ping(&a.netns, c.v4());
 }
 
+#[test]
+fn a_port_that_never_opened_goes_with_its_interface_too() {
+    let mut node = Node::new(NodeConfig::default());
+    let (a, b) = (node.pod(), node.pod());
+    let host_end = node.host_end(&b);
+    node.kill();
+    // Something else has the name of the pod's interface by the time the daemon is back.
+    node.netns().ip(&format!("link delete {host_end}"));
+    node.netns().ip(&format!("link add {host_end} type bridge"));
+    node.start();
+    let port = node.port(&b).expect("its interface is there");
+    assert_eq!(port["status"]["state"], "faulted", "{port}");
+    node.netns().ip(&format!("link delete {host_end}"));
+    eventually("its port is gone", HUNG, || {
+        node.port(&b).is_none().then_some(())
+    });
+    assert!(node.port(&a).is_some());
+}
+
 const HOST4: &str = "198.51.100.1";
 const HOST6: &str = "2001:db8:51::1";
 

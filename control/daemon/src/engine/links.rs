@@ -20,35 +20,36 @@ impl Engine {
         }
     }
 
+    /// The port is known by what is attached to the interface. One whose device never opened, by the interface's name,
+    /// unless there is another interface of that name by now.
     fn link_gone(&mut self, index: u32, interface: &str) {
         let with = |p: &super::LivePort| p.attached.as_ref().is_some_and(|a| a.ifindex == index);
-        let Some(name) = self
-            .ports
-            .iter()
-            .find(|(_, p)| with(p))
-            .map(|(n, _)| n.clone())
-        else {
-            return;
+        let attached = self.ports.iter().find(|(_, p)| with(p));
+        let port = match attached.and_then(|(name, _)| self.model.state().ports.get(name)) {
+            Some(port) => port.clone(),
+            None => match self.port_on(interface) {
+                Some(port) if self.is_shut(&port.name) && is_gone(&port) => port,
+                _ => return,
+            },
         };
-        self.close_device(&name);
-        let of_pod = self
-            .model
-            .state()
-            .ports
-            .get(&name)
-            .is_some_and(|p| p.pod.is_some());
-        if of_pod {
+        self.close_device(&port.name);
+        if port.pod.is_some() {
             info!(
-                port = name,
+                port = port.name,
                 interface, "the pod's interface is gone, and its port with it"
             );
-            self.remove_ports(vec![name]);
+            self.remove_ports(vec![port.name]);
         } else {
             self.fault(
-                &name,
+                &port.name,
                 format!("interface {interface} is gone; the port opens when it is back"),
             );
         }
+    }
+
+    /// Whether a port has nothing attached.
+    fn is_shut(&self, name: &str) -> bool {
+        self.ports.get(name).is_some_and(|p| p.attached.is_none())
     }
 
     fn link_changed(&mut self, link: &Link) {
@@ -73,8 +74,7 @@ impl Engine {
     }
 
     fn port_on(&self, interface: &str) -> Option<Port> {
-        let on =
-            |p: &&Port| matches!(&p.device, Device::Veth { interface: i, .. } if i == interface);
+        let on = |p: &&Port| interface_of(p) == Some(interface);
         self.model.state().ports.values().find(on).cloned()
     }
 
@@ -86,21 +86,38 @@ impl Engine {
                 return warn!(error = %e, "interfaces could not be listed after notices were lost");
             }
         };
-        let gone: Vec<u32> = self
-            .ports
-            .values()
-            .filter_map(|p| p.attached.as_ref().map(|a| a.ifindex))
-            .filter(|index| !links.iter().any(|l| l.index == *index))
+        let there = |p: &Port| {
+            links
+                .iter()
+                .any(|l| Some(l.name.as_str()) == interface_of(p))
+        };
+        let index = |p: &Port| {
+            self.ports
+                .get(&p.name)?
+                .attached
+                .as_ref()
+                .map(|a| a.ifindex)
+        };
+        let ports = self.model.state().ports.values();
+        let gone: Vec<(u32, String)> = ports
+            .filter_map(|p| {
+                let interface = interface_of(p)?.to_owned();
+                match index(p) {
+                    Some(i) => links.iter().all(|l| l.index != i).then_some((i, interface)),
+                    None => (!there(p)).then_some((0, interface)),
+                }
+            })
             .collect();
-        for index in gone {
-            self.link_gone(index, "of that index");
+        for (index, interface) in gone {
+            self.link_gone(index, &interface);
         }
         for link in &links {
             self.link_changed(link);
         }
     }
 
-    /// Removes ports from the desired state by ourselves; they stay faulted when that cannot be stored.
+    /// Removes ports from the desired state by ourselves. When that cannot be stored they stay, faulted, and it is tried
+    /// again now and then.
     pub(super) fn remove_ports(&mut self, names: Vec<String>) {
         if names.is_empty() {
             return;
@@ -120,6 +137,45 @@ impl Engine {
                     format!("its interface is gone and it could not be removed: {e}"),
                 );
             }
+            self.unremoved.extend(names);
         }
     }
+
+    /// Tries again to remove what could not be removed, unless its interface is back.
+    pub(super) fn retry_removals(&mut self) {
+        let mut gone = Vec::new();
+        for name in std::mem::take(&mut self.unremoved) {
+            match self.model.state().ports.get(&name).map(is_there) {
+                Some(Ok(false)) => gone.push(name),
+                Some(Err(_)) => drop(self.unremoved.insert(name)),
+                None | Some(Ok(true)) => {}
+            }
+        }
+        self.remove_ports(gone);
+    }
+}
+
+fn interface_of(port: &Port) -> Option<&str> {
+    match &port.device {
+        Device::Veth { interface, .. } => Some(interface),
+        _ => None,
+    }
+}
+
+/// Whether a port's interface is there, for a port that has one.
+fn is_there(port: &Port) -> podswitch_host::Result<bool> {
+    let Some(interface) = interface_of(port) else {
+        return Ok(true);
+    };
+    let mut socket = Socket::open()?;
+    Ok(link::find(&mut socket, interface)?.is_some())
+}
+
+fn is_gone(port: &Port) -> bool {
+    matches!(is_there(port), Ok(false))
+}
+
+/// Whether a port is a pod's whose interface is not there.
+pub(super) fn pod_is_gone(port: &Port) -> bool {
+    port.pod.is_some() && is_gone(port)
 }

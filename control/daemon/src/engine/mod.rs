@@ -9,7 +9,7 @@ mod read;
 mod start;
 mod stats;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
@@ -83,6 +83,8 @@ pub struct Engine {
     kernel: Kernel,
     names: Names,
     ports: BTreeMap<String, LivePort>,
+    /// Ports that are gone and could not be removed.
+    unremoved: BTreeSet<String>,
     start_problems: Vec<Problem>,
     pulse: Pulse,
     transactions: HashMap<(ClientId, u64), Transaction>,
@@ -142,6 +144,7 @@ impl Engine {
             switch,
             names: Names::default(),
             ports: BTreeMap::new(),
+            unremoved: BTreeSet::new(),
             transactions: HashMap::new(),
             next_transaction: 0,
             answers,
@@ -221,6 +224,7 @@ impl Engine {
         if let Err(e) = self.switch.tidy() {
             warn!(error = %e, "memory no longer used could not be freed");
         }
+        self.retry_removals();
     }
 
     fn serve(&mut self, client: ClientId, id: &Id, call: Call) -> Vec<u8> {

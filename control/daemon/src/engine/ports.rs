@@ -16,6 +16,7 @@ use tracing::{info, warn};
 
 use super::Engine;
 use super::change::Moves;
+use super::links::pod_is_gone;
 use crate::kernel::{Attached, Kernel, KernelError};
 
 /// A port of the desired state, as it is.
@@ -256,8 +257,10 @@ impl Engine {
 
     /// Marks a port as out of order.
     pub(super) fn fault(&mut self, name: &str, message: String) {
-        warn!(port = name, message, "port faulted");
         if let Some(live) = self.ports.get_mut(name) {
+            if live.message.as_ref() != Some(&message) {
+                warn!(port = name, message, "port faulted");
+            }
             live.state = PortState::Faulted;
             live.message = Some(message);
         }
@@ -287,7 +290,7 @@ impl Engine {
     /// daemon ran. Any other port waits for its interface.
     pub(super) fn restore_ports(&mut self) {
         let ports: Vec<Port> = self.model.state().ports.values().cloned().collect();
-        let gone = ports.iter().filter(|p| self.pod_is_gone(p));
+        let gone = ports.iter().filter(|p| pod_is_gone(p));
         self.remove_ports(gone.map(|p| p.name.clone()).collect());
         // The tables name every port, also one whose device cannot be opened or that could not be removed.
         let left: Vec<Port> = self.model.state().ports.values().cloned().collect();
@@ -297,17 +300,6 @@ impl Engine {
         self.compile_all();
         for port in &left {
             self.connect(&port.name);
-        }
-    }
-
-    fn pod_is_gone(&self, port: &Port) -> bool {
-        match (&port.device, &port.pod) {
-            (Device::Veth { interface, .. }, Some(_)) => {
-                let found = podswitch_host::Socket::open()
-                    .and_then(|mut s| podswitch_host::link::find(&mut s, interface.as_str()));
-                matches!(found, Ok(None))
-            }
-            _ => false,
         }
     }
 }
