@@ -122,6 +122,10 @@ fn the_probe_prints_every_feature() {
         "need-wakeup",
         "fragments",
         "huge pages",
+        "vlan tags",
+        "native xdp",
+        "generic xdp",
+        "traffic-control drop",
         "cores",
     ] {
         assert!(text.contains(feature), "{feature} is not in\n{text}");

@@ -148,3 +148,18 @@ fn dropping_a_named_namespace_removes_it() {
     };
     assert!(!Path::new(&path).exists());
 }
+
+#[test]
+fn a_scratch_namespace_goes_with_its_work() {
+    let before = netns::current().unwrap().identity().unwrap();
+    let inside = || {
+        let mut socket = podswitch_host::Socket::open().unwrap();
+        let links = podswitch_host::link::list(&mut socket).unwrap();
+        let own = netns::current().unwrap().identity().unwrap();
+        (own, links.len())
+    };
+    let (own, links) = netns::in_scratch(inside).unwrap();
+    assert_ne!(own, before);
+    assert_eq!(links, 1, "a loopback and nothing else");
+    assert_eq!(netns::current().unwrap().identity().unwrap(), before);
+}

@@ -18,7 +18,7 @@ use podswitch_api::method::{BeginParams, BeginResult, Call, Problem, PutResult, 
 use podswitch_api::object::Kind;
 use podswitch_api::rpc::{self, Id};
 use podswitch_api::{ErrorCode, PROTOCOL_VERSION, RpcError};
-use podswitch_datapath::port::xdp::{Probe, Refusal};
+use podswitch_datapath::port::xdp::Refusal;
 use podswitch_datapath::switch::{Switch, SwitchError};
 use podswitch_datapath::tables::{self, Tables};
 use podswitch_host::watch::Event as LinkEvent;
@@ -119,7 +119,7 @@ impl Engine {
     /// # Errors
     /// [`EngineError`]; nothing runs then.
     pub fn start(config: Config, store: Store, answers: Answers) -> Result<Engine, EngineError> {
-        let probe = Probe::run();
+        let probe = crate::probe::run();
         let features = probe.features()?;
         let stored = store.load()?;
         let bounds = config.bounds();

@@ -178,3 +178,24 @@ pub fn current() -> Result<Netns> {
 pub fn run_in<T: Send>(path: impl AsRef<Path>, work: impl FnOnce() -> T + Send) -> Result<T> {
     open(path)?.run(work)
 }
+
+/// Runs `work` on a thread in a network namespace made for it, which has no name and goes with the thread, whatever is
+/// in it.
+///
+/// # Errors
+/// [`Error::Io`] without CAP_SYS_ADMIN, or when no thread can be started. A panic of `work` goes on here.
+pub fn in_scratch<T: Send>(work: impl FnOnce() -> T + Send) -> Result<T> {
+    in_new(work).map_err(|source| Error::io("making a network namespace", source))
+}
+
+fn in_new<T: Send>(work: impl FnOnce() -> T + Send) -> io::Result<T> {
+    let work = || sys::unshare_net().map(|()| work());
+    thread::scope(|scope| {
+        let thread = thread::Builder::new()
+            .name("netns".into())
+            .spawn_scoped(scope, work)?;
+        thread
+            .join()
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
+}

@@ -5,7 +5,6 @@ use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::thread;
 
 use super::{CURRENT, Netns, open};
 use crate::error::{Error, Result};
@@ -162,16 +161,5 @@ fn share_directory() -> io::Result<()> {
 
 /// Mounts a new network namespace on an existing file.
 fn mount_new(path: &Path) -> io::Result<()> {
-    thread::scope(|scope| {
-        let work = || {
-            sys::unshare_net()?;
-            sys::mount(Path::new(CURRENT), path, libc::MS_BIND)
-        };
-        let thread = thread::Builder::new()
-            .name("netns".into())
-            .spawn_scoped(scope, work)?;
-        thread
-            .join()
-            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-    })
+    super::in_new(|| sys::mount(Path::new(CURRENT), path, libc::MS_BIND))?
 }
