@@ -4,6 +4,7 @@
 
 use std::net::IpAddr;
 
+use podswitch_api::error::cut;
 use podswitch_api::strict;
 use serde::de::{DeserializeOwned, Error as _};
 use serde::{Deserialize, Deserializer};
@@ -16,11 +17,7 @@ const SHOWN: usize = 200;
 
 /// A value in an error, cut short when it is long.
 pub(crate) fn shown(value: &Value) -> String {
-    let text = value.to_string();
-    if text.chars().nth(SHOWN).is_none() {
-        return text;
-    }
-    text.chars().take(SHOWN).chain("...".chars()).collect()
+    cut(value.to_string(), SHOWN)
 }
 
 /// Code 7: the key is known, its value cannot be.
