@@ -32,6 +32,7 @@ pub(super) struct Bed {
     /// The node.
     pub(super) node: Named,
     links: podswitch_host::Socket,
+    loader: Loader,
     /// The pods.
     pub(super) pods: Vec<Pod>,
 }
@@ -60,7 +61,12 @@ impl Bed {
         let node = quiet();
         let mut links = node.socket().expect("an rtnetlink socket");
         let pods = (0..pods).map(|n| Pod::new(&mut links, n)).collect();
-        Bed { node, links, pods }
+        Bed {
+            node,
+            links,
+            loader: Loader::new(),
+            pods,
+        }
     }
 
     /// Has a pod's frames go to an AF_XDP socket, as long as the result lives.
@@ -71,7 +77,7 @@ impl Bed {
         let queue = self.pods[pod].queue;
         let steering = {
             let _guard = self.node.netns().enter().expect("the node's namespace");
-            Loader::new().steering(1, Some(queue.interface))
+            self.loader.steering(1, Some(queue.interface))
         };
         let mut steering = steering.expect("the steering program loads");
         steering
