@@ -4,7 +4,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use podswitch_tests::Node;
+use podswitch_tests::{HUNG, Node};
 
 use crate::Settings;
 use crate::outcome::Outcome;
@@ -13,8 +13,6 @@ use crate::pods::{Sandbox, node};
 
 /// Calls at once, as a kubelet that starts many pods makes.
 const AT_ONCE: usize = 4;
-/// A ping that is not answered means that something hangs.
-const HUNG: Duration = Duration::from_secs(30);
 
 /// The benchmark.
 ///
