@@ -163,7 +163,7 @@ pub fn strips(series: &[&Series]) -> String {
                 top + ROW * 0.15,
                 ROW * 0.7
             );
-            body += &line(scale.x(middle), top, "median", &number(middle));
+            body += &line(scale.x(middle), top, &number(middle));
         }
     }
     frame(series.len(), &scale, &first.unit, &body)
@@ -194,7 +194,7 @@ pub fn intervals(comparisons: &[&Comparison]) -> String {
                 "<rect class=\"interval\" x=\"{x:.1}\" y=\"{:.1}\" width=\"{width:.1}\" height=\"6\"/>",
                 top + ROW / 2.0 - 3.0
             );
-            body += &line(scale.x(e.median), top, "median", &number(e.median));
+            body += &line(scale.x(e.median), top, &number(e.median));
         }
     }
     frame(comparisons.len(), &scale, &first.unit, &body)
@@ -243,9 +243,10 @@ pub fn cumulative(series: &[&Series]) -> String {
 /// Points of a curve.
 const CURVE_POINTS: usize = 200;
 
-fn line(x: f64, top: f64, class: &str, title: &str) -> String {
+/// The mark of a median.
+fn line(x: f64, top: f64, title: &str) -> String {
     format!(
-        "<line class=\"{class}\" x1=\"{x:.1}\" x2=\"{x:.1}\" y1=\"{:.1}\" y2=\"{:.1}\"><title>{}</title></line>",
+        "<line class=\"median\" x1=\"{x:.1}\" x2=\"{x:.1}\" y1=\"{:.1}\" y2=\"{:.1}\"><title>{}</title></line>",
         top + ROW * 0.1,
         top + ROW * 0.9,
         escape(title)
