@@ -10,13 +10,13 @@
 //!
 //! A pod's kernel makes its link-local addresses by itself; they serve neighbor and multicast listener discovery.
 
-use crate::tables::{PortEntry, PortKind};
+use crate::tables::PortEntry;
 use crate::verdict::Reason;
 use crate::wire::arp::ArpPacket;
 use crate::wire::eth::EthernetHeader;
 use crate::wire::{Kind, Parsed, flow_key, ipv6};
 
-/// What the sources of a port's frames must be.
+/// What the sources of a routed port's frames must be.
 pub(super) struct Own<'a> {
     port: &'a PortEntry,
     /// An own address of each family, `::` without one: most packets' source.
@@ -41,9 +41,7 @@ impl<'a> Own<'a> {
         if !self.port.check_source {
             return Ok(());
         }
-        if EthernetHeader::read(frame).is_none_or(|eth| eth.src != self.port.mac) {
-            return Err(Reason::SpoofedMac);
-        }
+        check_mac(self.port, frame)?;
         if !parsed.is_ip() {
             return check_other(self.port, frame, parsed);
         }
@@ -54,18 +52,23 @@ impl<'a> Own<'a> {
     }
 }
 
+/// `Err` when the frame's source MAC is not the port's, where that is checked: all there is to check on L2 ports, behind
+/// which no addresses are known.
+#[inline]
+pub(super) fn check_mac(port: &PortEntry, frame: &[u8]) -> Result<(), Reason> {
+    if port.check_source && EthernetHeader::read(frame).is_none_or(|eth| eth.src != port.mac) {
+        return Err(Reason::SpoofedMac);
+    }
+    Ok(())
+}
+
 #[inline(never)]
 fn check_address(port: &PortEntry, src: &[u8; 16]) -> Result<(), Reason> {
-    if !has_addresses(port) || port.addresses().contains_key(src) || passes(src) {
+    if port.addresses().contains_key(src) || passes(src) {
         Ok(())
     } else {
         Err(Reason::SpoofedAddress)
     }
-}
-
-/// Whether the switch knows the addresses behind the port; of L2 ports it does not.
-fn has_addresses(port: &PortEntry) -> bool {
-    matches!(port.kind, PortKind::Routed { .. })
 }
 
 /// Whether a source, as the flow key has it, is one that never goes beyond the link.
@@ -77,7 +80,7 @@ fn passes(src: &[u8; 16]) -> bool {
 fn check_other(port: &PortEntry, frame: &[u8], parsed: &Parsed) -> Result<(), Reason> {
     let packet = frame.get(parsed.l3.into()..);
     let arp = match (parsed.kind, packet.and_then(ArpPacket::read)) {
-        (Kind::Arp, Some(arp)) if has_addresses(port) => arp,
+        (Kind::Arp, Some(arp)) => arp,
         _ => return Ok(()),
     };
     if arp.sender_mac != port.mac {

@@ -23,7 +23,7 @@ pub use flood::{FloodCopy, members};
 pub use learned::{DEFAULT_ENTRIES, Learned, LearnedEntry};
 pub use tag::set_tag;
 
-use super::source::Own;
+use super::source::check_mac;
 use super::{Context, policy, superframe, trim};
 use crate::counters::{Event, WorkerCounters};
 use crate::frame::{Meta, Packet};
@@ -86,7 +86,7 @@ fn switch(ctx: &mut Context<'_>, port: &PortEntry, packet: &mut Packet) -> Resul
         let unfinished = trim::unfinished(ctx.caps, packet.frame.bytes(), &parsed);
         trim::finish(ctx.pool, &mut packet.frame, &parsed, unfinished);
     }
-    Own::of(port).check(packet.frame.bytes(), &parsed)?;
+    check_mac(port, packet.frame.bytes())?;
     let l2 = L2::of(port).ok_or(Reason::NoSegment)?;
     let segment = ctx.tables.segment(l2.segment).ok_or(Reason::NoSegment)?;
     let eth = *EthernetHeader::read(packet.frame.bytes()).ok_or(Reason::TruncatedEthernet)?;
