@@ -114,7 +114,7 @@ impl Scenario {
             let templates: Arc<[Vec<u8>]> =
                 sequence.iter().map(|&f| frame(f, self.family)).collect();
             let frames = if templates.is_empty() { 0 } else { each };
-            MemoryDevice::generator(frames, templates, 0, open.clone())
+            MemoryDevice::generator(frames, templates, open.clone())
         };
         (0..PORTS).map(device).collect()
     }

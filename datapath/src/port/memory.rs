@@ -63,22 +63,20 @@ impl MemoryDevice {
         Ok((device, handle))
     }
 
-    /// A port that holds `frames` frames filled from `templates` in turn, from a different start for each `start`, and
-    /// receives them oldest first. A frame sent out of it is filled with its next template and goes to the end of that
+    /// A port that holds `frames` frames filled from `templates` in turn, and receives them oldest first. A frame sent out of it is filled with its next template and goes to the end of that
     /// queue. So the frames circle through memory as through a device's rings, and none is written shortly before it is
     /// received.
     /// Nothing is received before `open` is true.
     pub fn generator(
         frames: u32,
         templates: Arc<[Vec<u8>]>,
-        start: usize,
         open: Arc<AtomicBool>,
     ) -> MemoryDevice {
         MemoryDevice {
             kind: Kind::Generator(Generator {
                 frames,
                 templates,
-                next: start,
+                next: 0,
                 open,
                 queue: VecDeque::new(),
                 filled: false,
