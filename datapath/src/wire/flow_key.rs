@@ -101,20 +101,13 @@ impl FlowKey {
         }
     }
 
-    /// As [`FlowKey::new`] of mapped addresses, built in whole words: what reads words of it soon after need not wait
+    /// As [`FlowKey::new`] of mapped addresses without a VRF, built in whole words: what reads words of it soon after need not wait
     /// for narrower stores.
     #[inline(always)]
-    pub(crate) fn new_v4(
-        vrf: VrfId,
-        protocol: u8,
-        src: [u8; 4],
-        dst: [u8; 4],
-        sport: u16,
-        dport: u16,
-    ) -> Self {
+    pub(crate) fn new_v4(protocol: u8, src: [u8; 4], dst: [u8; 4], sport: u16, dport: u16) -> Self {
         let mapped = |[a, b, c, d]: [u8; 4]| u64::from_ne_bytes([0, 0, 0xff, 0xff, a, b, c, d]);
         let (s, d) = (sport.to_ne_bytes(), dport.to_ne_bytes());
-        let [v, w, x, y] = (vrf.0 << 8 | protocol as u32).to_ne_bytes();
+        let [v, w, x, y] = u32::from(protocol).to_ne_bytes();
         let rest = u64::from_ne_bytes([s[0], s[1], d[0], d[1], v, w, x, y]);
         zerocopy::transmute!([0, mapped(src), 0, mapped(dst), rest])
     }

@@ -44,7 +44,7 @@ pub fn parse_plain_ipv4(frame: &[u8], total_len: u32, out: &mut Parsed) -> bool 
     };
     let (sport, dport) = (transport.sport, transport.dport);
     *out = Parsed {
-        key: FlowKey::new_v4(VrfId(0), ip.protocol, ip.src, ip.dst, sport, dport),
+        key: FlowKey::new_v4(ip.protocol, ip.src, ip.dst, sport, dport),
         l3_len,
         fragment_id: ip.id.get() as u32,
         ethertype: ethertype::IPV4,

@@ -111,8 +111,8 @@ impl XdpPort {
     /// Gives descriptors of a frame that is too long back, up to its end or the ring's.
     fn skip(&mut self, pool: &mut Pool) {
         while let Some(desc) = self.rings.rx.pop() {
-            if let Some(chunk) = self.check(&desc, pool) {
-                pool.free(self.hold(chunk));
+            if let Some(frame) = self.mint(&desc, pool) {
+                pool.free(frame);
             }
             if desc.options & libc::XDP_PKT_CONTD == 0 {
                 self.skipping = false;
@@ -124,8 +124,8 @@ impl XdpPort {
     /// Gives everything in the receive ring back unread.
     pub(super) fn give_up_received(&mut self, pool: &mut Pool) {
         while let Some(desc) = self.rings.rx.pop() {
-            if let Some(chunk) = self.check(&desc, pool) {
-                pool.free(self.hold(chunk));
+            if let Some(frame) = self.mint(&desc, pool) {
+                pool.free(frame);
             }
         }
         self.rings.rx.release();
