@@ -38,13 +38,13 @@
 //! | [`frame`] | who owns which memory: arena, pool, frame, batch | `wire` |
 //! | [`port`] | devices: AF_XDP, memory, capture files, faults | `frame` |
 //! | [`tables`] | what all workers share and only read | `wire` |
-//! | [`publish`] | new tables for workers that never wait | |
+//! | [`publish`] | new tables for workers that never wait | `tables` |
 //! | [`flow`] | what a worker remembers of flows, in a memfd | `wire` |
 //! | [`counters`] | what a worker has counted | `port` |
-//! | [`stage`] | decisions about packets, one a file | `frame`, `tables`, `flow`, `counters` |
+//! | [`stage`] | decisions about packets, one a file | `wire`, `frame`, `port`, `tables`, `flow`, `counters` |
 //! | [`handoff`] | rings between workers | `frame` |
 //! | [`worker`] | the loop: serve, dispatch, answer control, age, sleep | all of the above |
-//! | [`switch`] | all of it as control sees it | `worker` |
+//! | [`switch`] | all of it as control sees it; a worker gives it the ports it closes | `worker` |
 
 pub mod counters;
 pub mod flow;

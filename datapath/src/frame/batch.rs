@@ -16,7 +16,7 @@ pub struct Meta {
     pub in_port: PortId,
     /// Set by a stage once the packet's fate is known.
     pub verdict: Verdict,
-    /// Headers and flow key; meaningful once the parse stage has run without a drop.
+    /// Headers and flow key; meaningful once the frame was parsed without a drop.
     pub parsed: Parsed,
     /// Keyed hash of the flow key.
     pub hash: u64,

@@ -12,12 +12,9 @@ use crate::wire::ipv6::{self, Ipv6Header};
 use crate::wire::{array_at, protocol, sctp, tcp, udp};
 
 /// [`parse_into`](super::parse_into) for any frame.
-///
-/// # Errors
-/// As there.
 #[cold]
 #[inline(never)]
-pub fn parse_any(
+pub(crate) fn parse_any(
     frame: &[u8],
     total_len: u32,
     vlan_allowed: bool,

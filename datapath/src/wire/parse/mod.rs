@@ -9,8 +9,8 @@ use super::eth::{self, ethertype};
 use super::flow_key::FlowKey;
 use crate::verdict::Reason;
 
-pub use any::parse_any;
-pub use plain::{parse_plain_ipv4, parse_plain_ipv6};
+pub(crate) use any::parse_any;
+pub(crate) use plain::{parse_plain_ipv4, parse_plain_ipv6};
 
 /// What kind of packet the frame carries.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]

@@ -17,7 +17,7 @@ const L3: usize = eth::HEADER_LEN;
 
 /// Reads a plain IPv4 packet into `out`; false, with `out` untouched, for anything else.
 #[inline(always)]
-pub fn parse_plain_ipv4(frame: &[u8], total_len: u32, out: &mut Parsed) -> bool {
+pub(crate) fn parse_plain_ipv4(frame: &[u8], total_len: u32, out: &mut Parsed) -> bool {
     const L4: usize = L3 + ipv4::HEADER_LEN;
     let Some(head) = frame.first_chunk::<{ L4 + udp::HEADER_LEN }>() else {
         return false;
@@ -67,7 +67,7 @@ pub fn parse_plain_ipv4(frame: &[u8], total_len: u32, out: &mut Parsed) -> bool 
 
 /// Reads a plain IPv6 packet into `out`; false, with `out` untouched, for anything else.
 #[inline(always)]
-pub fn parse_plain_ipv6(frame: &[u8], total_len: u32, out: &mut Parsed) -> bool {
+pub(crate) fn parse_plain_ipv6(frame: &[u8], total_len: u32, out: &mut Parsed) -> bool {
     const L4: usize = L3 + ipv6::HEADER_LEN;
     let Some(head) = frame.first_chunk::<{ L4 + udp::HEADER_LEN }>() else {
         return false;
