@@ -38,13 +38,7 @@ impl Successor {
 }
 
 fn send(bed: &mut Bed, a: &mut Attached, numbers: std::ops::Range<u32>) -> VecDeque<Frame> {
-    let mut outbox: VecDeque<Frame> = numbers
-        .map(|n| {
-            bed.pool
-                .alloc_bytes(&bed.arena, &test_frame(5000, n))
-                .unwrap()
-        })
-        .collect();
+    let mut outbox: VecDeque<Frame> = numbers.map(|n| bed.frame(5000, n)).collect();
     a.port.transmit(a.id, &mut bed.pool, &mut outbox);
     outbox
 }
@@ -68,10 +62,7 @@ fn a_successor_goes_on_where_its_predecessor_stopped() {
         a.steering.counters().unwrap().redirected == 35
     });
     assert!(send(&mut bed, &mut b, 200..203).is_empty());
-    let lost = bed
-        .pool
-        .alloc_bytes(&bed.arena, &test_frame(60, 0))
-        .unwrap();
+    let lost = bed.frame(60, 0);
     let before = bed.audit();
     let (filling, pending) = (a.port.filling(), b.port.pending());
     assert_eq!(pending, 6);

@@ -104,13 +104,7 @@ fn the_transmit_cap_holds_and_everything_goes_out_in_order() {
     const FRAMES: u32 = 500;
     let mut bed = Bed::with(Mode::Native, 1500, 1, small_plan(700, 8, 40), features());
     let mut a = bed.attach(0);
-    let mut outbox: VecDeque<Frame> = (0..FRAMES)
-        .map(|n| {
-            bed.pool
-                .alloc_bytes(&bed.arena, &test_frame(300, n))
-                .unwrap()
-        })
-        .collect();
+    let mut outbox: VecDeque<Frame> = (0..FRAMES).map(|n| bed.frame(300, n)).collect();
     assert_eq!(a.port.transmit(a.id, &mut bed.pool, &mut outbox), 40);
     assert_eq!((a.port.pending(), outbox.len()), (40, 460));
     assert_eq!(a.port.counters().tx_full, 1);
@@ -150,13 +144,7 @@ fn kicks_of_one_call_are_bounded_and_the_rest_is_asked_for() {
     config.tx_budget = 32;
     config.kicks_per_turn = 1;
     let mut a = bed.attach_with(0, &config);
-    let mut outbox: VecDeque<Frame> = (0..60)
-        .map(|n| {
-            bed.pool
-                .alloc_bytes(&bed.arena, &test_frame(60, n))
-                .unwrap()
-        })
-        .collect();
+    let mut outbox: VecDeque<Frame> = (0..60).map(|n| bed.frame(60, n)).collect();
     assert_eq!(a.port.transmit(a.id, &mut bed.pool, &mut outbox), 60);
     assert!(a.port.kick(), "more waits after 32");
     assert!(a.port.has_work());
@@ -177,10 +165,7 @@ fn a_device_set_down_keeps_frames_and_sends_them_when_it_is_up_again() {
     let mut bed = Bed::new(Mode::Native, 1500, 1);
     let mut a = bed.attach(0);
     link::set_up(&mut bed.links, "pod0", false).unwrap();
-    let frame = bed
-        .pool
-        .alloc_bytes(&bed.arena, &test_frame(60, 5))
-        .unwrap();
+    let frame = bed.frame(60, 5);
     let mut outbox = VecDeque::from([frame]);
     assert_eq!(a.port.transmit(a.id, &mut bed.pool, &mut outbox), 1);
     assert!(!a.port.kick(), "nothing to be done for now");
@@ -206,13 +191,7 @@ fn frames_the_device_drops_are_counted_and_their_chunks_come_back() {
     eventually("the carrier is gone", || {
         !link::get(&mut bed.links, "pod0").unwrap().flags.lower_up()
     });
-    let frames = (0..5)
-        .map(|n| {
-            bed.pool
-                .alloc_bytes(&bed.arena, &test_frame(60, n))
-                .unwrap()
-        })
-        .collect();
+    let frames = (0..5).map(|n| bed.frame(60, n)).collect();
     a.send(&mut bed.pool, frames);
     assert_eq!(a.port.kick_causes().device_dropped, 5);
     bed.assert_balanced();
@@ -228,12 +207,7 @@ fn an_interface_deleted_under_its_port_costs_no_chunk() {
     // Received and not looked at, handed to the kernel and not sent, and waiting in userspace.
     bed.pods[0].raw.send(&test_frame(9000, 1));
     eventually("a frame is received", || a.port.has_work());
-    let send = |bed: &mut Bed, len| {
-        bed.pool
-            .alloc_bytes(&bed.arena, &test_frame(len, 2))
-            .unwrap()
-    };
-    let mut outbox = VecDeque::from([send(&mut bed, 9000), send(&mut bed, 60)]);
+    let mut outbox = VecDeque::from([bed.frame(9000, 2), bed.frame(60, 2)]);
     assert_eq!(a.port.transmit(a.id, &mut bed.pool, &mut outbox), 2);
     link::delete(&mut bed.links, "pod0").unwrap();
     assert!(!a.port.kick());
@@ -244,7 +218,7 @@ fn an_interface_deleted_under_its_port_costs_no_chunk() {
     // It still reaches the other pod, and nothing more is taken for the one that is gone.
     b.send(&mut bed.pool, frames);
     assert_eq!(bed.pods[1].raw.receive(), test_frame(9000, 1));
-    let mut outbox = VecDeque::from([send(&mut bed, 60)]);
+    let mut outbox = VecDeque::from([bed.frame(60, 2)]);
     assert_eq!(a.port.transmit(a.id, &mut bed.pool, &mut outbox), 0);
     assert!(outbox.is_empty());
     assert_eq!(a.port.counters().tx_refused, 1);
@@ -266,13 +240,7 @@ fn a_closed_port_leaves_nothing_even_with_frames_everywhere() {
         eventually("frames are received", || {
             a.steering.counters().unwrap().redirected == 20
         });
-        let mut outbox: VecDeque<Frame> = (0..20)
-            .map(|n| {
-                bed.pool
-                    .alloc_bytes(&bed.arena, &test_frame(4000, n))
-                    .unwrap()
-            })
-            .collect();
+        let mut outbox: VecDeque<Frame> = (0..20).map(|n| bed.frame(4000, n)).collect();
         a.port.transmit(a.id, &mut bed.pool, &mut outbox);
         assert!(outbox.is_empty());
         a

@@ -121,6 +121,14 @@ impl V6 {
     }
 }
 
+/// Makes the header checksum of an IPv4 packet right.
+pub(crate) fn fill_header_checksum(packet: &mut [u8]) {
+    let len = usize::from(packet[0] & 15) * 4;
+    packet[10..12].fill(0);
+    let checksum = !sum(&packet[..len], 0);
+    packet[10..12].copy_from_slice(&checksum.to_be_bytes());
+}
+
 /// An Ethernet frame.
 pub(crate) fn ethernet(dst: MacAddr, src: MacAddr, ethertype: u16, payload: &[u8]) -> Vec<u8> {
     let mut f = dst.0.to_vec();

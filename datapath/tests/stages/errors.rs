@@ -24,9 +24,7 @@ fn error4(to: u16, dst: Ipv4Addr, kind: u8, code: u8, mtu: u16, frame: &[u8]) ->
     };
     let mut p = p.bytes();
     p[1] = 0xc0;
-    p[10..12].fill(0);
-    let checksum = !frames::sum(&p[..20], 0);
-    p[10..12].copy_from_slice(&checksum.to_be_bytes());
+    frames::fill_header_checksum(&mut p);
     sent(to, frames::ethernet(mac(to), GATEWAY_MAC, 0x0800, &p))
 }
 

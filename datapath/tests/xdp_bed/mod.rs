@@ -165,6 +165,13 @@ impl Bed {
         }
     }
 
+    /// A [`test_frame`] in the arena.
+    #[track_caller]
+    pub fn frame(&mut self, len: usize, number: u32) -> Frame {
+        let bytes = test_frame(len, number);
+        self.pool.alloc_bytes(&self.arena, &bytes).unwrap()
+    }
+
     /// Closes a port and settles its chunks.
     pub fn close(&mut self, attached: Attached) -> podswitch_datapath::port::xdp::Settled {
         let closing = attached.port.close(attached.id, &mut self.pool);

@@ -97,9 +97,7 @@ fn fix_ipv4_checksum(frame: &mut [u8]) {
     }
     let header_len = usize::from(frame.get(14).map_or(0, |b| b & 15)) * 4;
     if header_len >= 20 && frame.len() >= 14 + header_len {
-        frame[24..26].fill(0);
-        let checksum = !frames::sum(&frame[14..14 + header_len], 0);
-        frame[24..26].copy_from_slice(&checksum.to_be_bytes());
+        frames::fill_header_checksum(&mut frame[14..]);
     }
 }
 

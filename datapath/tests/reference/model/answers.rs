@@ -141,14 +141,7 @@ pub(super) fn one_hop_less(packet: &mut [u8]) {
         return;
     }
     packet[8] -= 1;
-    fill_header_checksum(packet);
-}
-
-fn fill_header_checksum(packet: &mut [u8]) {
-    let len = usize::from(packet[0] & 15) * 4;
-    packet[10..12].fill(0);
-    let checksum = !frames::sum(&packet[..len], 0);
-    packet[10..12].copy_from_slice(&checksum.to_be_bytes());
+    frames::fill_header_checksum(packet);
 }
 
 /// The TCP segments of a superframe, each a packet of at most `mtu` bytes.
@@ -167,7 +160,7 @@ pub(super) fn segments(ip: &Ip, mtu: usize) -> Vec<Vec<u8>> {
         if v4 {
             let id = u16::from_be_bytes([bytes[4], bytes[5]]).wrapping_add(i as u16);
             bytes[4..6].copy_from_slice(&id.to_be_bytes());
-            fill_header_checksum(&mut bytes);
+            frames::fill_header_checksum(&mut bytes);
         }
         let tcp = &mut bytes[ip.headers..];
         let seq = u32::from_be_bytes([tcp[4], tcp[5], tcp[6], tcp[7]]).wrapping_add(at);
@@ -204,7 +197,7 @@ pub(super) fn cut(ip: &Ip, mtu: usize) -> Vec<Vec<u8>> {
         let more = !rest.is_empty() || more_follow;
         let field = (at / 8) as u16 | if more { 0x2000 } else { 0 };
         bytes[6..8].copy_from_slice(&field.to_be_bytes());
-        fill_header_checksum(&mut bytes);
+        frames::fill_header_checksum(&mut bytes);
         pieces.push(bytes);
         at += piece.len();
         data = rest;
@@ -340,7 +333,7 @@ impl Reference {
         let (old, new) = if ip.dst.is_ipv4() {
             answer[12..20].rotate_left(4);
             answer[8] = 64;
-            fill_header_checksum(&mut answer);
+            frames::fill_header_checksum(&mut answer);
             (0x0800, 0x0000)
         } else {
             answer[8..40].rotate_left(16);
@@ -399,7 +392,7 @@ impl Reference {
                 }
                 .bytes();
                 answer[1] = 0xc0;
-                fill_header_checksum(&mut answer);
+                frames::fill_header_checksum(&mut answer);
                 answer
             }
             (IpAddr::V6(src), _) => {
