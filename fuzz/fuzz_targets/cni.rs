@@ -48,7 +48,7 @@ fuzz_target!(|input: &[u8]| {
         refuse_lists(stdin);
         check_conf(&conf, call.as_ref().ok());
     }
-    if let Ok(call) = call.filter_container() {
+    if let Some(call) = call.ok().filter(of_container) {
         let name = host_name(&call.container_id, &call.ifname);
         assert!(name.len() == 15 && name.is_ascii(), "{name}");
     }
@@ -58,21 +58,14 @@ fuzz_target!(|input: &[u8]| {
     }
 });
 
-/// Calls about a container.
-trait OfContainer {
-    fn filter_container(self) -> Result<Invocation, ()>;
-}
-
-impl OfContainer for Result<Invocation, CniError> {
-    fn filter_container(self) -> Result<Invocation, ()> {
-        let call = self.map_err(drop)?;
-        let about = matches!(call.command, Command::Add | Command::Del | Command::Check);
-        assert_eq!(
-            about,
-            !call.container_id.is_empty() && !call.ifname.is_empty()
-        );
-        about.then_some(call).ok_or(())
-    }
+/// Whether a call is about a container.
+fn of_container(call: &Invocation) -> bool {
+    let about = matches!(call.command, Command::Add | Command::Del | Command::Check);
+    assert_eq!(
+        about,
+        !call.container_id.is_empty() && !call.ifname.is_empty()
+    );
+    about
 }
 
 fn read_as(stdin: &[u8], command: Command) -> Option<NetConf> {
