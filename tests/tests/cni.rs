@@ -227,7 +227,7 @@ fn without_the_daemon_add_is_to_be_tried_again_and_del_works() {
     ping(&netns, a.v4());
 }
 
-/// One ping that leaves by a device and with its address; true if it is answered.
+/// Pings that leave by a device and with its address; true if one is answered.
 fn ping_through(from: &Netns, device: &str, to: std::net::IpAddr) -> bool {
     let mut ping = from.command("ping");
     ping.args(["-n", "-q", "-c", "3", "-I", device]);
