@@ -153,12 +153,14 @@ pub struct RuleStats {
 pub struct TableStats {
     /// Name of the table: `route`, `neighbor`, `fdb`, `policy`, `flow`.
     pub name: String,
-    /// Entries in it.
+    /// Entries in it; in `flow` and `fdb` those of all workers, what they learned for themselves included.
     pub entries: u64,
-    /// Lookups in it.
-    pub lookups: u64,
-    /// Lookups that found something.
-    pub hits: u64,
+    /// Lookups in it; absent where they are not counted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lookups: Option<u64>,
+    /// Lookups that found something; absent with `lookups`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hits: Option<u64>,
 }
 
 crate::by_name!(

@@ -95,8 +95,8 @@ pub(crate) fn stats(stats: &StatsResult) -> String {
         tables.row([
             t.name.clone(),
             t.entries.to_string(),
-            t.lookups.to_string(),
-            t.hits.to_string(),
+            t.lookups.map(|n| n.to_string()).unwrap_or_default(),
+            t.hits.map(|n| n.to_string()).unwrap_or_default(),
         ]);
     }
     sections(vec![

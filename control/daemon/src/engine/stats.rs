@@ -170,11 +170,11 @@ impl Engine {
 
     fn table_stats(&self, counters: &Counters) -> Vec<TableStats> {
         let counts = self.switch.tables().counts();
-        let table = |name: &str, entries: usize, lookups: u64, hits: u64| TableStats {
+        let table = |name: &str, entries: u64, uses: Option<(u64, u64)>| TableStats {
             name: name.to_owned(),
-            entries: entries as u64,
-            lookups,
-            hits,
+            entries,
+            lookups: uses.map(|(lookups, _)| lookups),
+            hits: uses.map(|(_, hits)| hits),
         };
         let (hits, misses) = (
             counters.event(Event::FlowHit),
@@ -183,23 +183,16 @@ impl Engine {
         let routed = counters.event(Event::RouteLookup);
         let unrouted = counters.dropped(Reason::NoRoute);
         vec![
-            table(
-                "flow",
-                counters
-                    .event(Event::FlowInstall)
-                    .saturating_sub(counters.event(Event::FlowEvict)) as usize,
-                hits + misses,
-                hits,
-            ),
+            table("flow", counters.flows, Some((hits + misses, hits))),
             table(
                 "route",
-                counts.routes,
-                routed,
-                routed.saturating_sub(unrouted),
+                counts.routes as u64,
+                Some((routed, routed.saturating_sub(unrouted))),
             ),
-            table("neighbor", counts.neighbors, 0, 0),
-            table("fdb", counts.fdb_entries, 0, 0),
-            table("policy", counts.rules, 0, 0),
+            // Nobody counts the lookups of these: it would cost every packet, and rules have counters of their own.
+            table("neighbor", counts.neighbors as u64, None),
+            table("fdb", counts.fdb_entries as u64 + counters.learned, None),
+            table("policy", counts.rules as u64, None),
         ]
     }
 
