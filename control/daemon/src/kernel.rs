@@ -51,6 +51,8 @@ pub struct Attached {
     /// Where the steering program runs.
     pub mode: xdp::Mode,
     steering: Steering,
+    /// What the device had dropped of received frames before.
+    rx_dropped: u64,
 }
 
 /// Takes interfaces, and reads what the kernel counts on them.
@@ -144,7 +146,13 @@ impl Kernel {
         mode: xdp::Mode,
     ) -> Result<Attached, KernelError> {
         let native_on = (mode == xdp::Mode::Native).then_some(link.index);
-        let steering = self.loader.steering(1, native_on)?;
+        let mut steering = self.loader.steering(1, native_on)?;
+        if let Some((_, id)) = link.xdp.first() {
+            // What was missed while no daemon ran is not forgotten, but for the moment up to the replacement.
+            if let Err(e) = Steering::open(id).and_then(|old| steering.count_on(&old)) {
+                warn!(interface = link.name, error = %e, "what its steering program has counted is lost");
+            }
+        }
         match xdp::install(socket, link.index, steering.fd(), mode) {
             Err(Error::XdpMode { attached, .. }) => {
                 xdp::detach(socket, link.index, attached)?;
@@ -158,6 +166,7 @@ impl Kernel {
             ifindex: link.index,
             mode,
             steering,
+            rx_dropped: link.stats.rx_dropped,
         })
     }
 
@@ -176,13 +185,17 @@ impl Kernel {
         }
     }
 
-    /// What the kernel dropped on an interface beside its AF_XDP socket.
+    /// What the kernel dropped on an interface beside the frames that its AF_XDP socket has counted as `refused`.
     ///
     /// # Errors
     /// [`KernelError`] when something cannot be read; the interface may have gone.
-    pub fn drops(&self, attached: &Attached) -> Result<Vec<(Reason, u64)>, KernelError> {
+    pub fn drops(
+        &self,
+        attached: &Attached,
+        refused: u64,
+    ) -> Result<Vec<(Reason, u64)>, KernelError> {
         let mut socket = Socket::open()?;
-        let stats = link::get(&mut socket, attached.ifindex)?.stats;
+        let link = link::get(&mut socket, attached.ifindex)?;
         Ok(vec![
             (
                 Reason::KernelSteeringMiss,
@@ -194,10 +207,28 @@ impl Kernel {
             ),
             (
                 Reason::KernelDeviceDropped,
-                stats.rx_dropped + stats.tx_dropped,
+                device_drops(&mut socket, &link, attached, refused),
             ),
         ])
     }
+}
+
+/// Frames that a veth dropped both ways. What its host end has no room for the pod's end counts, as not transmitted; a
+/// frame over the MTU both ends count (`veth_xmit`, `__dev_forward_skb`). In native mode the host end counts what the
+/// socket refused, too (`veth_xdp_rcv_one`).
+fn device_drops(socket: &mut Socket, link: &Link, attached: &Attached, refused: u64) -> u64 {
+    let refused = match attached.mode {
+        xdp::Mode::Native => refused,
+        xdp::Mode::Generic | xdp::Mode::Offload => 0,
+    };
+    let received = link
+        .stats
+        .rx_dropped
+        .saturating_sub(attached.rx_dropped + refused);
+    // A pod that goes takes its end along.
+    let pod = link::peer(socket, link).ok().flatten();
+    let sent = pod.map_or(0, |pod| pod.stats.tx_dropped);
+    link.stats.tx_dropped + received.max(sent)
 }
 
 fn saved(change: &podswitch_host::sysctl::Change) -> SavedSetting {

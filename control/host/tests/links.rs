@@ -40,6 +40,11 @@ fn veth_into_another_namespace_has_names_macs_and_mtus() {
     assert!(peer.nsid.is_some(), "the other end is in another namespace");
     assert!(link::find(&mut node_socket, "eth0").unwrap().is_none());
 
+    let other = link::peer(&mut node_socket, &host).unwrap().unwrap();
+    assert_eq!((other.index, other.name), (pod_end.index, pod_end.name));
+    let lo = link::get(&mut node_socket, "lo").unwrap();
+    assert_eq!(link::peer(&mut node_socket, &lo).unwrap(), None);
+
     link::set_up(&mut node_socket, "host0", true).unwrap();
     assert!(!link::get(&mut node_socket, &host).unwrap().flags.lower_up());
     link::set_up(&mut pod_socket, "eth0", true).unwrap();

@@ -119,13 +119,15 @@ impl Engine {
                     drops.insert(reason.name().to_owned(), n);
                 }
             };
+            let mut refused = 0;
             if let Ok(Some(socket)) = self.switch.kernel_drops(live.id) {
+                refused = socket.rx_ring_full + socket.fill_ring_empty + socket.rx_dropped;
                 add(Reason::KernelRxRingFull, socket.rx_ring_full);
                 add(Reason::KernelFillRingEmpty, socket.fill_ring_empty);
                 add(Reason::KernelRxDropped, socket.rx_dropped);
                 add(Reason::KernelTxInvalid, socket.tx_invalid);
             }
-            match self.kernel.drops(attached) {
+            match self.kernel.drops(attached, refused) {
                 Ok(list) => list.into_iter().for_each(|(reason, n)| add(reason, n)),
                 Err(e) => {
                     debug!(port = name, error = %e, "the kernel's counters of the port could not be read")

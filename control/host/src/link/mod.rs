@@ -15,7 +15,7 @@ pub use change::{
     delete, delete_if_exists, rename, set_alias, set_mac, set_mtu, set_netns, set_noarp, set_up,
 };
 pub use create::{Veth, VethEnd, create, create_veth};
-pub use read::{find, get, index, list};
+pub use read::{find, get, index, list, peer};
 
 pub(crate) use read::parse;
 

@@ -29,6 +29,23 @@ pub fn find<'a>(socket: &mut Socket, link: impl Into<LinkId<'a>>) -> Result<Opti
     }
 }
 
+/// What an interface is tied to, such as the other end of a veth, as its own network namespace describes it
+/// (`IFLA_TARGET_NETNSID`, `net/core/rtnetlink.c`); `None` for an interface that is tied to none.
+///
+/// # Errors
+/// [`Error::is_gone`](crate::Error::is_gone) when it is gone; EACCES without `CAP_NET_ADMIN` over its namespace.
+pub fn peer(socket: &mut Socket, link: &Link) -> Result<Option<Link>> {
+    let Some(peer) = link.peer else {
+        return Ok(None);
+    };
+    let mut request = LinkId::Index(peer.index).request(libc::RTM_GETLINK, 0, IfInfo::default())?;
+    if let Some(nsid) = peer.nsid {
+        request.i32(libc::IFLA_TARGET_NETNSID, nsid);
+    }
+    let what = format_args!("looking up what {} is tied to", link.name);
+    socket.get(what, request, parse).map(Some)
+}
+
 /// The index of an interface; asks the kernel only when it is known by name.
 ///
 /// # Errors

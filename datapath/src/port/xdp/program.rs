@@ -17,7 +17,8 @@ pub const STEERING_NAME: &str = "podswitch_pod";
 pub(super) const SOCKETS: &str = "podswitch_xsk";
 pub(super) const COUNTS: &str = "podswitch_count";
 
-/// Packets a steering program has seen, over all CPUs, since it was loaded.
+/// Packets a steering program has seen, over all CPUs, since it was loaded; those before it included that it
+/// [counts on](Steering::count_on) from.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct SteeringCounters {
     /// Handed to a socket; the socket may still have dropped them (its own statistics tell).
@@ -91,6 +92,19 @@ impl Steering {
         self.sockets
             .unset(queue)
             .map_err(|e| failed_chain(&format!("{STEERING_NAME} queue {queue}"), &e))
+    }
+
+    /// Counts on from where `before`, which this program is to replace, stands now.
+    ///
+    /// # Errors
+    /// [`XdpError::Program`] when one of the maps cannot be read or written.
+    pub fn count_on(&mut self, before: &Steering) -> Result<(), XdpError> {
+        (0..2).try_for_each(|index: u32| {
+            let per_cpu = before.counts.get(&index, 0);
+            let per_cpu = per_cpu.map_err(|e| failed_chain(STEERING_NAME, &e))?;
+            let set = self.counts.set(index, per_cpu, 0);
+            set.map_err(|e| failed_chain(STEERING_NAME, &e))
+        })
     }
 
     /// What the program has counted.
