@@ -251,6 +251,11 @@ impl WorkerCounters {
         }
     }
 
+    /// What was spent so far on behalf of a port.
+    pub fn spent_on(&self, port: PortId) -> u64 {
+        self.port(port).map_or(0, |cells| cells.cycles.get())
+    }
+
     /// A rule decided over a packet.
     #[inline]
     pub fn judged(&self, rule: RuleId, bytes: u64) {

@@ -9,7 +9,7 @@
 use std::mem::MaybeUninit;
 
 use crate::frame::{Frame, Owner, Packet};
-use crate::ids::{PortId, WorkerId};
+use crate::ids::WorkerId;
 use crate::sync::{Arc, AtomicUsize, Ordering, UnsafeCell};
 
 /// A cache line pair of its own, so that the two ends do not slow each other down.
@@ -200,7 +200,7 @@ impl Outgoing {
             packet
                 .frame
                 .arena()
-                .set_owner(chunk.index, Owner::Handoff, PortId(0));
+                .set_owner(chunk.index, Owner::Handoff, packet.meta.in_port);
         }
         // Credit is never more than the ring holds.
         self.packets.push(packet)?;
@@ -273,6 +273,7 @@ impl Incoming {
 mod tests {
     use super::*;
     use crate::frame::{Arena, Batch, Pool};
+    use crate::ids::PortId;
 
     #[test]
     fn a_ring_is_first_in_first_out_and_bounded() {

@@ -122,7 +122,7 @@ reasons! {
     TxQueueFull = "tx_queue_full", "The way out took no more frames this turn and its backlog is full.";
     TxLinkError = "tx_link_error", "The kernel refused the transmit descriptor or dropped the frame at the device.";
     NoMemory = "no_memory", "No free chunk for a copy or a reply.";
-    HandoffFull = "handoff_full", "The ring to the worker of the way out is full.";
+    HandoffFull = "handoff_full", "The ring to the worker of the way out is full, or the port has its share of it.";
     FaultInjected = "fault_injected", "A fault-injecting port dropped it on purpose.";
     // The kernel's own drops on our ports, read from its statistics; not counted by a worker
     KernelRxRingFull = "kernel_rx_ring_full", "AF_XDP: the receive ring was full (XDP_STATISTICS rx_ring_full).";

@@ -38,14 +38,18 @@ pub(super) fn start(
     let wakers = wakers(&ids)?;
     let mut handles: Vec<Handle> = Vec::new();
     let mut inline = Vec::new();
-    for (peers, &id) in peers(&ids, &wakers, config.handoff_frames)
+    let counters: Vec<_> = ids
+        .iter()
+        .map(|_| Arc::<WorkerCounters>::default())
+        .collect();
+    for (peers, &id) in peers(&ids, &wakers, &counters, config.handoff_frames)
         .into_iter()
         .zip(&ids)
     {
         let wanted = config.workers[id.index()];
         let waker = wakers[id.index()].clone();
         let (mailbox, inbox) = mailbox(waker.clone());
-        let counters = Arc::new(WorkerCounters::new());
+        let counters = counters[id.index()].clone();
         let stats = Arc::new(Stats::default());
         let seed = || random_seed().map_err(|source| start_error(id, "random seed", source));
         let parts = Parts {
@@ -110,7 +114,12 @@ fn wakers(ids: &[WorkerId]) -> Result<Vec<Arc<Waker>>, SwitchError> {
 }
 
 /// The rings of each worker with every other one.
-fn peers(ids: &[WorkerId], wakers: &[Arc<Waker>], frames: usize) -> Vec<Peers> {
+fn peers(
+    ids: &[WorkerId],
+    wakers: &[Arc<Waker>],
+    counters: &[Arc<WorkerCounters>],
+    frames: usize,
+) -> Vec<Peers> {
     let n = ids.len();
     let mut outgoing: Vec<Vec<Option<Outgoing>>> = Vec::new();
     let mut incoming: Vec<Vec<Option<Incoming>>> =
@@ -127,9 +136,11 @@ fn peers(ids: &[WorkerId], wakers: &[Arc<Waker>], frames: usize) -> Vec<Peers> {
     }
     let rows = outgoing.into_iter().zip(incoming);
     rows.map(|(outgoing, incoming)| {
-        let pairs = outgoing.into_iter().zip(incoming).zip(ids).zip(wakers);
-        let peers = pairs.filter_map(|(((outgoing, incoming), &id), waker)| {
-            Some(Peer::new(id, outgoing?, incoming?, waker.clone()))
+        let others = ids.iter().zip(wakers).zip(counters);
+        let pairs = outgoing.into_iter().zip(incoming).zip(others);
+        let peers = pairs.filter_map(|((outgoing, incoming), ((&id, waker), counters))| {
+            let (waker, counters) = (waker.clone(), counters.clone());
+            Some(Peer::new(id, outgoing?, incoming?, waker, counters))
         });
         Peers(peers.collect())
     })

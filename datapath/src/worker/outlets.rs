@@ -34,6 +34,8 @@ pub(crate) struct Slot {
     pub(crate) unfinished: bool,
     /// The port whose frames the outbox got last: it pays for what is left to do.
     pub(crate) fed_by: PortId,
+    /// Cycles that other workers have spent on its frames, as far as it has paid for them.
+    pub(crate) abroad: u64,
     /// Transmit system calls left in a turn, and in which.
     kicks: u32,
     turn: u32,
@@ -104,6 +106,7 @@ impl Outlets {
     /// Takes over a port.
     pub(crate) fn add(&mut self, id: PortId, port: Port) {
         self.index[id.index()] = self.slots.len() as u16;
+        let abroad = self.peers.spent_on(id);
         self.slots.push(Slot {
             id,
             caps: port.caps(),
@@ -115,6 +118,7 @@ impl Outlets {
             touched: false,
             unfinished: true,
             fed_by: id,
+            abroad,
             kicks: self.kicks,
             turn: self.turn,
             watched: true,

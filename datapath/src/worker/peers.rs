@@ -6,9 +6,10 @@ use std::sync::Arc;
 
 use super::schedule::Balance;
 use super::sleep::Waker;
-use crate::frame::{Packet, Pool};
+use crate::counters::WorkerCounters;
+use crate::frame::{Frame, Packet, Pool};
 use crate::handoff::{Incoming, Outgoing};
-use crate::ids::WorkerId;
+use crate::ids::{MAX_PORTS, PortId, WorkerId};
 
 /// The rings between this worker and one other.
 pub(crate) struct Peer {
@@ -18,6 +19,10 @@ pub(crate) struct Peer {
     pub(crate) balance: Balance,
     /// Packets that may be under way from it.
     pub(crate) capacity: usize,
+    /// Frames of each of this worker's ports that are with it.
+    held: Box<[u32]>,
+    /// What it has counted, of this worker's ports too.
+    pub(crate) counters: Arc<WorkerCounters>,
     pub(crate) waker: Arc<Waker>,
 }
 
@@ -27,6 +32,7 @@ impl Peer {
         outgoing: Outgoing,
         incoming: Incoming,
         waker: Arc<Waker>,
+        counters: Arc<WorkerCounters>,
     ) -> Peer {
         Peer {
             id,
@@ -34,8 +40,35 @@ impl Peer {
             outgoing,
             incoming,
             balance: Balance::default(),
+            held: vec![0; MAX_PORTS].into(),
+            counters,
             waker,
         }
+    }
+
+    /// A port may have as many frames with the peer as others still may (dynamic thresholds, Choudhury and Hahne, 1998): one
+    /// that floods gets half of them, and whoever comes next finds room.
+    fn send(&mut self, packet: Packet) -> Result<(), Packet> {
+        let port = packet.meta.in_port.index();
+        if self.held[port] >= self.outgoing.credit() {
+            return Err(packet);
+        }
+        self.outgoing.send(packet)?;
+        self.held[port] += 1;
+        Ok(())
+    }
+
+    fn take_return(&mut self) -> Option<Frame> {
+        let frame = self.outgoing.take_return()?;
+        // A peer passes chunks on as they are tagged.
+        let port = frame
+            .chunks()
+            .next()
+            .map(|c| frame.arena().owner(c.index).1);
+        if let Some(held) = port.and_then(|port| self.held.get_mut(port.index())) {
+            *held = held.saturating_sub(1);
+        }
+        Some(frame)
     }
 }
 
@@ -49,12 +82,18 @@ impl Peers {
     }
 
     /// Hands a packet of this worker's over; it is to be published. Gives it back when the peer has all it may have, or there
-    /// is no such peer.
+    /// is no such peer, or the packet's port has its share there.
     pub(crate) fn send(&mut self, to: WorkerId, packet: Packet) -> Result<(), Packet> {
         match self.find(to) {
-            Some(peer) => peer.outgoing.send(packet),
+            Some(peer) => peer.send(packet),
             None => Err(packet),
         }
+    }
+
+    /// Cycles that the peers have spent on a port's frames.
+    pub(crate) fn spent_on(&self, port: PortId) -> u64 {
+        let spent = self.0.iter().map(|peer| peer.counters.spent_on(port));
+        spent.fold(0, u64::wrapping_add)
     }
 
     /// Shows the peers what was sent.
@@ -74,7 +113,7 @@ impl Peers {
             self.give_back(pool);
         }
         for peer in &mut self.0 {
-            while let Some(frame) = peer.outgoing.take_return() {
+            while let Some(frame) = peer.take_return() {
                 pool.free(frame);
             }
         }

@@ -5,6 +5,8 @@
 //! up to [`SAVED`]; who has a positive balance is served one burst and pays what it took. What a burst costs is known only
 //! afterwards, so a balance may become a debt, which is worked off in rounds without service. Nobody waits for a debt
 //! that nobody else is in front of: a round that served none is followed by as many as the smallest debt needs, at once.
+//!
+//! What a port's frames cost on other workers it pays at home, with the next step of ageing.
 #![forbid(unsafe_code)]
 
 /// Quanta that who needs little saves for when it has something, so that it then is served at once.

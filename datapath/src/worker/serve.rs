@@ -26,6 +26,8 @@ const QUANTUM: Duration = Duration::from_micros(1);
 const AGEING_STEP: Duration = Duration::from_millis(1);
 /// Buckets of the flow table, and places of the FDB, looked at in a step.
 const AGED_AT_ONCE: usize = 8;
+/// Ports that pay for the work of other workers in a step.
+const SETTLED_AT_ONCE: usize = 16;
 /// A decision about a flow that sent nothing for so long is forgotten, milliseconds.
 const FLOW_IDLE_MS: u32 = 60_000;
 /// Packets that a burst may add to itself (fragments).
@@ -52,6 +54,8 @@ pub(super) struct Engine {
     /// The port that is looked after next.
     cared_for: usize,
     aged: u64,
+    /// The port that paid last for what other workers did.
+    settled: usize,
 }
 
 impl Engine {
@@ -73,6 +77,7 @@ impl Engine {
             quantum: Quantum::new(clock.cycles(QUANTUM)),
             cared_for: 0,
             aged: 0,
+            settled: 0,
         }
     }
 
@@ -161,21 +166,45 @@ impl Engine {
     fn serve_peer(&mut self, tables: &Tables, at: usize, now: &mut u64) -> bool {
         let outlets = &mut self.outlets;
         let incoming = &mut outlets.peers.0[at].incoming;
+        let mut from = [PortId(0); BATCH_SIZE];
         let mut n = 0;
-        while self.batch.room() > 0
+        while n < from.len()
+            && self.batch.room() > 0
             && let Some(packet) = incoming.receive()
         {
+            from[n] = packet.meta.in_port;
             // There is room.
             let _ = self.batch.push_packet(packet);
             n += 1;
         }
-        outlets.counters.event(Event::HandoffReceived, n);
+        let from = &from[..n];
+        outlets.counters.event(Event::HandoffReceived, n as u64);
         self.decide(tables, NO_CAPS, *now, stage::run_handoff);
         self.dispatch(tables);
         let cost = self.lap(now);
-        self.quantum
-            .charge(&mut self.outlets.peers.0[at].balance, cost);
+        let outlets = &mut self.outlets;
+        let charged = self.quantum.charge(&mut outlets.peers.0[at].balance, cost);
+        for run in from.chunk_by(PartialEq::eq) {
+            let share = charged * run.len() as u64 / n as u64;
+            outlets.counters.spent(run[0], share);
+        }
         n > 0
+    }
+
+    /// Has some ports pay for what other workers have spent on their frames, so that it costs a port the same wherever its
+    /// frames go.
+    fn settle_abroad(&mut self) {
+        let outlets = &mut self.outlets;
+        if outlets.peers.0.is_empty() {
+            return;
+        }
+        for _ in 0..outlets.slots.len().min(SETTLED_AT_ONCE) {
+            self.settled = (self.settled + 1) % outlets.slots.len();
+            let slot = &mut outlets.slots[self.settled];
+            let abroad = outlets.peers.spent_on(slot.id);
+            let cost = abroad.wrapping_sub(std::mem::replace(&mut slot.abroad, abroad));
+            self.quantum.charge(&mut slot.balance, cost);
+        }
     }
 
     /// Takes what peers have sent so far, whoever's turn it is.
@@ -245,11 +274,15 @@ impl Engine {
             let sent = self.outlets.flush(at);
             moved |= sent > 0 || self.outlets.slots[at].port.pending() != pending;
             let cost = self.lap(now);
-            if let Some(by) = self.outlets.at(by) {
-                let payer = &mut self.outlets.slots[by];
-                let charged = self.quantum.charge(&mut payer.balance, cost);
-                self.outlets.counters.spent(payer.id, charged);
-            }
+            // A port of another worker pays at home.
+            let charged = match self.outlets.at(by) {
+                Some(at) => {
+                    let payer = &mut self.outlets.slots[at];
+                    self.quantum.charge(&mut payer.balance, cost)
+                }
+                None => cost,
+            };
+            self.outlets.counters.spent(by, charged);
         }
         moved
     }
@@ -260,6 +293,7 @@ impl Engine {
         self.fdb
             .age(tables, now, AGED_AT_ONCE, &self.outlets.counters);
         self.publish_sizes();
+        self.settle_abroad();
     }
 
     /// Says how full the worker's own tables are.

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Ports share a worker by the cycles they cost.
 
-use podswitch_datapath::PortId;
 use podswitch_datapath::port::PcapSpec;
-use podswitch_datapath::switch::{Device, MemoryPlan, Switch, SwitchConfig};
+use podswitch_datapath::switch::{Device, MemoryPlan, Switch, SwitchConfig, WorkerConfig};
 use podswitch_datapath::worker::clock::Clock;
+use podswitch_datapath::{PortId, Reason};
 use tempfile::NamedTempFile;
 
 use crate::node::*;
@@ -36,6 +36,67 @@ fn flooding(lengths: [usize; 2]) -> Switch {
         add(&mut switch, n as u16, 0, device);
     }
     switch
+}
+
+/// A port cannot fill the ring to another worker: its neighbours' frames find room in it.
+#[test]
+fn a_port_that_floods_another_worker_leaves_its_neighbours_room() {
+    let mut switch = start(SwitchConfig {
+        handoff_frames: 64,
+        workers: vec![WorkerConfig::default(); 2],
+        ..config()
+    });
+    let (device, _file) = flood(0, 2, 18);
+    add(&mut switch, 0, 0, device);
+    let quiet = pod(&mut switch, 1, 0);
+    let _target = pod(&mut switch, 2, 1);
+    let receiver = pod(&mut switch, 3, 1);
+    for i in 0..500 {
+        assert!(quiet.send(&frame(1, 3, i)));
+        let mut turns = 0;
+        let got = loop {
+            switch.turn();
+            turns += 1;
+            if let Some(got) = receiver.receive() {
+                break got;
+            }
+            let counters = switch.counters();
+            let lost = counters.ports[&PortId(1)].dropped(Reason::HandoffFull);
+            assert_eq!(lost, 0, "the flood took all there is, frame {i}");
+            assert!(turns < 10_000, "starved");
+        };
+        assert_eq!(number(&got), i);
+    }
+    let lost = switch.counters().ports[&PortId(0)].dropped(Reason::HandoffFull);
+    assert!(lost > 0, "the ring was never full");
+}
+
+/// What a frame costs on the worker of the port it goes to is its sender's.
+#[test]
+fn a_port_pays_for_its_frames_on_other_workers() {
+    let mut switch = start(SwitchConfig {
+        workers: vec![WorkerConfig::default(); 2],
+        ..config()
+    });
+    // Both of worker 0: one sends to worker 1, the other to its own.
+    for (n, to) in [(0, 2), (1, 3)] {
+        let (device, _file) = flood(n, to, 1400);
+        add(&mut switch, n, 0, device);
+    }
+    for (n, worker) in [(2, 1), (3, 0)] {
+        // It has no frames, and swallows what is sent to it.
+        add(&mut switch, n, worker, Device::Pcap(PcapSpec::default()));
+    }
+    let target = 40 * most_ahead();
+    let mut spent = [0, 0];
+    while spent.iter().sum::<u64>() < target {
+        for _ in 0..100 {
+            switch.turn();
+        }
+        let counters = switch.counters();
+        spent = [0, 1].map(|n| counters.ports[&PortId(n)].cycles);
+    }
+    assert!(spent[0].abs_diff(spent[1]) <= 4 * most_ahead(), "{spent:?}");
 }
 
 fn config() -> SwitchConfig {
