@@ -141,7 +141,7 @@ impl Default for IdleConfig {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(remote = "Self", deny_unknown_fields, default)]
 pub struct MemoryConfig {
-    /// Ports that share an arena; none: 4, 4, 8 and then 16.
+    /// Ports that share an arena; none: 3, 5, 8 and then 16.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ports_per_arena: Option<u32>,
     /// Chunks of an arena for each of its ports; none: what the port's MTU asks for.

@@ -74,11 +74,12 @@ impl ArenaPlan {
         }
     }
 
-    /// How many ports the arena made after `earlier` others of the same worker is for: 4, 4, 8, then 16 each. Frames
+    /// How many ports the arena made after `earlier` others of the same worker is for: 3, 5, 8, then 16 each. Frames
     /// are copied between arenas and not within one, but an arena is paid for in full when its first port comes.
     pub fn ports_of_next(earlier: usize) -> u32 {
         match earlier {
-            0 | 1 => 4,
+            0 => 3,
+            1 => 5,
             2 => 8,
             _ => 16,
         }
@@ -185,6 +186,7 @@ mod tests {
     fn two_ports_and_a_hundred_cost_two_mebibytes_each_at_most() {
         for (mtu, wanted) in [
             (1500u32, 2u32),
+            (1500, 4),
             (1500, 5),
             (1500, 9),
             (1500, 17),
