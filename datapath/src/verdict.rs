@@ -118,7 +118,7 @@ reasons! {
     PolicyDefaultIngress = "policy_default_ingress", "No ingress rule of the receiving port matches and its default is deny.";
     // Ports, memory, rings
     PortGone = "port_gone", "The port was removed while the frame was on its way.";
-    PortDown = "port_down", "The way out is down or faulted.";
+    PortDown = "port_down", "The way out has no device: it could not be opened, or it failed.";
     TxQueueFull = "tx_queue_full", "The way out took no more frames this turn and its backlog is full.";
     TxLinkError = "tx_link_error", "The kernel refused the transmit descriptor or dropped the frame at the device.";
     NoMemory = "no_memory", "No free chunk for a copy or a reply.";

@@ -176,7 +176,8 @@ impl Outlets {
         }
         match tables.port(out) {
             Some(port) if port.worker != self.me => self.hand_over(frame, meta, port.worker),
-            _ => self.discard(frame, meta, Reason::PortGone),
+            Some(_) => self.discard(frame, meta, Reason::PortDown),
+            None => self.discard(frame, meta, Reason::PortGone),
         }
     }
 

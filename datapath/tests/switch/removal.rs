@@ -63,6 +63,23 @@ fn removal_under_traffic_takes_only_what_was_for_the_port() {
     assert_eq!(handles[3].receive_within(HUNG), None, "the port is closed");
 }
 
+/// The tables have the port, but its device failed.
+#[test]
+fn a_port_without_a_device_is_down() {
+    let mut switch = start(inline(2));
+    let handles = pods(&mut switch, 3, 2);
+    for failed in [1, 2] {
+        switch.remove_port(PortId(failed)).unwrap();
+    }
+    handles[0].send(&frame(0, 1, 1));
+    handles[0].send(&frame(0, 2, 2));
+    settle(&mut switch);
+    let counters = switch.counters();
+    assert_eq!(counters.dropped(Reason::PortDown), 2, "{counters:?}");
+    assert_eq!(drops(&counters), 2);
+    assert_at_rest(&mut switch);
+}
+
 #[test]
 fn a_number_can_be_used_again_and_counts_anew() {
     let mut switch = start(threads(2));
