@@ -108,3 +108,21 @@ fn learned_addresses_are_entries_of_the_fdb() {
     }
     has_entries(&node, "fdb", 3);
 }
+
+#[test]
+fn a_worker_that_wakes_too_slowly_for_the_budget_says_that_it_spins() {
+    let node = Node::new(NodeConfig {
+        daemon: "[idle]\nlatency_us = 1".to_owned(),
+        ..NodeConfig::default()
+    });
+    let worker = &node.stats()["workers"][0];
+    assert_eq!(worker["spins"], true);
+    assert!(worker["wake_ns"].as_u64().expect("measured") > 1000);
+    let health = node.rpc("health", &json!({})).expect("health");
+    let problems = health["problems"].as_array().expect("a list");
+    let notice = problems.iter().find(|p| p["severity"] == "notice");
+    let notice = notice.unwrap_or_else(|| panic!("no notice: {health}"));
+    assert_eq!(notice["subject"], "worker 0");
+    let message = notice["message"].as_str().expect("a text");
+    assert!(message.contains("idle.latency_us = 1"), "{message}");
+}

@@ -121,6 +121,12 @@ pub struct WorkerStats {
     pub busy_ns: u64,
     /// Times it went to sleep.
     pub sleeps: u64,
+    /// It looks for work all the time and never sleeps: the latency budget is 0, or below `wake_ns`.
+    #[serde(default)]
+    pub spins: bool,
+    /// Median nanoseconds that waking it took at the start; absent when the budget is 0.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wake_ns: Option<u64>,
     /// Nanoseconds spent in turns that found nothing to do.
     pub idle_ns: u64,
     /// Times the core was taken away from it for over a millisecond.

@@ -14,7 +14,7 @@ use podswitch_api::object::{self, Rule};
 use podswitch_datapath::Reason;
 use podswitch_datapath::WorkerId;
 use podswitch_datapath::counters::{Counters, Event, Traffic};
-use podswitch_datapath::switch::{self, Pinning};
+use podswitch_datapath::switch::{self, Pinning, Waiting};
 use podswitch_datapath::tables::Direction;
 use podswitch_datapath::worker::clock::Clock;
 use tracing::debug;
@@ -152,6 +152,8 @@ impl Engine {
                 busy_ns: busy_ns(w.cycles.busy),
                 idle_ns: busy_ns(w.cycles.idle),
                 sleeps: w.cycles.sleeps,
+                spins: w.waiting != Waiting::Sleeps,
+                wake_ns: w.wake_latency.map(|latency| latency.as_nanos() as u64),
                 stalls: w.cycles.stalls,
                 stalled_ns: busy_ns(w.cycles.stalled),
             })
@@ -230,6 +232,18 @@ impl Engine {
                         &subject,
                         &message,
                         "let the process use that core (cpuset, taskset), or configure another",
+                    ));
+                }
+                if let Waiting::WakesTooSlowly(measured) = w.waiting {
+                    problems.push(problem(
+                        Severity::Notice,
+                        &subject,
+                        &format!(
+                            "it never sleeps: waking it took {} us, above idle.latency_us = {}",
+                            measured.as_micros(),
+                            self.config.idle.latency_us
+                        ),
+                        "raise idle.latency_us, or leave it the core to itself",
                     ));
                 }
                 WorkerHealth {
