@@ -6,7 +6,7 @@ use std::io;
 use std::path::Path;
 use std::process::ExitCode;
 
-use podswitch_api::{ClientError, ErrorCode};
+use podswitch_api::ClientError;
 use podswitch_state::config::ConfigError;
 use podswitch_state::store::StoreError;
 
@@ -42,9 +42,6 @@ impl Failure {
 impl From<ClientError> for Failure {
     fn from(e: ClientError) -> Failure {
         match e {
-            ClientError::Rpc(e) if e.code() == Some(ErrorCode::Permission) => {
-                Failure::Refused(format!("permission denied: {e}"))
-            }
             ClientError::Rpc(e) => Failure::Refused(e.to_string()),
             e => Failure::Unreachable(e.to_string()),
         }
