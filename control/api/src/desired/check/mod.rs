@@ -81,11 +81,7 @@ fn locate(mut error: RpcError, object: &Object) -> RpcError {
     let key = object.key();
     let shown = cut(key.to_string(), MAX_SHOWN_LENGTH);
     error.message = format!("{shown}: {}", error.message);
-    let mut data = error.data.take().unwrap_or_default();
-    data.kind = Some(object.kind().name().to_owned());
-    data.key = Some(cut(key.short(), MAX_SHOWN_LENGTH));
-    error.data = Some(data);
-    error
+    error.about(&key)
 }
 
 fn refuse(
