@@ -9,7 +9,7 @@ use podswitch_tests::ctl::Wire;
 use podswitch_tests::objects::{delete, rule, set};
 use podswitch_tests::programs::{Ended, Running, bin_dir, run};
 use podswitch_tests::traffic::ping;
-use podswitch_tests::{HUNG, Node, NodeConfig, eventually};
+use podswitch_tests::{HUNG, Netns, Node, NodeConfig, eventually};
 use serde_json::{Value, json};
 
 #[test]
@@ -560,26 +560,104 @@ fn a_full_disk_under_the_store_refuses_changes_and_loses_none() {
     ping(&c.netns, a.v4());
 }
 
+/// Uses up the room that the store has of its own: until there is none for a single route.
+fn exhaust(node: &Node) {
+    for size in [2000, 200, 20, 1] {
+        let mut number = 0;
+        eventually("a change is refused", HUNG, || {
+            number += size;
+            let many: Vec<_> = (number..number + size)
+                .map(|n| format!("2001:db8:{size:x}:{n:x}::/64"))
+                .map(|prefix| set(json!({"kind": "route", "prefix": prefix, "type": "blackhole"})))
+                .collect();
+            node.rpc("apply", &json!({"changes": many})).err()
+        });
+    }
+}
+
+/// What podswitch may change of an interface: settings, flags, programs, filters.
+fn appearance(node: &Node, interface: &str) -> Vec<String> {
+    let mut all = Vec::new();
+    for family in ["ipv4", "ipv6"] {
+        let dir = format!("/proc/sys/net/{family}/conf/{interface}");
+        let read = || -> Vec<String> {
+            let files = std::fs::read_dir(&dir).expect("its settings").flatten();
+            let text = |path: std::path::PathBuf| std::fs::read_to_string(path).unwrap_or_default();
+            files
+                .map(|f| format!("{:?} {}", f.path(), text(f.path())))
+                .collect()
+        };
+        all.extend(node.netns().run(read));
+    }
+    all.sort();
+    let link = &node.netns().ip_json(&format!("link show dev {interface}"))[0];
+    all.push(format!("{} {}", link["flags"], link["xdp"]));
+    for words in [&["qdisc", "show"][..], &["filter", "show"]] {
+        let mut command = node.netns().command("tc");
+        command.args(words).args(["dev", interface]);
+        if words[0] == "filter" {
+            command.arg("ingress");
+        }
+        let ended = run(&mut command, b"", HUNG);
+        all.push(ended.stdout);
+    }
+    all
+}
+
+#[test]
+fn a_refused_port_leaves_somebody_elses_veth_as_it_was() {
+    let mut node = Node::without_daemon(NodeConfig::default());
+    let disk = Tmpfs::mount(node.state_dir(), "24M");
+    node.start();
+    let plain = Netns::new("plain");
+    node.netns().ip(&format!(
+        "link add plain0 type veth peer name eth0 netns {}",
+        plain.name()
+    ));
+    node.netns().ip("link set plain0 up");
+    plain.ip("link set eth0 up");
+    let before = appearance(&node, "plain0");
+    let port = |name: &str, interface: &str, address: &str| {
+        set(json!({"kind": "port", "name": name, "addresses": [address],
+            "mac": "02:00:00:00:00:09", "vrf": 5, "device": {"kind": "veth", "interface": interface}}))
+    };
+    let filler = disk.fill();
+    exhaust(&node);
+    let refused = node
+        .rpc(
+            "apply",
+            &json!({"changes": [port("p", "plain0", "10.0.0.9")]}),
+        )
+        .expect_err("how it was cannot be noted");
+    assert_eq!(refused["code"], -32004, "{refused}");
+    assert_eq!(appearance(&node, "plain0"), before);
+
+    // Refused for what comes after it in the same request.
+    std::fs::remove_file(filler).unwrap();
+    let mut other = port("q", "missing0", "10.0.0.10");
+    other["object"]["mac"] = json!("02:00:00:00:00:0a");
+    let both = json!({"changes": [port("p", "plain0", "10.0.0.9"), other]});
+    let refused = node.rpc("apply", &both).expect_err("there is no missing0");
+    assert!(refused.to_string().contains("missing0"), "{refused}");
+    assert_eq!(appearance(&node, "plain0"), before);
+
+    node.apply(&[port("p", "plain0", "10.0.0.9")]);
+    assert_ne!(appearance(&node, "plain0"), before);
+    // Killed and started, it still knows how it was.
+    node.kill();
+    node.start();
+    node.rpc("teardown", &json!({})).expect("teardown");
+    assert_eq!(appearance(&node, "plain0"), before);
+}
+
 #[test]
 fn a_pod_that_ends_while_the_disk_is_full_is_removed_later() {
     let mut node = Node::without_daemon(NodeConfig::default());
     let disk = Tmpfs::mount(node.state_dir(), "24M");
     node.start();
     let (mut a, b) = (node.pod(), node.pod());
-    let port = node.port_name(&b);
     let filler = disk.fill();
-    // The store has some room of its own: until there is none for a single rule.
-    for size in [2000, 200, 20, 1] {
-        let mut number = 0;
-        eventually("a change is refused", HUNG, || {
-            number += size;
-            let many: Vec<_> = (number..number + size)
-                .map(|n| format!("{size}-{n}"))
-                .map(|name| set(rule(&name, &port, "ingress", "allow", &json!({}))))
-                .collect();
-            node.rpc("apply", &json!({"changes": many})).err()
-        });
-    }
+    exhaust(&node);
     a.netns.delete();
     let state = || node.port(&a).map(|p| p["status"].clone());
     eventually("the port is faulted", HUNG, || {

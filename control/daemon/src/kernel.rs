@@ -7,7 +7,7 @@ use std::os::fd::BorrowedFd;
 use podswitch_api::object::XdpMode;
 use podswitch_datapath::Reason;
 use podswitch_datapath::port::xdp::{Loader, Steering, XdpError};
-use podswitch_host::{Error, Link, Socket, deaf, link, tc, xdp};
+use podswitch_host::{Error, Link, Socket, bpf, deaf, link, sysctl, tc, xdp};
 use podswitch_state::store::{OwnedInterface, SavedSetting};
 use tracing::{info, warn};
 
@@ -36,12 +36,35 @@ pub enum KernelError {
     Program(#[from] XdpError),
 }
 
-/// An interface that is closed to the host.
-pub struct Closed {
+/// An interface that may be taken.
+pub struct Found {
     /// The interface.
     pub link: Link,
-    /// How it was before, unless it is podswitch's own.
-    pub owned: Option<OwnedInterface>,
+    /// How it is, unless it is podswitch's own.
+    pub before: Option<Before>,
+}
+
+/// How an interface of somebody else's was before it was closed to the host.
+#[derive(Debug)]
+pub struct Before {
+    name: String,
+    index: u32,
+    clsact: bool,
+    noarp: bool,
+    changes: Vec<sysctl::Change>,
+}
+
+impl Before {
+    /// For the record.
+    pub fn owned(&self) -> OwnedInterface {
+        OwnedInterface {
+            name: self.name.clone(),
+            index: self.index,
+            clsact: !self.clsact,
+            noarp: !self.noarp,
+            settings: self.changes.iter().map(saved).collect(),
+        }
+    }
 }
 
 /// What is attached to an interface.
@@ -70,11 +93,11 @@ impl Kernel {
         }
     }
 
-    /// Closes an interface to the host. To be called before a socket is opened on it.
+    /// Looks at an interface and changes nothing.
     ///
     /// # Errors
     /// [`KernelError`], naming the interface.
-    pub fn close_to_host(&mut self, interface: &str) -> Result<Closed, KernelError> {
+    pub fn find(interface: &str) -> Result<Found, KernelError> {
         let mut socket = Socket::open()?;
         let found = link::find(&mut socket, interface)?;
         let link = found.ok_or_else(|| KernelError::Missing(interface.to_owned()))?;
@@ -89,23 +112,63 @@ impl Kernel {
             });
         }
         xdp::refuse_foreign(&link)?;
-        let deafened = deaf::deafen(&mut socket, interface)?;
-        let clsact = tc::ensure_clsact(&mut socket, link.index)?;
-        tc::deny(&mut socket, link.index)?;
         let own = link.alias.as_deref().is_some_and(|a| a.starts_with(ALIAS));
-        let owned = (!own).then(|| OwnedInterface {
-            name: link.name.clone(),
-            index: link.index,
-            clsact,
-            noarp: !link.flags.noarp(),
-            settings: deafened
-                .changes
-                .iter()
-                .filter(|c| c.before != c.after)
-                .map(saved)
-                .collect(),
-        });
-        Ok(Closed { link, owned })
+        let before = match own {
+            true => None,
+            false => Some(Before {
+                name: link.name.clone(),
+                index: link.index,
+                clsact: tc::has_clsact(&mut socket, link.index)?,
+                noarp: link.flags.noarp(),
+                changes: deaf::plan(&mut socket, interface)?,
+            }),
+        };
+        Ok(Found { link, before })
+    }
+
+    /// Closes an interface to the host. To be called before a socket is opened on it, and after it was noted how it was.
+    ///
+    /// # Errors
+    /// [`KernelError`], naming the interface.
+    pub fn close_to_host(link: &Link) -> Result<(), KernelError> {
+        let mut socket = Socket::open()?;
+        deaf::deafen(&mut socket, &link.name)?;
+        tc::ensure_clsact(&mut socket, link.index)?;
+        tc::deny(&mut socket, link.index)?;
+        Ok(())
+    }
+
+    /// Puts an interface back as it was before it was closed to the host, program and filter off.
+    ///
+    /// # Errors
+    /// [`KernelError`]; what follows is left as it is.
+    pub fn reopen_to_host(before: &Before) -> Result<(), KernelError> {
+        let mut socket = Socket::open()?;
+        let Some(link) = link::find(&mut socket, before.index)? else {
+            return Ok(());
+        };
+        for mode in [xdp::Mode::Native, xdp::Mode::Generic] {
+            if let Some(id) = link.xdp.in_mode(mode)
+                && bpf::info(id)?.is_ours()
+            {
+                xdp::detach(&mut socket, link.index, mode)?;
+            }
+        }
+        let mut others = 0;
+        for direction in tc::Direction::BOTH {
+            tc::remove(&mut socket, link.index, direction, tc::DENY_NAME)?;
+            others += tc::list(&mut socket, link.index, direction)?.len();
+        }
+        if !before.clsact && others == 0 {
+            tc::remove_clsact(&mut socket, link.index)?;
+        }
+        for change in before.changes.iter().rev() {
+            change.restore()?;
+        }
+        if !before.noarp {
+            link::set_noarp(&mut socket, link.index, false)?;
+        }
+        Ok(())
     }
 
     /// Attaches the steering program, which drops every frame until it is connected; a predecessor's is replaced in one
@@ -231,7 +294,7 @@ fn device_drops(socket: &mut Socket, link: &Link, attached: &Attached, refused: 
     link.stats.tx_dropped + received.max(sent)
 }
 
-fn saved(change: &podswitch_host::sysctl::Change) -> SavedSetting {
+fn saved(change: &sysctl::Change) -> SavedSetting {
     SavedSetting {
         path: change.key.to_string(),
         before: change.before.clone(),

@@ -67,13 +67,7 @@ pub fn deafen(socket: &mut Socket, interface: &str) -> Result<Deafened> {
         changes: Vec::new(),
         absent: Vec::new(),
     };
-    let v4 = IPV4
-        .iter()
-        .map(|&(name, value)| (Key::ipv4_conf(interface, name), value));
-    let v6 = IPV6
-        .iter()
-        .map(|&(name, value)| (Key::ipv6_conf(interface, name), value));
-    for (key, value) in v4.chain(v6) {
+    for (key, value) in settings(interface) {
         let key = key?;
         match sysctl::set_if_present(&key, value)? {
             Some(change) => done.changes.push(change),
@@ -83,6 +77,40 @@ pub fn deafen(socket: &mut Socket, interface: &str) -> Result<Deafened> {
     // Missing settings of a missing interface are not "absent in this kernel".
     link::get(socket, found.index)?;
     Ok(done)
+}
+
+/// What [`deafen`] would change of the settings now, in its order, so that it can be noted before it is done. `IFF_NOARP`
+/// is among the interface's flags.
+///
+/// # Errors
+/// The first setting that cannot be read; ENODEV naming the interface when it is gone.
+pub fn plan(socket: &mut Socket, interface: &str) -> Result<Vec<Change>> {
+    let mut changes = Vec::new();
+    for (key, value) in settings(interface) {
+        let key = key?;
+        match sysctl::get(&key) {
+            Ok(before) if before != value => changes.push(Change {
+                key,
+                before,
+                after: value.to_owned(),
+            }),
+            Ok(_) => {}
+            Err(e) if e.is_gone() => {}
+            Err(e) => return Err(e),
+        }
+    }
+    link::get(socket, interface)?;
+    Ok(changes)
+}
+
+fn settings(interface: &str) -> impl Iterator<Item = (Result<Key>, &'static str)> {
+    let v4 = IPV4
+        .iter()
+        .map(move |&(name, value)| (Key::ipv4_conf(interface, name), value));
+    let v6 = IPV6
+        .iter()
+        .map(move |&(name, value)| (Key::ipv6_conf(interface, name), value));
+    v4.chain(v6)
 }
 
 /// True when the settings that matter most are as [`deafen`] leaves them: NOARP, no forwarding, no ARP answers, no IPv6.

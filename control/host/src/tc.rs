@@ -103,6 +103,16 @@ pub fn ensure_clsact<'a>(socket: &mut Socket, link: impl Into<LinkId<'a>>) -> Re
     }
 }
 
+/// Whether the interface has the clsact hooks.
+///
+/// # Errors
+/// The kernel's refusal.
+pub fn has_clsact<'a>(socket: &mut Socket, link: impl Into<LinkId<'a>>) -> Result<bool> {
+    let link = link.into();
+    let index = link::index(socket, link)?;
+    Ok(qdisc_kind(socket, link, index)?.as_deref() == Some("clsact"))
+}
+
 /// Removes the clsact hooks with every filter on them, and says whether they were there.
 ///
 /// # Errors
@@ -110,7 +120,7 @@ pub fn ensure_clsact<'a>(socket: &mut Socket, link: impl Into<LinkId<'a>>) -> Re
 pub fn remove_clsact<'a>(socket: &mut Socket, link: impl Into<LinkId<'a>>) -> Result<bool> {
     let link = link.into();
     let index = link::index(socket, link)?;
-    if qdisc_kind(socket, link, index)?.as_deref() != Some("clsact") {
+    if !has_clsact(socket, index)? {
         return Ok(false);
     }
     let mut request = Request::new(

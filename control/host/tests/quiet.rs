@@ -87,6 +87,26 @@ fn a_deaf_interface_says_nothing() {
 }
 
 #[test]
+fn what_deafening_changes_is_known_before() {
+    let mut p = pair();
+    let (node, socket) = (p.node.netns(), &mut p.node_socket);
+    let plan = |socket: &mut podswitch_host::Socket| {
+        node.run(|| deaf::plan(socket, "host0")).unwrap().unwrap()
+    };
+    let planned = plan(socket);
+    let had_clsact = tc::has_clsact(socket, "host0").unwrap();
+    let done = node.run(|| deaf::deafen(socket, "host0")).unwrap().unwrap();
+    let changed: Vec<_> = done
+        .changes
+        .into_iter()
+        .filter(|c| c.before != c.after)
+        .collect();
+    assert!(!planned.is_empty() && !had_clsact);
+    assert_eq!(planned, changed);
+    assert_eq!(plan(socket), []);
+}
+
+#[test]
 fn a_deaf_interface_answers_no_arp() {
     let (mut deaf, mut control) = (pair(), pair());
     deafen(&mut deaf);

@@ -11,13 +11,12 @@ use podswitch_datapath::port::xdp::{Queue, XdpHandle};
 use podswitch_datapath::switch::{self, PortSpec, SwitchError};
 use podswitch_datapath::{PortId, WorkerId};
 use podswitch_host::xdp::Mode;
-use podswitch_state::store::OwnedInterface;
 use tracing::{info, warn};
 
 use super::Engine;
 use super::change::Moves;
 use super::links::pod_is_gone;
-use crate::kernel::{Attached, Kernel, KernelError};
+use crate::kernel::{Attached, Before, Kernel, KernelError};
 
 /// A port of the desired state, as it is.
 pub(super) struct LivePort {
@@ -29,6 +28,8 @@ pub(super) struct LivePort {
     /// What is attached to its interface, and the socket that its frames go to.
     pub(super) attached: Option<Attached>,
     socket: Option<XdpHandle>,
+    /// How its interface was, when that was noted for it since the daemon started.
+    before: Option<Before>,
 }
 
 impl Engine {
@@ -54,6 +55,7 @@ impl Engine {
     pub(super) fn undo_ports(&mut self, opened: &[Port], moves: &Moves) {
         for port in opened {
             self.close_device(&port.name);
+            self.disown(&port.name);
             if !moves.reopen.iter().any(|p| p.name == port.name) {
                 self.forget(&port.name);
             }
@@ -153,6 +155,7 @@ impl Engine {
             message: None,
             attached: None,
             socket: None,
+            before: None,
         };
         self.ports.insert(port.name.clone(), live);
         Ok((id, worker))
@@ -173,14 +176,12 @@ impl Engine {
         };
         match &port.device {
             Device::Veth { interface, mode } => {
-                let closed = self
-                    .kernel
-                    .close_to_host(interface)
-                    .map_err(|e| kernel_error(&e))?;
-                let link = closed.link;
-                if let Some(owned) = closed.owned {
-                    self.own(owned)?;
+                let found = Kernel::find(interface).map_err(|e| kernel_error(&e))?;
+                let link = found.link;
+                if let Some(before) = found.before {
+                    self.own(&port.name, before)?;
                 }
+                Kernel::close_to_host(&link).map_err(|e| kernel_error(&e))?;
                 let attached = self
                     .kernel
                     .attach(&link, *mode)
@@ -236,8 +237,9 @@ impl Engine {
         self.remove_from_switch(id);
     }
 
-    /// Notes how an interface was before we changed it, unless that is noted already.
-    fn own(&mut self, new: OwnedInterface) -> Result<(), RpcError> {
+    /// Notes how an interface is before we change it, unless that is noted already.
+    fn own(&mut self, port: &str, before: Before) -> Result<(), RpcError> {
+        let new = before.owned();
         let known = self.store.owned().map_err(RpcError::from)?;
         if known
             .iter()
@@ -245,7 +247,26 @@ impl Engine {
         {
             return Ok(());
         }
-        self.store.own(&[new]).map_err(RpcError::from)
+        self.store.own(&[new]).map_err(RpcError::from)?;
+        if let Some(live) = self.ports.get_mut(port) {
+            live.before = Some(before);
+        }
+        Ok(())
+    }
+
+    /// Puts the interface of a port back that was refused, if it was changed for this port.
+    fn disown(&mut self, port: &str) {
+        let live = self.ports.get_mut(port);
+        let Some(before) = live.and_then(|p| p.before.take()) else {
+            return;
+        };
+        let name = before.owned().name;
+        if let Err(e) = Kernel::reopen_to_host(&before) {
+            warn!(interface = name, error = %e, "the interface could not be put back; teardown will");
+        } else if let Err(e) = self.store.disown(&[&name]) {
+            // Harmless: what is noted is how it is.
+            warn!(interface = name, error = %e, "it stays noted how the interface was");
+        }
     }
 
     fn remove_from_switch(&mut self, id: PortId) {
