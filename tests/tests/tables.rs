@@ -12,6 +12,9 @@ use podswitch_tests::traffic::{Echo, ping, udp_socket};
 use podswitch_tests::{HUNG, Node, NodeConfig, Pod};
 use serde_json::{Value, json};
 
+/// Pods that come say hello by multicast, which ends at the switch.
+const HARMLESS: [&str; 3] = ["multicast_not_routed", "nd_unanswered", "arp_unanswered"];
+
 /// Sends bursts of numbered datagrams to an echo server and waits for every one of each burst to come back; returns how
 /// many were sent.
 ///
@@ -41,14 +44,49 @@ fn no_loss(from: &Pod, to: std::net::IpAddr, port: u16, until: &AtomicBool) -> u
     sent
 }
 
+/// A port as it is set, for a change that says all of it again.
+fn object(node: &Node, name: &str) -> Value {
+    node.get("port", &json!({"name": name}))[0]["object"].clone()
+}
+
 /// Changes of every table, again and again for some seconds; returns how many requests were carried out.
 fn change_everything(node: &Node, port: &str, other: &str) -> u64 {
     let mut wire = Wire::connect(&node.socket());
+    let ports = [port, other].map(|name| object(node, name));
+    // What is allowed by name stays so whatever the ports' defaults are.
+    let standing = [port, other].into_iter().flat_map(|port| {
+        ["ingress", "egress"].map(|direction| {
+            let name = format!("all-{direction}-{port}");
+            set(rule(
+                &name,
+                port,
+                direction,
+                "allow",
+                &json!({"priority": 1}),
+            ))
+        })
+    });
+    let record = node.dir().join("record.pcap");
+    let member = json!({"kind": "port", "name": "member", "segment": {"name": "fixed"},
+        "device": {"kind": "pcap", "record": record}});
+    let segment = json!({"kind": "segment", "name": "fixed", "id": 1000});
+    let mut changes: Vec<Value> = standing.collect();
+    changes.extend([set(segment), set(member)]);
+    wire.call("apply", &json!({"changes": changes}))
+        .expect("apply");
     let end = Instant::now() + Duration::from_secs(4);
-    let mut rounds = 0;
+    let mut rounds: u64 = 0;
     while Instant::now() < end {
         let number = rounds % 50;
+        let odd = rounds % 2 == 1;
         let route = |n: u64| json!({"kind": "route", "prefix": format!("172.{}.{n}.0/24", 16 + n % 16), "port": other});
+        let neighbor = |n: u64| json!({"kind": "neighbor", "address": format!("172.16.0.{}", 1 + n), "port": other, "mac": format!("02:00:00:00:01:{n:02x}")});
+        let fdb = |n: u64| json!({"kind": "fdb", "segment": "fixed", "mac": format!("02:00:00:00:02:{n:02x}"), "port": "member"});
+        let key = |mut object: Value, keys: &[&str]| {
+            let all = object.as_object_mut().expect("an object");
+            all.retain(|field, _| keys.contains(&field.as_str()));
+            delete(object)
+        };
         let rules = [("ingress", port), ("egress", other)].map(|(direction, port)| {
             let range = json!({"protocol": "tcp", "ports": {"first": 1000 + number, "last": 2000}});
             set(rule(
@@ -61,16 +99,24 @@ fn change_everything(node: &Node, port: &str, other: &str) -> u64 {
         });
         let mut changes = vec![
             set(route(number)),
+            set(neighbor(number)),
+            set(fdb(number)),
             set(json!({"kind": "segment", "name": "s", "id": 1 + number})),
         ];
         changes.extend(rules);
-        if rounds % 2 == 1 {
-            changes.push(delete(
-                json!({"kind": "route", "prefix": route(number - 1)["prefix"]}),
-            ));
-            changes.push(delete(
-                json!({"kind": "rule", "name": format!("ingress-{}", number - 1)}),
-            ));
+        for mut object in ports.clone() {
+            for default in ["ingress_default", "egress_default"] {
+                object[default] = json!(if odd { "deny" } else { "allow" });
+            }
+            changes.push(set(object));
+        }
+        if odd {
+            changes.extend([
+                key(route(number - 1), &["kind", "prefix"]),
+                key(neighbor(number - 1), &["kind", "address"]),
+                key(fdb(number - 1), &["kind", "segment", "mac"]),
+                delete(json!({"kind": "rule", "name": format!("ingress-{}", number - 1)})),
+            ]);
         }
         wire.call("apply", &json!({"changes": changes}))
             .expect("apply");
@@ -115,19 +161,63 @@ fn changing_tables_under_traffic_loses_no_frame() {
             "{sent:?} datagrams, {rounds} changes"
         );
         let grown = node.drops().since(&before);
-        // Pods that come say hello by multicast, which ends at the switch, and may be gone by then.
-        let harmless = [
-            "multicast_not_routed",
-            "nd_unanswered",
-            "arp_unanswered",
-            "port_gone",
-        ];
         let lost: Vec<_> = grown
             .iter()
-            .filter(|(reason, _)| !harmless.contains(&reason.as_str()))
+            .filter(|(reason, _)| !HARMLESS.contains(&reason.as_str()))
             .collect();
         assert!(lost.is_empty(), "{lost:?}");
     }
+}
+
+#[test]
+fn a_refused_change_of_a_port_and_one_that_says_what_is_interrupt_nothing() {
+    let node = Node::new(NodeConfig::default());
+    let (a, b) = (node.pod(), node.pod());
+    let server = Echo::start(&b.netns, 7);
+    ping(&a.netns, b.v4());
+    let port = node.port_name(&b);
+    let now = object(&node, &port);
+    let with = |field: &str, value: Value| {
+        let mut changed = now.clone();
+        changed[field] = value;
+        set(changed)
+    };
+    let missing = set(json!({"kind": "port", "name": "nowhere", "vrf": 9,
+        "mac": "02:00:00:00:00:09", "addresses": ["10.9.9.9"],
+        "device": {"kind": "veth", "interface": "missing0"}}));
+    // More than one port can have, though not more than all can.
+    let rules = (0..4200).map(|n| format!("r{n}"));
+    let rules = rules.map(|name| set(rule(&name, &port, "ingress", "allow", &json!({}))));
+    let too_many: Vec<Value> = std::iter::once(with("mtu", json!(1400)))
+        .chain(rules)
+        .collect();
+    let opened = || node.log().matches("port opened").count();
+    let before = (node.drops(), opened());
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let sender = scope.spawn(|| no_loss(&a, b.v4(), server.port(), &done));
+        for _ in 0..20 {
+            let refused = [with("mtu", json!(1400)), missing.clone()];
+            node.rpc("apply", &json!({"changes": refused}))
+                .expect_err("there is no missing0");
+            let worker = [with("worker", json!(0)), with("worker", Value::Null)];
+            for change in worker {
+                node.apply(&[change]);
+            }
+        }
+        let refused = node.rpc("apply", &json!({"changes": too_many}));
+        assert_eq!(refused.expect_err("too many rules")["code"], -32001);
+        done.store(true, Ordering::Relaxed);
+        assert!(sender.join().expect("no loss") > 100);
+    });
+    assert_eq!(opened(), before.1, "no port was opened anew");
+    let mut grown = node.drops().since(&before.0);
+    grown.retain(|reason, _| !HARMLESS.contains(&reason.as_str()));
+    assert!(grown.is_empty(), "{grown:?}");
+    // A change that is one does open it.
+    node.apply(&[with("mtu", json!(1400))]);
+    assert_eq!(opened(), before.1 + 1);
+    ping(&a.netns, b.v4());
 }
 
 /// Sends a datagram from `a` through the gateway to an address; true if it arrives at `at`.

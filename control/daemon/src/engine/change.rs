@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Changes of the desired state, all or nothing: judge, open ports, build tables, store, publish, close what went.
+//! Changes of the desired state, all or nothing: judge, build tables, open ports, store, publish, close what went.
 //! Everything up to the store can be undone; what comes after cannot fail.
 
 use std::collections::HashMap;
@@ -9,7 +9,8 @@ use podswitch_api::desired::{Applied, Delta, DesiredState, Difference};
 use podswitch_api::method::{ApplyParams, ApplyResult, CommitResult};
 use podswitch_api::object::{Object, Port};
 use podswitch_datapath::tables::Tables;
-use tracing::{error, info};
+use podswitch_datapath::{PortId, WorkerId};
+use tracing::{error, info, warn};
 
 use super::{Engine, Transaction};
 use crate::compile::{Compiler, table_error};
@@ -45,25 +46,11 @@ impl Engine {
         if applied.delta.is_empty() {
             return Ok(applied.generation);
         }
-        let moves = Moves::of(&applied.delta);
-        let opened = match self.open_ports(&moves) {
-            Ok(opened) => opened,
-            Err(e) => {
-                self.model.revert(&applied);
-                return Err(e);
-            }
-        };
-        let ready = self.compile(&applied.delta).and_then(|tables| {
-            self.store.commit(&applied).map_err(RpcError::from)?;
-            Ok(tables)
-        });
+        let moves = self.moves(&applied.delta);
+        let ready = self.prepare(&applied, &moves);
         match ready {
             Ok(tables) => {
-                self.disconnect(&moves);
-                self.switch.publish(tables);
-                for port in &moves.open {
-                    self.connect(&port.name);
-                }
+                self.put_in_force(tables, &moves);
                 self.close_ports(&moves);
                 info!(
                     generation = applied.generation,
@@ -75,15 +62,51 @@ impl Engine {
                 Ok(applied.generation)
             }
             Err(e) => {
-                self.undo_ports(&opened, &moves);
                 self.model.revert(&applied);
                 Err(e)
             }
         }
     }
 
+    /// Everything that can fail, and is undone then: first what disturbs nobody. Tables are built before a device is
+    /// touched, and devices that were not there are opened before those that are opened anew.
+    fn prepare(&mut self, applied: &Applied, moves: &Moves) -> Result<Tables, RpcError> {
+        let plan = self.plan(moves)?;
+        let ready = self.compile(&applied.delta, &plan).and_then(|tables| {
+            let opened = self.open_ports(moves, &plan)?;
+            self.store.commit(applied).map_err(|e| {
+                self.undo_ports(&opened, moves);
+                RpcError::from(e)
+            })?;
+            Ok(tables)
+        });
+        if ready.is_err() {
+            self.unplan(moves);
+        }
+        ready
+    }
+
+    /// Gives the workers new tables. Frames are let in of new ports once every worker has them.
+    fn put_in_force(&mut self, tables: Tables, moves: &Moves) {
+        self.disconnect(moves);
+        self.switch.publish(tables);
+        if !moves.open.is_empty() {
+            self.await_tables();
+        }
+        for port in &moves.open {
+            self.connect(&port.name);
+        }
+    }
+
+    /// A frame received under tables that do not know its port would be dropped.
+    pub(super) fn await_tables(&mut self) {
+        if let Err(e) = self.switch.wait_for_tables() {
+            warn!(error = %e, "not every worker has the new tables yet");
+        }
+    }
+
     /// The tables after these differences, which the model has taken already.
-    fn compile(&self, delta: &Delta) -> Result<Tables, RpcError> {
+    fn compile(&self, delta: &Delta, plan: &Plan) -> Result<Tables, RpcError> {
         let mut edit = self.switch.edit();
         let delta = with_dependents(delta, self.model.state());
         let segments_before: HashMap<String, u32> = segments_before(&delta, self.model.state());
@@ -91,7 +114,7 @@ impl Engine {
             names: &self.names,
             state: self.model.state(),
             segments_before: &segments_before,
-            worker: &|id| self.worker_of(id),
+            worker: &|id| plan.get(&id).copied().unwrap_or_else(|| self.worker_of(id)),
             default_mtu: self.config.mtu,
         };
         for difference in &delta {
@@ -103,7 +126,7 @@ impl Engine {
     /// Puts the whole desired state into force when the daemon starts.
     pub(super) fn compile_all(&mut self) {
         let whole = DesiredState::default().diff(self.model.state());
-        match self.compile(&whole) {
+        match self.compile(&whole, &Plan::new()) {
             Ok(tables) => self.switch.publish(tables),
             // The store holds only what was in force once; a limit of the configuration may have shrunk since.
             Err(e) => {
@@ -124,8 +147,11 @@ pub(super) struct Moves {
     pub(super) reopen: Vec<Port>,
 }
 
-impl Moves {
-    fn of(delta: &Delta) -> Moves {
+/// Which workers are to serve the ports that a change opens.
+pub(super) type Plan = HashMap<PortId, WorkerId>;
+
+impl Engine {
+    fn moves(&self, delta: &Delta) -> Moves {
         let mut moves = Moves::default();
         for difference in &delta.differences {
             let port = |o: &Option<Object>| match o {
@@ -135,7 +161,7 @@ impl Moves {
             match (port(&difference.before), port(&difference.after)) {
                 (None, Some(new)) => moves.open.push(new),
                 (Some(old), None) => moves.close.push(old),
-                (Some(old), Some(new)) if device_differs(&old, &new) => {
+                (Some(old), Some(new)) if self.device_differs(&old, &new) => {
                     moves.reopen.push(old);
                     moves.open.push(new);
                 }
@@ -144,11 +170,14 @@ impl Moves {
         }
         moves
     }
-}
 
-/// Whether a change of the port needs its device opened anew.
-fn device_differs(old: &Port, new: &Port) -> bool {
-    old.device != new.device || old.mtu != new.mtu || old.worker != new.worker
+    /// Whether a change of the port needs its device opened anew. What only says what is so already needs nothing.
+    fn device_differs(&self, old: &Port, new: &Port) -> bool {
+        let mtu = |p: &Port| p.mtu.unwrap_or(self.config.mtu);
+        let serves = self.ports.get(&new.name).map(|p| p.worker.0);
+        let moves = new.worker.is_some() && new.worker != serves;
+        old.device != new.device || mtu(old) != mtu(new) || moves
+    }
 }
 
 /// Objects refer to a segment by name, tables by its id: when the id changes, they are compiled again.

@@ -14,7 +14,7 @@ use podswitch_host::xdp::Mode;
 use tracing::{info, warn};
 
 use super::Engine;
-use super::change::Moves;
+use super::change::{Moves, Plan};
 use super::links::pod_is_gone;
 use crate::kernel::{Attached, Before, Kernel, KernelError};
 
@@ -33,18 +33,56 @@ pub(super) struct LivePort {
 }
 
 impl Engine {
-    /// Opens every device that a change needs. What is opened anew is closed first; a failure puts everything back.
-    pub(super) fn open_ports(&mut self, moves: &Moves) -> Result<Vec<Port>, RpcError> {
-        for port in &moves.reopen {
-            self.close_device(&port.name);
-        }
-        let mut opened = Vec::new();
+    /// Gives every port that a change opens an id and a worker; nothing else is touched.
+    pub(super) fn plan(&mut self, moves: &Moves) -> Result<Plan, RpcError> {
+        let mut plan = Plan::new();
         for port in &moves.open {
-            let result = self.open(port);
+            let Some(id) = self.names.assign(&port.name) else {
+                self.unplan(moves);
+                let key = Key::Port {
+                    name: port.name.clone(),
+                };
+                return Err(
+                    RpcError::new(ErrorCode::Limit, "all port numbers are taken")
+                        .about(&key)
+                        .hint("remove ports first"),
+                );
+            };
+            let worker = self.choose_worker(port, &plan);
+            plan.insert(id, worker);
+        }
+        Ok(plan)
+    }
+
+    /// Takes the ids of ports back that a failed change would have opened.
+    pub(super) fn unplan(&mut self, moves: &Moves) {
+        for port in &moves.open {
+            if !self.ports.contains_key(&port.name) {
+                self.names.release(&port.name);
+            }
+        }
+    }
+
+    /// Opens every device that a change needs: those that nobody has first. What is opened anew is closed before; a
+    /// failure puts everything back.
+    pub(super) fn open_ports(&mut self, moves: &Moves, plan: &Plan) -> Result<Vec<Port>, RpcError> {
+        let in_use = |p: &Port| {
+            let by = |old: &Port| old.name == p.name || old.device == p.device;
+            moves.reopen.iter().any(by)
+        };
+        let (later, first): (Vec<&Port>, Vec<&Port>) = moves.open.iter().partition(|p| in_use(p));
+        let mut opened = Vec::new();
+        let mut closed: &[Port] = &[];
+        for (at, port) in first.iter().chain(&later).enumerate() {
+            if at == first.len() {
+                closed = &moves.reopen;
+                closed.iter().for_each(|p| self.close_device(&p.name));
+            }
+            let result = self.open(port, plan);
             // Also after a failure: whatever was assigned on the way has to go.
-            opened.push(port.clone());
+            opened.push((*port).clone());
             if let Err(e) = result {
-                self.undo_ports(&opened, moves);
+                self.undo(&opened, closed, moves);
                 return Err(e);
             }
         }
@@ -53,6 +91,10 @@ impl Engine {
 
     /// Closes what a failed change has opened, and opens what it had closed.
     pub(super) fn undo_ports(&mut self, opened: &[Port], moves: &Moves) {
+        self.undo(opened, &moves.reopen, moves);
+    }
+
+    fn undo(&mut self, opened: &[Port], closed: &[Port], moves: &Moves) {
         for port in opened {
             self.close_device(&port.name);
             self.disown(&port.name);
@@ -60,7 +102,7 @@ impl Engine {
                 self.forget(&port.name);
             }
         }
-        for port in &moves.reopen {
+        for port in closed {
             self.open_or_fault(port);
             self.connect(&port.name);
         }
@@ -68,7 +110,7 @@ impl Engine {
 
     /// Opens a port's device; out of order when it cannot be.
     pub(super) fn open_or_fault(&mut self, port: &Port) {
-        if let Err(e) = self.open(port) {
+        if let Err(e) = self.open(port, &Plan::new()) {
             self.fault(&port.name, e.to_string());
         }
     }
@@ -113,12 +155,12 @@ impl Engine {
         self.names.release(name);
     }
 
-    /// Opens one port's device under its id, a fresh one when it has none.
-    pub(super) fn open(&mut self, port: &Port) -> Result<(), RpcError> {
+    /// Opens one port's device under its id, a fresh one when it has none, on the planned worker or the one chosen for it.
+    pub(super) fn open(&mut self, port: &Port, plan: &Plan) -> Result<(), RpcError> {
         let key = Key::Port {
             name: port.name.clone(),
         };
-        let (id, worker) = self.register(port, &key)?;
+        let (id, worker) = self.register(port, &key, plan)?;
         let opened = self
             .open_device(port, id, worker)
             .map_err(|e| e.about(&key))?;
@@ -141,13 +183,19 @@ impl Engine {
     }
 
     /// Gives a port an id and a worker; its device is not open yet.
-    fn register(&mut self, port: &Port, key: &Key) -> Result<(PortId, WorkerId), RpcError> {
+    fn register(
+        &mut self,
+        port: &Port,
+        key: &Key,
+        plan: &Plan,
+    ) -> Result<(PortId, WorkerId), RpcError> {
         let id = self.names.assign(&port.name).ok_or_else(|| {
             RpcError::new(ErrorCode::Limit, "all port numbers are taken")
                 .about(key)
                 .hint("remove ports first")
         })?;
-        let worker = self.choose_worker(port);
+        let planned = plan.get(&id).copied();
+        let worker = planned.unwrap_or_else(|| self.choose_worker(port, plan));
         let live = LivePort {
             id,
             worker,
@@ -287,16 +335,23 @@ impl Engine {
         }
     }
 
-    /// The worker asked for, or the one with the fewest ports.
-    fn choose_worker(&self, port: &Port) -> WorkerId {
+    /// The worker asked for, or the one that serves the port by the tables in force, or the one with the fewest ports.
+    fn choose_worker(&self, port: &Port, plan: &Plan) -> WorkerId {
         let workers = self.config.workers.len().max(1) as u8;
         if let Some(asked) = port.worker.filter(|w| *w < workers) {
             return WorkerId(asked);
         }
-        if let Some(live) = self.ports.get(&port.name).filter(|_| port.worker.is_none()) {
+        let id = self.names.id(&port.name);
+        if let Some(entry) = id.and_then(|id| self.switch.tables().port(id)) {
+            return entry.worker;
+        }
+        if let Some(live) = self.ports.get(&port.name) {
             return live.worker;
         }
-        let load = |w: u8| self.ports.values().filter(|p| p.worker.0 == w).count();
+        let load = |w: u8| {
+            let now = self.ports.values().filter(|p| p.worker.0 == w).count();
+            now + plan.values().filter(|planned| planned.0 == w).count()
+        };
         WorkerId((0..workers).min_by_key(|w| load(*w)).unwrap_or(0))
     }
 
@@ -319,6 +374,7 @@ impl Engine {
             self.open_or_fault(port);
         }
         self.compile_all();
+        self.await_tables();
         for port in &left {
             self.connect(&port.name);
         }
