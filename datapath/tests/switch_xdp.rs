@@ -396,6 +396,13 @@ fn an_interface_that_is_deleted_takes_only_its_own_port_along() {
         number += 1;
         node.switch.counters().ports[&PortId(1)].link == Link::Gone
     });
+    eventually("a frame is refused", || {
+        node.send(0, 1, number, 100);
+        node.switch.counters().ports[&PortId(1)].device.tx_refused > 0
+    });
+    let tx = node.switch.counters().ports[&PortId(1)].tx;
+    let len = arrived(0, 1, 0, 100).len() as u64;
+    assert_eq!(tx.bytes, tx.packets * len, "refused frames are not sent");
     node.detach(1);
     eventually("the socket is closed", || node.switch.all_closed());
     node.send(0, 2, number, 100);

@@ -104,6 +104,8 @@ port_counters! {
     rx_invalid,
     /// Frames freed instead of sent: no device takes them (too short, no room for metadata) or the device is gone.
     tx_refused,
+    /// Bytes of those frames.
+    tx_refused_bytes,
     /// Frames lost on purpose.
     fault_injected,
     /// Frames sent that were not recorded: the disk was too slow, or recording has stopped.

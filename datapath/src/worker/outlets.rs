@@ -36,6 +36,8 @@ pub(crate) struct Slot {
     pub(crate) fed_by: PortId,
     /// Cycles that other workers have spent on its frames, as far as it has paid for them.
     pub(crate) abroad: u64,
+    /// Bytes that its device has refused so far.
+    refused: u64,
     /// Transmit system calls left in a turn, and in which.
     kicks: u32,
     turn: u32,
@@ -46,6 +48,13 @@ pub(crate) struct Slot {
 }
 
 impl Slot {
+    /// Bytes of frames that the device has refused since the last time.
+    #[cold]
+    fn newly_refused(&mut self) -> u64 {
+        let refused = self.port.counters().tx_refused_bytes;
+        refused - std::mem::replace(&mut self.refused, refused)
+    }
+
     /// What is left to do for the port and nothing announces.
     pub(crate) fn owed(&self) -> Owed {
         let short = self.unfinished || self.port.starved();
@@ -119,6 +128,7 @@ impl Outlets {
             unfinished: true,
             fed_by: id,
             abroad,
+            refused: 0,
             kicks: self.kicks,
             turn: self.turn,
             watched: true,
@@ -273,9 +283,14 @@ impl Outlets {
     pub(crate) fn flush(&mut self, at: usize) -> usize {
         let slot = &mut self.slots[at];
         slot.port.reclaim(&mut self.pool);
+        let waiting = slot.outbox.len();
         let sent = slot
             .port
             .transmit(slot.id, &mut self.pool, &mut slot.outbox);
+        let refused = match waiting - slot.outbox.len() > sent {
+            true => slot.newly_refused(),
+            false => 0,
+        };
         let left = slot.outbox.iter().fold((0, 0), |(bytes, chunks), frame| {
             (
                 bytes + u64::from(frame.len()),
@@ -283,7 +298,7 @@ impl Outlets {
             )
         });
         self.counters
-            .transmitted(slot.id, sent as u64, slot.waiting.0 - left.0);
+            .transmitted(slot.id, sent as u64, slot.waiting.0 - left.0 - refused);
         slot.waiting = left;
         slot.sent = slot.sent.saturating_add(sent as u32);
         if slot.turn != self.turn {

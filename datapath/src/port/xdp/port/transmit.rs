@@ -43,6 +43,7 @@ impl XdpPort {
             let segments = u32::from(frame.segments());
             if !self.sendable(frame) {
                 self.counters.tx_refused += 1;
+                self.counters.tx_refused_bytes += u64::from(frame.len());
                 if let Some(frame) = outbox.pop_front() {
                     pool.free(frame);
                 }
