@@ -6,6 +6,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use podswitch_tests::ctl::Wire;
+use podswitch_tests::disk::Disk;
 use podswitch_tests::objects::{delete, rule, set};
 use podswitch_tests::programs::{Ended, Running, bin_dir, run};
 use podswitch_tests::traffic::ping;
@@ -486,46 +487,11 @@ fn the_configuration_is_checked() {
     );
 }
 
-/// A small file system of its own on a folder, in this machine's mount namespace; unmounted when dropped.
-struct Tmpfs(std::path::PathBuf);
-
-impl Tmpfs {
-    fn mount(dir: std::path::PathBuf, size: &str) -> Tmpfs {
-        std::fs::create_dir_all(&dir).unwrap();
-        let mut command = Command::new("mount");
-        command
-            .args(["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs"])
-            .arg(&dir);
-        run(&mut command, b"", HUNG).success("mount");
-        Tmpfs(dir)
-    }
-
-    /// Takes all the room that is left.
-    fn fill(&self) -> std::path::PathBuf {
-        use std::io::Write;
-        let filler = self.0.join("filler");
-        let mut file = std::fs::File::create(&filler).unwrap();
-        for size in [65_536, 4096, 1] {
-            while file.write_all(&vec![0; size]).is_ok() {}
-        }
-        filler
-    }
-}
-
-impl Drop for Tmpfs {
-    fn drop(&mut self) {
-        let ended = run(Command::new("umount").arg("--lazy").arg(&self.0), b"", HUNG);
-        if ended.status != 0 {
-            eprintln!("umount {}: {}", self.0.display(), ended.stderr);
-        }
-    }
-}
-
 #[test]
 fn a_full_disk_under_the_store_refuses_changes_and_loses_none() {
     let mut node = Node::without_daemon(NodeConfig::default());
     // Declared after the node, so unmounted before the node's folder is deleted.
-    let disk = Tmpfs::mount(node.state_dir(), "24M");
+    let disk = Disk::mount(node.state_dir(), "24M");
     node.start();
     let (a, b) = (node.pod(), node.pod());
     ping(&a.netns, b.v4());
@@ -607,7 +573,7 @@ fn appearance(node: &Node, interface: &str) -> Vec<String> {
 #[test]
 fn a_refused_port_leaves_somebody_elses_veth_as_it_was() {
     let mut node = Node::without_daemon(NodeConfig::default());
-    let disk = Tmpfs::mount(node.state_dir(), "24M");
+    let disk = Disk::mount(node.state_dir(), "24M");
     node.start();
     let plain = Netns::new("plain");
     node.netns().ip(&format!(
@@ -653,7 +619,7 @@ fn a_refused_port_leaves_somebody_elses_veth_as_it_was() {
 #[test]
 fn a_pod_that_ends_while_the_disk_is_full_is_removed_later() {
     let mut node = Node::without_daemon(NodeConfig::default());
-    let disk = Tmpfs::mount(node.state_dir(), "24M");
+    let disk = Disk::mount(node.state_dir(), "24M");
     node.start();
     let (mut a, b) = (node.pod(), node.pod());
     let filler = disk.fill();
