@@ -7,7 +7,7 @@ use std::os::fd::BorrowedFd;
 use podswitch_api::object::XdpMode;
 use podswitch_datapath::Reason;
 use podswitch_datapath::port::xdp::{Loader, Steering, XdpError};
-use podswitch_host::{Error, Link, Socket, bpf, deaf, link, sysctl, tc, xdp};
+use podswitch_host::{Error, Link, Socket, deaf, link, sysctl, tc, xdp};
 use podswitch_state::store::{OwnedInterface, SavedSetting};
 use tracing::{info, warn};
 
@@ -41,30 +41,7 @@ pub struct Found {
     /// The interface.
     pub link: Link,
     /// How it is, unless it is podswitch's own.
-    pub before: Option<Before>,
-}
-
-/// How an interface of somebody else's was before it was closed to the host.
-#[derive(Debug)]
-pub struct Before {
-    name: String,
-    index: u32,
-    clsact: bool,
-    noarp: bool,
-    changes: Vec<sysctl::Change>,
-}
-
-impl Before {
-    /// For the record.
-    pub fn owned(&self) -> OwnedInterface {
-        OwnedInterface {
-            name: self.name.clone(),
-            index: self.index,
-            clsact: !self.clsact,
-            noarp: !self.noarp,
-            settings: self.changes.iter().map(saved).collect(),
-        }
-    }
+    pub before: Option<OwnedInterface>,
 }
 
 /// What is attached to an interface.
@@ -115,12 +92,15 @@ impl Kernel {
         let own = link.alias.as_deref().is_some_and(|a| a.starts_with(ALIAS));
         let before = match own {
             true => None,
-            false => Some(Before {
+            false => Some(OwnedInterface {
                 name: link.name.clone(),
                 index: link.index,
-                clsact: tc::has_clsact(&mut socket, link.index)?,
-                noarp: link.flags.noarp(),
-                changes: deaf::plan(&mut socket, interface)?,
+                clsact: !tc::has_clsact(&mut socket, link.index)?,
+                noarp: !link.flags.noarp(),
+                settings: deaf::plan(&mut socket, interface)?
+                    .iter()
+                    .map(saved)
+                    .collect(),
             }),
         };
         Ok(Found { link, before })
@@ -135,39 +115,6 @@ impl Kernel {
         deaf::deafen(&mut socket, &link.name)?;
         tc::ensure_clsact(&mut socket, link.index)?;
         tc::deny(&mut socket, link.index)?;
-        Ok(())
-    }
-
-    /// Puts an interface back as it was before it was closed to the host, program and filter off.
-    ///
-    /// # Errors
-    /// [`KernelError`]; what follows is left as it is.
-    pub fn reopen_to_host(before: &Before) -> Result<(), KernelError> {
-        let mut socket = Socket::open()?;
-        let Some(link) = link::find(&mut socket, before.index)? else {
-            return Ok(());
-        };
-        for mode in [xdp::Mode::Native, xdp::Mode::Generic] {
-            if let Some(id) = link.xdp.in_mode(mode)
-                && bpf::info(id)?.is_ours()
-            {
-                xdp::detach(&mut socket, link.index, mode)?;
-            }
-        }
-        let mut others = 0;
-        for direction in tc::Direction::BOTH {
-            tc::remove(&mut socket, link.index, direction, tc::DENY_NAME)?;
-            others += tc::list(&mut socket, link.index, direction)?.len();
-        }
-        if !before.clsact && others == 0 {
-            tc::remove_clsact(&mut socket, link.index)?;
-        }
-        for change in before.changes.iter().rev() {
-            change.restore()?;
-        }
-        if !before.noarp {
-            link::set_noarp(&mut socket, link.index, false)?;
-        }
         Ok(())
     }
 

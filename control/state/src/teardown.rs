@@ -125,6 +125,26 @@ fn interfaces(
     Ok(())
 }
 
+/// Puts one interface that is not ours back as it was before it was closed to the host.
+pub fn put_back(before: &OwnedInterface) -> TeardownReport {
+    let mut report = TeardownReport::default();
+    let restored = Socket::open().and_then(|mut socket| {
+        if let Some(link) = link::find(&mut socket, before.index)? {
+            let mut work = Work {
+                socket: &mut socket,
+                link: &link,
+                report: &mut report,
+            };
+            work.restore(Some(before));
+        }
+        Ok(())
+    });
+    if let Err(e) = restored {
+        report.failed("interface", &before.name, e.to_string());
+    }
+    report
+}
+
 /// A veth that podswitch-cni made, or was killed while it made it.
 fn is_ours(link: &Link) -> bool {
     let hash = link.name.strip_prefix(NAME_PREFIX);

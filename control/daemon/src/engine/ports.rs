@@ -11,12 +11,14 @@ use podswitch_datapath::port::xdp::{Queue, XdpHandle};
 use podswitch_datapath::switch::{self, PortSpec, SwitchError};
 use podswitch_datapath::{PortId, WorkerId};
 use podswitch_host::xdp::Mode;
+use podswitch_state::store::OwnedInterface;
+use podswitch_state::teardown;
 use tracing::{info, warn};
 
 use super::Engine;
 use super::change::{Moves, Plan};
 use super::links::pod_is_gone;
-use crate::kernel::{Attached, Before, Kernel, KernelError};
+use crate::kernel::{Attached, Kernel, KernelError};
 
 /// A port of the desired state, as it is.
 pub(super) struct LivePort {
@@ -29,7 +31,7 @@ pub(super) struct LivePort {
     pub(super) attached: Option<Attached>,
     socket: Option<XdpHandle>,
     /// How its interface was, when that was noted for it since the daemon started.
-    before: Option<Before>,
+    before: Option<OwnedInterface>,
 }
 
 impl Engine {
@@ -286,16 +288,17 @@ impl Engine {
     }
 
     /// Notes how an interface is before we change it, unless that is noted already.
-    fn own(&mut self, port: &str, before: Before) -> Result<(), RpcError> {
-        let new = before.owned();
+    fn own(&mut self, port: &str, before: OwnedInterface) -> Result<(), RpcError> {
         let known = self.store.owned().map_err(RpcError::from)?;
         if known
             .iter()
-            .any(|o| o.name == new.name && o.index == new.index)
+            .any(|o| o.name == before.name && o.index == before.index)
         {
             return Ok(());
         }
-        self.store.own(&[new]).map_err(RpcError::from)?;
+        self.store
+            .own(std::slice::from_ref(&before))
+            .map_err(RpcError::from)?;
         if let Some(live) = self.ports.get_mut(port) {
             live.before = Some(before);
         }
@@ -308,10 +311,11 @@ impl Engine {
         let Some(before) = live.and_then(|p| p.before.take()) else {
             return;
         };
-        let name = before.owned().name;
-        if let Err(e) = Kernel::reopen_to_host(&before) {
-            warn!(interface = name, error = %e, "the interface could not be put back; teardown will");
-        } else if let Err(e) = self.store.disown(&[&name]) {
+        let name = before.name.as_str();
+        let report = teardown::put_back(&before);
+        if !report.is_clean() {
+            warn!(interface = name, failed = ?report.failed, "the interface could not be put back; teardown will");
+        } else if let Err(e) = self.store.disown(&[name]) {
             // Harmless: what is noted is how it is.
             warn!(interface = name, error = %e, "it stays noted how the interface was");
         }
