@@ -127,6 +127,7 @@ fn the_probe_prints_every_feature() {
         "generic xdp",
         "traffic-control drop",
         "cores",
+        "capabilities missing",
     ] {
         assert!(text.contains(feature), "{feature} is not in\n{text}");
     }

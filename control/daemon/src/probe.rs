@@ -105,7 +105,20 @@ pub fn print() -> ExitCode {
 fn machine() -> Vec<(&'static str, String)> {
     let show =
         |r: Result<String, podswitch_host::Error>| r.unwrap_or_else(|e| format!("not known: {e}"));
+    let missing = |has: probe::Capabilities| {
+        let lacking = probe::Capability::ALL.iter().filter(|c| !has.has(**c));
+        let names: Vec<String> = lacking.map(ToString::to_string).collect();
+        if names.is_empty() {
+            "none".to_owned()
+        } else {
+            names.join(", ")
+        }
+    };
     vec![
+        (
+            "capabilities missing",
+            show(probe::capabilities().map(missing)),
+        ),
         (
             "cores online",
             show(probe::online_cpus().map(|c| format!("{c:?}"))),

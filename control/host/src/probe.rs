@@ -8,21 +8,6 @@ use std::path::Path;
 use crate::error::{Error, Result};
 use crate::sys;
 
-/// A kernel's release, the part that can be compared.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Release {
-    /// 6 of 6.18.44.
-    pub major: u32,
-    /// 18 of 6.18.44.
-    pub minor: u32,
-}
-
-impl fmt::Display for Release {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}.{}", self.major, self.minor)
-    }
-}
-
 /// A capability the switch uses (`man 7 capabilities`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Capability {
@@ -81,15 +66,6 @@ impl Capabilities {
     }
 }
 
-/// A limit in bytes; none is "unlimited".
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Limit {
-    /// In force.
-    pub soft: Option<u64>,
-    /// What it can be raised to.
-    pub hard: Option<u64>,
-}
-
 /// How much CPU time a control group leaves this process.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CpuQuota {
@@ -118,28 +94,10 @@ fn odd(path: &str, text: &str) -> Error {
     Error::answer(format_args!("reading {path}"), format!("{text:?}"))
 }
 
-/// The running kernel's release.
-///
-/// # Errors
-/// [`Error::Io`] without `/proc`; likewise for the other functions of this module.
-pub fn release() -> Result<Release> {
-    let path = "/proc/sys/kernel/osrelease";
-    let text = read(path)?;
-    parse_release(&text).ok_or_else(|| odd(path, &text))
-}
-
-fn parse_release(text: &str) -> Option<Release> {
-    let mut numbers = text.split(|c: char| !c.is_ascii_digit());
-    Some(Release {
-        major: numbers.next()?.parse().ok()?,
-        minor: numbers.next()?.parse().ok()?,
-    })
-}
-
 /// The effective capabilities of this process.
 ///
 /// # Errors
-/// As [`release`].
+/// [`Error::Io`] without `/proc`; likewise for the other functions of this module.
 pub fn capabilities() -> Result<Capabilities> {
     let path = "/proc/thread-self/status";
     let text = read(path)?;
@@ -150,24 +108,10 @@ pub fn capabilities() -> Result<Capabilities> {
         .ok_or_else(|| odd(path, &text))
 }
 
-/// The limit on locked memory, which UMEMs count against without `CAP_IPC_LOCK` (bytes).
-///
-/// # Errors
-/// [`Error::Io`] when the system call fails.
-pub fn memlock() -> Result<Limit> {
-    let (soft, hard) = sys::resource_limit(libc::RLIMIT_MEMLOCK)
-        .map_err(|source| Error::io("reading the limit on locked memory", source))?;
-    let bytes = |n| (n != libc::RLIM_INFINITY).then_some(n);
-    Ok(Limit {
-        soft: bytes(soft),
-        hard: bytes(hard),
-    })
-}
-
 /// True when BPF programs are compiled to machine code.
 ///
 /// # Errors
-/// As [`release`].
+/// As [`capabilities`].
 pub fn bpf_jit() -> Result<bool> {
     Ok(read("/proc/sys/net/core/bpf_jit_enable")?.trim() != "0")
 }
@@ -175,7 +119,7 @@ pub fn bpf_jit() -> Result<bool> {
 /// The CPUs that are online, ascending.
 ///
 /// # Errors
-/// As [`release`].
+/// As [`capabilities`].
 pub fn online_cpus() -> Result<Vec<usize>> {
     let path = "/sys/devices/system/cpu/online";
     let text = read(path)?;
@@ -185,7 +129,7 @@ pub fn online_cpus() -> Result<Vec<usize>> {
 /// The CPUs the scheduler leaves alone (`isolcpus=`), ascending; usually none.
 ///
 /// # Errors
-/// As [`release`].
+/// As [`capabilities`].
 pub fn isolated_cpus() -> Result<Vec<usize>> {
     let path = "/sys/devices/system/cpu/isolated";
     let text = read(path)?;
@@ -218,7 +162,7 @@ pub fn parse_cpu_list(text: &str) -> Option<Vec<usize>> {
 /// `cpu.cfs_quota_us`); none when nothing limits it.
 ///
 /// # Errors
-/// As [`release`].
+/// As [`capabilities`].
 pub fn cpu_quota() -> Result<Option<CpuQuota>> {
     let groups = read("/proc/self/cgroup")?;
     let mounts = read("/proc/self/mountinfo")?;
@@ -330,21 +274,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn releases_compare_by_number() {
-        let parse = |s| parse_release(s).unwrap();
-        assert_eq!(
-            parse("6.18.44-generic"),
-            Release {
-                major: 6,
-                minor: 18
-            }
-        );
-        assert_eq!(parse("6.1.0-13-amd64\n"), Release { major: 6, minor: 1 });
-        assert!(parse("6.10") > parse("6.9") && parse("5.19") < parse("6.1"));
-        assert!(parse_release("six").is_none() && parse_release("").is_none());
-    }
-
-    #[test]
     fn cpu_lists() {
         assert_eq!(parse_cpu_list("0-2,5,7-8"), Some(vec![0, 1, 2, 5, 7, 8]));
         assert_eq!(parse_cpu_list(""), Some(vec![]));
@@ -392,22 +321,9 @@ mod tests {
 
     #[test]
     fn this_process() {
-        assert!(
-            release().unwrap()
-                >= Release {
-                    major: 3,
-                    minor: 10
-                }
-        );
         let online = online_cpus().unwrap();
         let allowed = affinity().unwrap();
         assert!(!allowed.is_empty() && allowed.iter().all(|c| online.contains(c)));
-        let limit = memlock().unwrap();
-        assert!(
-            limit
-                .hard
-                .is_none_or(|hard| limit.soft.is_some_and(|soft| soft <= hard))
-        );
         capabilities().unwrap();
         bpf_jit().unwrap();
         cpu_quota().unwrap();

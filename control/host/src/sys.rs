@@ -118,17 +118,6 @@ pub(crate) fn affinity() -> io::Result<Vec<usize>> {
         .collect())
 }
 
-/// Soft and hard limit of a resource; `u64::MAX` is "no limit".
-pub(crate) fn resource_limit(resource: libc::__rlimit_resource_t) -> io::Result<(u64, u64)> {
-    let mut limit = libc::rlimit {
-        rlim_cur: 0,
-        rlim_max: 0,
-    };
-    // SAFETY: H3: the kernel writes a whole `rlimit` there.
-    check(unsafe { libc::getrlimit(resource, &mut limit) })?;
-    Ok((limit.rlim_cur, limit.rlim_max))
-}
-
 /// `bpf(2)` with an attribute block of `words` (its first bytes; the kernel takes the rest as zero). The kernel may
 /// write its answer into the block.
 ///
