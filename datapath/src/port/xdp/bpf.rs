@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The commands of bpf(2) that load an XDP program and find one by its id (include/uapi/linux/bpf.h).
 
+use std::ffi::CStr;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
@@ -97,18 +98,15 @@ unsafe fn bpf<T>(command: libc::c_int, attribute: &mut T) -> io::Result<libc::c_
 /// namespace with this index, if any. The error has the verifier's words.
 pub(super) fn load_xdp(
     name: &str,
+    license: &CStr,
     instructions: &[bpf_insn],
     bound_to: Option<u32>,
 ) -> io::Result<OwnedFd> {
-    let mut log = vec![0u8; LOG_BYTES];
     let mut attribute = Load {
         kind: XDP.0,
         instruction_count: instructions.len() as u32,
         instructions: instructions.as_ptr() as u64,
-        license: c"Dual BSD/GPL".as_ptr() as u64,
-        log_level: 1,
-        log_size: LOG_BYTES as u32,
-        log: log.as_mut_ptr() as u64,
+        license: license.as_ptr() as u64,
         flags: BPF_F_XDP_HAS_FRAGS | bound_to.map_or(0, |_| BPF_F_XDP_DEV_BOUND_ONLY),
         interface: bound_to.unwrap_or(0),
         attach_type: XDP.1,
@@ -116,17 +114,35 @@ pub(super) fn load_xdp(
     };
     let len = name.len().min(attribute.name.len() - 1);
     attribute.name[..len].copy_from_slice(&name.as_bytes()[..len]);
-    // SAFETY: (X5) the attribute of this command; instructions, license and log live until after the call and are as long
-    // as it says, and the license ends with a zero byte.
-    let loaded = unsafe { bpf(BPF_PROG_LOAD, &mut attribute) };
-    let fd = loaded.map_err(|e| {
+    // SAFETY: (X5) the attribute of this command; instructions and license live until after the call, the first are as
+    // long as it says, and the license ends with a zero byte.
+    if let Ok(program) = unsafe { bpf_program(BPF_PROG_LOAD, &mut attribute) } {
+        return Ok(program);
+    }
+    // Once more, for the words: they cost time, and a log that is too short would be a failure of its own.
+    let mut log = vec![0u8; LOG_BYTES];
+    attribute.log_level = 1;
+    attribute.log_size = LOG_BYTES as u32;
+    attribute.log = log.as_mut_ptr() as u64;
+    // SAFETY: (X5) as above; the log is as long as said and lives until after the call.
+    let loaded = unsafe { bpf_program(BPF_PROG_LOAD, &mut attribute) };
+    loaded.map_err(|e| {
         let end = log.iter().position(|&b| b == 0).unwrap_or(log.len());
         let said = String::from_utf8_lossy(&log[..end]);
         match said.trim() {
             "" => e,
             said => io::Error::new(e.kind(), format!("{e}: {said}")),
         }
-    })?;
+    })
+}
+
+/// A command that answers with a descriptor of a program.
+///
+/// # Safety
+/// (X5) As [`bpf`]; the command answers with a descriptor.
+unsafe fn bpf_program<T>(command: libc::c_int, attribute: &mut T) -> io::Result<OwnedFd> {
+    // SAFETY: (X5) the caller's promise.
+    let fd = unsafe { bpf(command, attribute) }?;
     let fd = i32::try_from(fd).map_err(io::Error::other)?;
     // SAFETY: (X5) the kernel just gave us this descriptor, with close-on-exec set.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
@@ -139,10 +155,7 @@ pub(super) fn program_by_id(id: u32) -> io::Result<OwnedFd> {
         ..ById::default()
     };
     // SAFETY: (X5) the attribute of this command, which holds no address.
-    let fd = unsafe { bpf(BPF_PROG_GET_FD_BY_ID, &mut attribute) }?;
-    let fd = i32::try_from(fd).map_err(io::Error::other)?;
-    // SAFETY: (X5) the kernel just gave us this descriptor, with close-on-exec set.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+    unsafe { bpf_program(BPF_PROG_GET_FD_BY_ID, &mut attribute) }
 }
 
 /// What the kernel tells about the program behind a descriptor.

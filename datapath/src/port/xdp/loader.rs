@@ -23,7 +23,7 @@ static POD: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/pod.bpf.o"
 
 /// The kernel function that tells a frame's tag.
 const TAG_FUNCTION: &str = "bpf_xdp_metadata_rx_vlan_tag";
-/// The helper number that stands for it: `RX_VLAN_TAG` of `bpf/abi.h`.
+/// The helper number that stands for it: `rx_vlan_tag` of `bpf/abi.h`.
 const PLACEHOLDER: i32 = 0x7fff_0001;
 /// `BPF_JMP | BPF_CALL` and `BPF_ALU | BPF_MOV | BPF_K`.
 const CALL: u8 = 0x85;
@@ -93,9 +93,9 @@ impl Loader {
             .ok_or_else(|| missing("program"))?
             .instructions
             .clone();
-        let bound = self.tag_function.and(native_on);
-        fill_in(&mut instructions, bound.and(self.tag_function));
-        let program = bpf::load_xdp(STEERING_NAME, &instructions, bound)
+        let (function, bound) = self.tag_function.zip(native_on).unzip();
+        fill_in(&mut instructions, function);
+        let program = bpf::load_xdp(STEERING_NAME, &object.license, &instructions, bound)
             .map_err(|e| failed(STEERING_NAME, &e))?;
         let mut take = |name: &str| {
             let at = maps.iter().position(|m| m.0 == name);
