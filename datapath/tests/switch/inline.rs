@@ -2,7 +2,7 @@
 //! What becomes of packets, turn by turn.
 
 use podswitch_datapath::counters::Event;
-use podswitch_datapath::port::{MEMORY_CAPS, MemoryDevice};
+use podswitch_datapath::port::{MEMORY_CAPS, MemoryDevice, MemoryHandle};
 use podswitch_datapath::stage::LearnedEntry;
 use podswitch_datapath::switch::{Device, PortSpec, Switch, SwitchConfig};
 use podswitch_datapath::tables::{PortKindSpec, SegmentSpec, Vlan};
@@ -36,17 +36,23 @@ fn frames_are_copied_between_arenas_and_not_within_one() {
     }
 }
 
+/// A pod of worker 0 whose port has these capabilities.
+fn pod_with(switch: &mut Switch, n: u16, caps: port::Caps) -> MemoryHandle {
+    let (device, handle) = MemoryDevice::pipe(16).unwrap();
+    add(switch, n, 0, Device::Memory(device.with_caps(caps)));
+    handle
+}
+
 #[test]
 fn a_port_gets_partial_checksums_filled_or_passed_on() {
     for takes in [false, true] {
         let mut switch = start(inline(1));
         let sender = pod(&mut switch, 0, 0);
-        let (device, receiver) = MemoryDevice::pipe(16).unwrap();
         let caps = port::Caps {
             takes_partial_checksum: takes,
             ..MEMORY_CAPS
         };
-        add(&mut switch, 1, 0, Device::Memory(device.with_caps(caps)));
+        let receiver = pod_with(&mut switch, 1, caps);
         let mut partial = sized(0, 1, 5, 100);
         let udp_len = 108;
         let pseudo = frames::pseudo(v4(0).into(), v4(1).into(), frames::UDP, udp_len);
@@ -81,12 +87,11 @@ fn an_unfinished_crc_of_sctp_is_filled_for_every_port() {
     for takes in [false, true] {
         let mut switch = start(inline(1));
         let sender = pod(&mut switch, 0, 0);
-        let (device, receiver) = MemoryDevice::pipe(16).unwrap();
         let caps = port::Caps {
             takes_partial_checksum: takes,
             ..MEMORY_CAPS
         };
-        add(&mut switch, 1, 0, Device::Memory(device.with_caps(caps)));
+        let receiver = pod_with(&mut switch, 1, caps);
         let ports_and_tag = [0x0f, 0xa0, 0x23, 0x28, 1, 2, 3, 4];
         let sctp = [&ports_and_tag[..], &[0; 4], &[0x5a; 100]].concat();
         let crc = crc32c(&sctp);
