@@ -3,7 +3,6 @@
 
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
-use std::time::Duration;
 
 use podswitch_tests::ctl::Wire;
 use podswitch_tests::disk::Disk;
@@ -397,7 +396,6 @@ fn what_is_not_used_is_freed_also_when_somebody_asks_all_the_time() {
     assert_eq!(arenas(), 1);
     node.delete(&pod);
     eventually("memory without ports is freed", HUNG, || {
-        std::thread::sleep(Duration::from_millis(200));
         (arenas() == 0).then_some(())
     });
 }
