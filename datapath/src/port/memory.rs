@@ -63,10 +63,9 @@ impl MemoryDevice {
         Ok((device, handle))
     }
 
-    /// A port that holds `frames` frames filled from `templates` in turn, and receives them oldest first. A frame sent out of it is filled with its next template and goes to the end of that
-    /// queue. So the frames circle through memory as through a device's rings, and none is written shortly before it is
-    /// received.
-    /// Nothing is received before `open` is true.
+    /// A port that holds `frames` frames filled from `templates` in turn, and receives them oldest first. A frame sent out
+    /// of it is filled with its next template and goes to the end of that queue. So the frames circle through memory as
+    /// through a device's rings, and none is written shortly before it is received. Nothing is received before `open` is true.
     pub fn generator(
         frames: u32,
         templates: Arc<[Vec<u8>]>,

@@ -101,8 +101,8 @@ impl FlowKey {
         }
     }
 
-    /// As [`FlowKey::new`] of mapped addresses without a VRF, built in whole words: what reads words of it soon after need not wait
-    /// for narrower stores.
+    /// As [`FlowKey::new`] of mapped addresses without a VRF, built in whole words: what reads words of it soon after need
+    /// not wait for narrower stores.
     #[inline(always)]
     pub(crate) fn new_v4(protocol: u8, src: [u8; 4], dst: [u8; 4], sport: u16, dport: u16) -> Self {
         let mapped = |[a, b, c, d]: [u8; 4]| u64::from_ne_bytes([0, 0, 0xff, 0xff, a, b, c, d]);
