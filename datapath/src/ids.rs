@@ -6,8 +6,9 @@
 pub const MAX_PORTS: usize = 4096;
 /// Most workers of a switch; a [`WorkerId`] is below it.
 pub const MAX_WORKERS: usize = 64;
-/// Most policy rules with a counter of their own; a [`RuleId`] is below it.
-pub const MAX_RULES: usize = 65_536;
+/// Most rules of a kind with a counter of their own; a [`RuleId`] and a [`PolicyRuleId`] are below it. One less than
+/// 16 bits can say, so that they can say "none" too.
+pub const MAX_RULES: usize = 65_535;
 
 macro_rules! id {
     ($(#[$doc:meta])* $name:ident($int:ty)) => {
@@ -45,6 +46,23 @@ id!(
     WorkerId(u8)
 );
 id!(
-    /// A policy rule's place in the counter arrays; stable while the rule lives.
+    /// A static rule's place in the counter arrays; stable while the rule lives.
     RuleId(u32)
+);
+id!(
+    /// A policy rule's place in the counter arrays; stable while the rule lives.
+    PolicyRuleId(u32)
+);
+id!(
+    /// What policy can tell of a peer: its namespace and the labels and named ports that selectors look at. Dense
+    /// from 0, of this node alone; a number may be reused after nobody has it any more.
+    IdentityId(u32)
+);
+id!(
+    /// The set of selectors that an identity matches, dense from 0.
+    PeerClass(u32)
+);
+id!(
+    /// The set of ipBlocks that an address is in, dense from 0.
+    CidrClass(u32)
 );

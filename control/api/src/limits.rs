@@ -68,7 +68,7 @@ impl Limits {
         segments: 1024,
         fdb_entries: 65_536,
         fdb_entries_per_segment: 65_536,
-        rules: 65_536,
+        rules: 65_535,
     };
 }
 

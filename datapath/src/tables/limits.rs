@@ -28,8 +28,14 @@ pub const MAX_SEGMENT_PORTS: usize = 1024;
 pub const MAX_FDB_ENTRIES: usize = 65_536;
 /// Most FDB entries a segment may be allowed, learned ones included.
 pub const MAX_SEGMENT_ENTRIES: u32 = 65_536;
-/// Most rules of one port in one direction.
+/// Most static rules of one port in one direction.
 pub const MAX_PORT_RULES: usize = 4096;
+/// Most addresses of peers.
+pub const MAX_PEERS: usize = 1 << 20;
+/// Most identities, and so most peer classes.
+pub const MAX_IDENTITIES: usize = 1 << 18;
+/// Most prefixes with a CIDR class, and so most such classes.
+pub const MAX_CIDRS: usize = 1 << 18;
 /// Longest name of a port, segment or rule, bytes.
 pub const MAX_NAME_LENGTH: usize = 128;
 /// MTU of a port or route, bytes from the IP header on: RFC 791 section 3.2 to what a veth takes.

@@ -451,7 +451,7 @@ fn more_than_the_switch_holds() {
                 },
             ),
             (
-                "egress rule \"r\" of port 1 \"pod-1\": 65537 rules, but the switch holds at most 65536; \
+                "egress rule \"r\" of port 1 \"pod-1\": 65536 rules, but the switch holds at most 65535; \
                  remove some first",
                 |e| {
                     e.set_rule(PortId(1), Direction::Egress, rule("r"));
