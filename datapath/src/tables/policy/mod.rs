@@ -3,7 +3,9 @@
 #![forbid(unsafe_code)]
 
 mod matcher;
+mod ranges;
 mod set;
+mod sets;
 
 pub use set::{Judgement, RuleEntry, RuleSet};
 
@@ -68,7 +70,7 @@ pub struct Rule {
     pub action: Action,
 }
 
-const _: () = assert!(super::limits::MAX_PORT_RULES <= matcher::MAX);
+const _: () = assert!(super::limits::MAX_PORT_RULES <= sets::MAX);
 
 /// Whether a protocol's header begins with ports that rules can name.
 pub fn has_ports(protocol: u8) -> bool {
