@@ -95,6 +95,7 @@ pub fn describe_pods(switch: &mut Switch, count: usize, mtu: u32) {
                 addresses: vec![address(pod, Family::V4), address(pod, Family::V6)],
             },
             check_source: true,
+            node: false,
             egress_default: Action::Deny,
             ingress_default: Action::Deny,
         });

@@ -121,6 +121,7 @@ impl Node {
                 addresses: vec![v4(pod).into()],
             },
             check_source: true,
+            node: false,
             egress_default: Action::Allow,
             ingress_default: Action::Allow,
         });

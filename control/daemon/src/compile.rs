@@ -142,6 +142,7 @@ impl Compiler<'_> {
             mtu: p.mtu.unwrap_or(self.default_mtu),
             kind,
             check_source,
+            node: false,
             egress_default: action(p.egress_default),
             ingress_default: action(p.ingress_default),
         })

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What the workers share and only read: ports, routes, neighbors, L2 segments, policy.
+//! What the workers share and only read: ports, routes, neighbors, L2 segments, peers, policy.
 #![forbid(unsafe_code)]
 
 mod edit;
 mod error;
 pub mod limits;
 mod paged;
+mod peers;
 mod policy;
 mod port;
 mod route;
@@ -20,7 +21,11 @@ use std::sync::Arc;
 
 pub use edit::Edit;
 pub use error::TableError;
-pub use policy::{Action, Direction, Judgement, Rule, RuleEntry, RuleSet, has_ports};
+pub use peers::Peer;
+pub use policy::{
+    Action, Direction, DirectionPolicy, Judgement, PolicyAction, PolicyJudgement, PolicyRule,
+    PortMatch, PortPolicy, Rule, RuleEntry, RuleSet, Tier, has_ports,
+};
 pub use port::{OwnAddresses, PortEntry, PortKind, PortKindSpec, PortSpec, Vlan, VlanSet};
 pub use route::{Adjacency, Hop, NeighborKey, Route, RouteKey};
 pub use segment::{FdbKey, Member, Segment, SegmentSpec};
@@ -29,6 +34,7 @@ use crate::ids::{PortId, RuleId, VrfId};
 use crate::verdict::Reason;
 use crate::wire::{FlowKey, MacAddr};
 use paged::{Paged, Slab};
+use peers::Peers;
 use route::{IpTrie, Link, Target, Vrf, host};
 use trie::{Trie, allocation};
 
@@ -65,6 +71,8 @@ pub struct Tables {
     vrfs: Trie<u32, Arc<Vrf>>,
     links: Slab<Arc<Link>, 64>,
     segments: Trie<u32, Arc<Segment>>,
+    peers: Peers,
+    common_stamp: u32,
     // What only edits need.
     /// Of each routed port, its static neighbors and links.
     behind: Paged<Option<Arc<Behind>>, 64>,
@@ -96,8 +104,14 @@ pub struct Counts {
     pub segments: usize,
     /// Static FDB entries; fixed MAC addresses of ports do not count.
     pub fdb_entries: usize,
-    /// Policy rules.
+    /// Static rules.
     pub rules: usize,
+    /// Addresses of peers.
+    pub peers: usize,
+    /// Identities.
+    pub identities: usize,
+    /// Prefixes with a CIDR class.
+    pub cidrs: usize,
 }
 
 impl Tables {
@@ -111,6 +125,8 @@ impl Tables {
             vrfs: Trie::default(),
             links: Slab::default(),
             segments: Trie::default(),
+            peers: Peers::default(),
+            common_stamp: 1,
             behind: Paged::default(),
             rule_ids: Slab::default(),
             counts: Counts::default(),
@@ -179,6 +195,28 @@ impl Tables {
             true => Hop::Adjacency(adjacency),
             false => Hop::Drop(Reason::NeighborUnresolved),
         })
+    }
+
+    /// Who is behind an address as a flow key holds it.
+    #[inline]
+    pub fn peer(&self, address: &[u8; 16]) -> Peer {
+        self.peers.get(address)
+    }
+
+    /// Grows whenever something changes that neither the stamps of ports nor those of addresses stand for: the way to
+    /// a port, routes, neighbors, segments, whom identities and ipBlocks match.
+    ///
+    /// Of all stamps: a connection was judged under what holds now if and only if the wrapping sum of this one, of those
+    /// of its two ports and of those of its two addresses is the same.
+    #[inline]
+    pub fn common_stamp(&self) -> u32 {
+        self.common_stamp
+    }
+
+    /// Grows whenever the identity behind the address changes; some other addresses share it.
+    #[inline]
+    pub fn address_stamp(&self, address: &[u8; 16]) -> u32 {
+        self.peers.stamps.get(address)
     }
 
     /// The port that has this address as its own.
@@ -291,6 +329,7 @@ impl Tables {
             allocation(&port.name, f);
             port.egress.visit_allocations(f);
             port.ingress.visit_allocations(f);
+            port.policy.visit_allocations(f);
         }
         self.adjacencies.visit_allocations(f);
         self.vrfs.visit_allocations(f);
@@ -309,6 +348,7 @@ impl Tables {
             allocation(segment, f);
             segment.visit_allocations(f);
         });
+        self.peers.visit_allocations(f);
         self.behind.visit_allocations(f);
         for (_, behind) in self.behind.iter() {
             let Some(behind) = behind else { continue };

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::TableError;
 use super::limits::VLANS;
-use super::policy::{Action, RuleSet};
+use super::policy::{Action, PortPolicy, RuleSet};
 use crate::ids::{PortId, VrfId, WorkerId};
 use crate::wire::MacAddr;
 
@@ -28,6 +28,8 @@ pub struct PortSpec {
     pub kind: PortKindSpec,
     /// Drop what does not come from the station's own MAC and (routed) IP addresses.
     pub check_source: bool,
+    /// The node's own network stack is behind it: its addresses are the node's.
+    pub node: bool,
     /// What becomes of a packet from the port that no egress rule matches.
     pub egress_default: Action,
     /// What becomes of a packet to the port that no ingress rule matches.
@@ -76,11 +78,37 @@ pub struct PortEntry {
     pub egress: Arc<RuleSet>,
     /// Rules for packets to the port.
     pub ingress: Arc<RuleSet>,
+    /// Policy by peer.
+    pub policy: PortPolicy,
     /// Drop what does not come from the station's own MAC and (routed) IP addresses.
     pub check_source: bool,
+    /// The node's own network stack is behind it: its addresses are the node's.
+    pub node: bool,
+    /// Grows whenever anything about the port changes, its rules and policy included; never that of an earlier port of
+    /// the same id.
+    pub stamp: u32,
 }
 
 impl PortEntry {
+    /// Whether only rules, policy and stamp may differ.
+    pub(crate) fn is_set_as(&self, other: &PortEntry) -> bool {
+        self.leads_as(other)
+            && self.name == other.name
+            && self.check_source == other.check_source
+            && self.node == other.node
+            && self.egress.default_action() == other.egress.default_action()
+            && self.ingress.default_action() == other.ingress.default_action()
+    }
+
+    /// Whether packets reach it in the same way.
+    pub(crate) fn leads_as(&self, other: &PortEntry) -> bool {
+        self.worker == other.worker
+            && self.mac == other.mac
+            && self.mtu == other.mtu
+            && self.vrf == other.vrf
+            && self.kind == other.kind
+    }
+
     /// The station's own addresses; none on an L2 port.
     pub fn addresses(&self) -> &OwnAddresses {
         const NONE: &OwnAddresses = &OwnAddresses {

@@ -37,6 +37,7 @@ pub(crate) fn pod(n: u16) -> PortSpec {
             addresses: vec![v4(n).into(), v6(n).into()],
         },
         check_source: true,
+        node: false,
         egress_default: Action::Allow,
         ingress_default: Action::Allow,
     }

@@ -77,6 +77,7 @@ pub fn routed(n: u16, worker: WorkerId) -> tables::PortSpec {
             addresses: vec![v4(n).into(), v6(n).into()],
         },
         check_source: true,
+        node: false,
         egress_default: Action::Allow,
         ingress_default: Action::Allow,
     }

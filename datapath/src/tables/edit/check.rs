@@ -9,9 +9,10 @@ use ipnet::IpNet;
 use super::Edit;
 use crate::ids::VrfId;
 use crate::tables::limits::{
-    AGEING_SECONDS, MAX_NAME_LENGTH, MAX_PORT_ADDRESSES, MAX_PORTS, MAX_SEGMENT_ENTRIES,
-    MAX_VRF_ID, MAX_WORKERS, MIN_IPV6_MTU, MTU, VLANS,
+    AGEING_SECONDS, MAX_CIDRS, MAX_IDENTITIES, MAX_NAME_LENGTH, MAX_PORT_ADDRESSES, MAX_PORTS,
+    MAX_SEGMENT_ENTRIES, MAX_VRF_ID, MAX_WORKERS, MIN_IPV6_MTU, MTU, VLANS,
 };
+use crate::tables::route::host;
 use crate::tables::{
     FdbKey, Gateway, PortKindSpec, PortSpec, Route, RouteKey, Rule, SegmentSpec, TableError, Vlan,
     has_ports,
@@ -61,6 +62,23 @@ impl Edit {
                     &format!("{direction} rule \"{}\" of port {port}", rule.name),
                     rule,
                 )?;
+            }
+        }
+        for (id, class) in &self.identities {
+            if let Some(class) = class {
+                let object = format!("identity {id}");
+                below(&object, "number", id.index(), MAX_IDENTITIES)?;
+                below(&object, "peer class", class.index(), MAX_IDENTITIES)?;
+            }
+        }
+        for address in self.peers.keys() {
+            unmapped(format!("peer {address}"), "address", host(*address))?;
+        }
+        for (cidr, class) in &self.cidrs {
+            let object = format!("CIDR {cidr}");
+            prefix(&object, "prefix", *cidr)?;
+            if let Some(class) = class {
+                below(&object, "class", class.index(), MAX_CIDRS)?;
             }
         }
         Ok(())
@@ -298,12 +316,17 @@ fn mtu(object: impl ToString, mtu: u32, ipv6: bool) -> Result<(), TableError> {
     }
 }
 
-/// Refuses prefixes with host bits, and what a flow key cannot tell from IPv4.
+/// Refuses prefixes with host bits, and IPv4-mapped ones.
 fn prefix(object: impl ToString, field: &'static str, prefix: IpNet) -> Result<(), TableError> {
     if prefix != prefix.trunc() {
         let problem = format!("has bits beyond its length; write {}", prefix.trunc());
         return Err(TableError::invalid(object, field, prefix, problem));
     }
+    unmapped(object, field, prefix)
+}
+
+/// Refuses what a flow key cannot tell from IPv4.
+fn unmapped(object: impl ToString, field: &'static str, prefix: IpNet) -> Result<(), TableError> {
     match prefix {
         IpNet::V6(p) if p.prefix_len() >= 96 && p.addr().to_ipv4_mapped().is_some() => Err(
             TableError::invalid(object, field, prefix, "is IPv4-mapped; write it as IPv4"),

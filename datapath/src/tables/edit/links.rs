@@ -240,6 +240,7 @@ impl Build {
                 && let Some(slot) = self.tables.adjacencies.get_mut(index)
             {
                 *slot = new;
+                self.changed = true;
             }
         }
     }

@@ -4,6 +4,7 @@
 
 mod check;
 mod links;
+mod peers;
 mod ports;
 mod routes;
 mod rules;
@@ -15,10 +16,10 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use super::{
-    Direction, FdbKey, NeighborKey, PortKind, PortSpec, Route, RouteKey, Rule, SegmentSpec,
-    TableError, Tables,
+    Direction, FdbKey, NeighborKey, PortKind, PortPolicy, PortSpec, Route, RouteKey, Rule,
+    SegmentSpec, TableError, Tables,
 };
-use crate::ids::{PortId, VrfId};
+use crate::ids::{CidrClass, IdentityId, PeerClass, PortId, VrfId};
 use crate::wire::MacAddr;
 
 /// Changes to tables. They are gathered, the last one of an object counts, and [`build`](Edit::build) judges the
@@ -33,6 +34,10 @@ pub struct Edit {
     segments: BTreeMap<VrfId, Option<SegmentSpec>>,
     fdb: BTreeMap<FdbKey, Option<PortId>>,
     rules: BTreeMap<(PortId, Direction), BTreeMap<String, Option<Rule>>>,
+    policies: BTreeMap<PortId, PortPolicy>,
+    identities: BTreeMap<IdentityId, Option<PeerClass>>,
+    peers: BTreeMap<IpAddr, Option<IdentityId>>,
+    cidrs: BTreeMap<IpNet, Option<CidrClass>>,
 }
 
 impl Edit {
@@ -49,16 +54,20 @@ impl Edit {
             segments: BTreeMap::new(),
             fdb: BTreeMap::new(),
             rules: BTreeMap::new(),
+            policies: BTreeMap::new(),
+            identities: BTreeMap::new(),
+            peers: BTreeMap::new(),
+            cidrs: BTreeMap::new(),
         }
     }
 
-    /// Adds a port or replaces the one with its id; its rules, neighbors and routes stay.
+    /// Adds a port or replaces the one with its id; its rules, policy, neighbors and routes stay.
     pub fn set_port(&mut self, port: PortSpec) -> &mut Self {
         self.ports.insert(port.id, Some(port));
         self
     }
 
-    /// Removes a port and its rules. Whatever else refers to it must go too.
+    /// Removes a port, its rules and its policy. Whatever else refers to it must go too.
     pub fn remove_port(&mut self, id: PortId) -> &mut Self {
         self.ports.insert(id, None);
         self
@@ -137,6 +146,31 @@ impl Edit {
         self
     }
 
+    /// Gives a port its policy by peer; it stays until another one is set or the port is removed.
+    pub fn set_policy(&mut self, port: PortId, policy: PortPolicy) -> &mut Self {
+        self.policies.insert(port, policy);
+        self
+    }
+
+    /// Adds an identity or changes which selectors it matches. None: it is freed; no peer may have it any more.
+    pub fn set_identity(&mut self, id: IdentityId, class: Option<PeerClass>) -> &mut Self {
+        self.identities.insert(id, class);
+        self
+    }
+
+    /// Says who is behind an address: an identity that there is. None: nobody known.
+    pub fn set_peer(&mut self, address: IpAddr, identity: Option<IdentityId>) -> &mut Self {
+        self.peers.insert(address, identity);
+        self
+    }
+
+    /// Says which ipBlocks the addresses of a prefix are in, but for those of longer ones. Bits of the prefix beyond its
+    /// length must be zero. None: that of the next shorter prefix.
+    pub fn set_cidr(&mut self, prefix: IpNet, class: Option<CidrClass>) -> &mut Self {
+        self.cidrs.insert(prefix, class);
+        self
+    }
+
     /// The next tables.
     pub fn build(self) -> Result<Tables, TableError> {
         self.check_values()?;
@@ -154,6 +188,7 @@ impl Edit {
             idle: BTreeSet::new(),
             hops: BTreeSet::new(),
             ids: BTreeSet::new(),
+            changed: false,
         };
         build.remove_routes(&self.routes);
         build.remove_neighbors(&self.neighbors);
@@ -164,12 +199,20 @@ impl Edit {
         build.set_routes(&self.routes)?;
         build.set_fdb(&self.fdb)?;
         build.change_rules(&self.rules)?;
+        build.set_policies(&self.policies, &self.ports)?;
+        build.set_identities(&self.identities)?;
+        build.set_peers(&self.peers)?;
+        build.remove_identities(&self.identities)?;
+        build.set_cidrs(&self.cidrs)?;
         build.check_segments(&self.segments, &self.ports, &self.fdb, &was_in)?;
         build.remove_segments(&self.segments)?;
         build.check_next_hops(&self.routes)?;
         build.drop_loose();
         build.refresh_adjacencies();
         build.check_ids()?;
+        if build.changed {
+            build.tables.common_stamp = build.stamp();
+        }
         Ok(build.tables)
     }
 }
@@ -189,4 +232,13 @@ struct Build {
     hops: BTreeSet<u32>,
     /// Ids whose use as VRF or segment changed.
     ids: BTreeSet<VrfId>,
+    /// Whether anything changed that no port or address stands for: every connection is judged again.
+    changed: bool,
+}
+
+impl Build {
+    /// What is stamped with when it changes: grows with every edit.
+    fn stamp(&self) -> u32 {
+        self.tables.generation as u32
+    }
 }

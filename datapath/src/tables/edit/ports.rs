@@ -72,6 +72,7 @@ impl Build {
         }
         if spec.is_none() {
             *self.tables.ports.get_mut(old.id.index()) = None;
+            self.changed = true;
             self.tables.counts.ports -= 1;
             for entry in old.egress.rules().iter().chain(old.ingress.rules()) {
                 self.tables
@@ -147,7 +148,7 @@ impl Build {
                 )
             }
         };
-        let entry = Arc::new(PortEntry {
+        let mut entry = PortEntry {
             id: spec.id,
             name: spec.name.as_str().into(),
             worker: spec.worker,
@@ -157,8 +158,17 @@ impl Build {
             kind,
             egress: rules(old.as_ref().map(|p| &p.egress), spec.egress_default),
             ingress: rules(old.as_ref().map(|p| &p.ingress), spec.ingress_default),
+            policy: old.as_ref().map(|p| p.policy.clone()).unwrap_or_default(),
             check_source: spec.check_source,
-        });
+            node: spec.node,
+            stamp: self.stamp(),
+        };
+        match &old {
+            Some(old) if entry.is_set_as(old) => entry.stamp = old.stamp,
+            Some(old) => self.changed |= !entry.leads_as(old),
+            None => self.changed = true,
+        }
+        let entry = Arc::new(entry);
         self.tables.counts.ports += usize::from(old.is_none());
         *self.tables.ports.get_mut(spec.id.index()) = Some(entry.clone());
         match &spec.kind {

@@ -52,6 +52,7 @@ impl Build {
                 };
             }
             self.tables.counts.routes -= 1;
+            self.changed = true;
             self.release(key.vrf, target);
         }
     }
@@ -72,6 +73,7 @@ impl Build {
             entry.route = Some(target);
             fib.insert(key.prefix, entry);
             self.tables.counts.routes += 1;
+            self.changed = true;
             if self.tables.counts.routes > MAX_ROUTES {
                 return Err(TableError::limit(
                     key,
@@ -266,6 +268,7 @@ impl Build {
                     .neighbors
                     .remove(host(key.address));
                 self.tables.counts.neighbors -= 1;
+                self.changed = true;
                 self.station_unknown(key.port, key.address);
             }
         }
@@ -289,6 +292,7 @@ impl Build {
                 continue;
             }
             self.tables.counts.neighbors += usize::from(old.is_none());
+            self.changed = true;
             if self.tables.counts.neighbors > MAX_NEIGHBORS {
                 let count = self.tables.counts.neighbors;
                 return Err(TableError::limit(key, "neighbors", count, MAX_NEIGHBORS));

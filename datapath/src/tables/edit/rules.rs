@@ -31,6 +31,7 @@ impl Build {
             };
             if let Some(set) = self.changed(&port, *direction, changes)? {
                 let mut port = (*port).clone();
+                port.stamp = self.stamp();
                 match direction {
                     Direction::Egress => port.egress = Arc::new(set),
                     Direction::Ingress => port.ingress = Arc::new(set),

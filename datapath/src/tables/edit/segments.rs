@@ -27,6 +27,10 @@ impl Build {
         for (id, spec) in segments {
             self.ids.insert(*id);
             let Some(spec) = spec else { continue };
+            if self.tables.segment(*id).is_some_and(|s| *s.spec == *spec) {
+                continue;
+            }
+            self.changed = true;
             match self.segment_mut(*id) {
                 Some(segment) => segment.spec = Arc::new(spec.clone()),
                 None => {
@@ -111,6 +115,7 @@ impl Build {
                 segment.fixed.remove(bits, u64::BITS as u8);
                 segment.entries -= 1;
                 self.tables.counts.fdb_entries -= 1;
+                self.changed = true;
             }
         }
     }
@@ -132,6 +137,7 @@ impl Build {
                 segment.entries += 1;
                 self.tables.counts.fdb_entries += 1;
             }
+            self.changed |= old != Some(*port);
             if self.tables.counts.fdb_entries > MAX_FDB_ENTRIES {
                 let count = self.tables.counts.fdb_entries;
                 return Err(TableError::limit(
@@ -227,6 +233,7 @@ impl Build {
                 return Err(TableError::dangling(key, needs, "remove the entry too"));
             }
             self.tables.segments.remove(id.0, u32::BITS as u8);
+            self.changed = true;
         }
         Ok(())
     }

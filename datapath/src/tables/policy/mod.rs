@@ -1,18 +1,23 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Policy: the rules of one port in one direction.
+//! Policy of one port in one direction: static rules, and policy by who the peer is.
 #![forbid(unsafe_code)]
 
+mod chunk;
+mod direction;
 mod matcher;
 mod ranges;
 mod set;
 mod sets;
 
+pub use direction::{DirectionPolicy, PolicyAction, PolicyJudgement, PolicyRule, PortMatch, Tier};
 pub use set::{Judgement, RuleEntry, RuleSet};
 
 use ipnet::IpNet;
 use std::fmt;
 use std::ops::RangeInclusive;
+use std::sync::Arc;
 
+use crate::tables::trie::allocation;
 use crate::wire::protocol;
 
 /// Which way a packet passes a port, as the pod sees it (Kubernetes NetworkPolicy).
@@ -50,7 +55,7 @@ pub enum Action {
     Deny,
 }
 
-/// A policy rule. Of the rules of a port and direction the first that matches decides, in the order of priority and,
+/// A static rule. Of the rules of a port and direction the first that matches decides, in the order of priority and,
 /// within one priority, of name (bytes). Absent conditions match everything.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Rule {
@@ -75,4 +80,50 @@ const _: () = assert!(super::limits::MAX_PORT_RULES <= sets::MAX);
 /// Whether a protocol's header begins with ports that rules can name.
 pub fn has_ports(protocol: u8) -> bool {
     matches!(protocol, protocol::TCP | protocol::UDP | protocol::SCTP)
+}
+
+/// What policy by peer a port has.
+#[derive(Clone, Debug, Default)]
+pub enum PortPolicy {
+    /// None: static rules and defaults decide alone.
+    #[default]
+    None,
+    /// Not known yet: the port is closed until it is.
+    Pending,
+    /// Compiled.
+    Judged {
+        /// For connections from the port's station.
+        egress: Arc<DirectionPolicy>,
+        /// For connections to it.
+        ingress: Arc<DirectionPolicy>,
+    },
+}
+
+impl PortPolicy {
+    /// Whether both are the same, not merely equal.
+    pub(crate) fn is(&self, other: &PortPolicy) -> bool {
+        match (self, other) {
+            (PortPolicy::None, PortPolicy::None) | (PortPolicy::Pending, PortPolicy::Pending) => {
+                true
+            }
+            (
+                PortPolicy::Judged { egress, ingress },
+                PortPolicy::Judged {
+                    egress: other_egress,
+                    ingress: other_ingress,
+                },
+            ) => Arc::ptr_eq(egress, other_egress) && Arc::ptr_eq(ingress, other_ingress),
+            _ => false,
+        }
+    }
+
+    pub(crate) fn visit_allocations(&self, f: &mut dyn FnMut(usize, usize)) {
+        let PortPolicy::Judged { egress, ingress } = self else {
+            return;
+        };
+        for direction in [egress, ingress] {
+            allocation(direction, f);
+            direction.visit_allocations(f);
+        }
+    }
 }

@@ -35,6 +35,7 @@ pub(super) fn routed(id: u16, vrf: u32, addresses: &[&str]) -> PortSpec {
             addresses: addresses.iter().map(|a| ip(a)).collect(),
         },
         check_source: true,
+        node: false,
         egress_default: Action::Allow,
         ingress_default: Action::Allow,
     }

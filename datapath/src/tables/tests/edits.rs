@@ -73,6 +73,7 @@ fn port_change() -> impl Strategy<Value = Change> {
             mtu,
             kind,
             check_source: !deny,
+            node: last % 3 == 0,
             egress_default: if deny { Action::Deny } else { Action::Allow },
             ingress_default: Action::Allow,
         };
@@ -211,6 +212,7 @@ fn as_set(tables: &Tables) -> Model {
             mtu: p.mtu,
             kind,
             check_source: p.check_source,
+            node: p.node,
             egress_default: p.egress.default_action(),
             ingress_default: p.ingress.default_action(),
         };

@@ -155,6 +155,7 @@ fn port(r: &mut Random, n: u64, workers: u8) -> PortSpec {
         mtu: *r.of(&[1500, 1500, 1280, 9000, 65535]),
         kind,
         check_source: !r.once_in(3),
+        node: false,
         egress_default: action(r),
         ingress_default: action(r),
     }

@@ -1,0 +1,187 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Peers, and the policies of ports.
+#![forbid(unsafe_code)]
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use ipnet::IpNet;
+
+use super::Build;
+use crate::ids::{CidrClass, IdentityId, PeerClass, PortId};
+use crate::tables::limits::{MAX_CIDRS, MAX_IDENTITIES, MAX_PEERS};
+use crate::tables::peers::Identity;
+use crate::tables::route::host;
+use crate::tables::{PortPolicy, PortSpec, TableError};
+use crate::wire::flow_key::map_v4;
+
+fn identity_name(id: IdentityId) -> String {
+    format!("identity {id}")
+}
+
+fn peer_name(address: IpAddr) -> String {
+    format!("peer {address}")
+}
+
+impl Build {
+    pub(super) fn set_identities(
+        &mut self,
+        identities: &BTreeMap<IdentityId, Option<PeerClass>>,
+    ) -> Result<(), TableError> {
+        for (id, class) in identities {
+            let Some(class) = *class else { continue };
+            let known = &mut self.tables.peers.identities;
+            let old = known.get_exact(id.0).copied();
+            if old.is_some_and(|old| old.class == class) {
+                continue;
+            }
+            let addresses = old.map_or(0, |old| old.addresses);
+            let new = Identity { class, addresses };
+            known.insert(id.0, u32::BITS as u8, new);
+            // What has the identity already is somebody else from now on; for a new one nobody has been judged.
+            self.changed |= addresses > 0;
+            let count = &mut self.tables.counts.identities;
+            *count += usize::from(old.is_none());
+            if *count > MAX_IDENTITIES {
+                let name = identity_name(*id);
+                return Err(TableError::limit(
+                    name,
+                    "identities",
+                    *count,
+                    MAX_IDENTITIES,
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn set_peers(
+        &mut self,
+        peers: &BTreeMap<IpAddr, Option<IdentityId>>,
+    ) -> Result<(), TableError> {
+        let stamp = self.stamp();
+        for (address, identity) in peers {
+            let table = &mut self.tables.peers;
+            let old = table.addresses.get(host(*address)).copied();
+            if old == *identity {
+                continue;
+            }
+            match identity {
+                Some(id) => table.addresses.insert(host(*address), *id),
+                None => table.addresses.remove(host(*address)),
+            };
+            let key = match address {
+                IpAddr::V4(a) => map_v4(a.octets()),
+                IpAddr::V6(a) => a.octets(),
+            };
+            table.stamps.set(&key, stamp);
+            let count = &mut self.tables.counts.peers;
+            *count += usize::from(old.is_none());
+            *count -= usize::from(identity.is_none());
+            if *count > MAX_PEERS {
+                let name = peer_name(*address);
+                return Err(TableError::limit(name, "peers", *count, MAX_PEERS));
+            }
+            if let Some(known) = old.and_then(|id| self.identity_mut(id)) {
+                known.addresses -= 1;
+            }
+            let Some(id) = *identity else { continue };
+            let Some(known) = self.identity_mut(id) else {
+                let (name, needs) = (peer_name(*address), identity_name(id));
+                return Err(TableError::dangling(name, needs, "add the identity first"));
+            };
+            known.addresses += 1;
+        }
+        Ok(())
+    }
+
+    fn identity_mut(&mut self, id: IdentityId) -> Option<&mut Identity> {
+        self.tables.peers.identities.get_mut(id.0)
+    }
+
+    /// Frees identities; nobody may have them.
+    pub(super) fn remove_identities(
+        &mut self,
+        identities: &BTreeMap<IdentityId, Option<PeerClass>>,
+    ) -> Result<(), TableError> {
+        for (id, class) in identities {
+            let known = &mut self.tables.peers.identities;
+            let Some(old) = known.get_exact(id.0).filter(|_| class.is_none()) else {
+                continue;
+            };
+            if old.addresses > 0 {
+                let (name, needs) = (self.peer_with(*id), identity_name(*id));
+                let hint = "remove the peer too, or give it another identity";
+                return Err(TableError::dangling(name, needs, hint));
+            }
+            known.remove(id.0, u32::BITS as u8);
+            self.tables.counts.identities -= 1;
+        }
+        Ok(())
+    }
+
+    /// A peer that has the identity, for errors.
+    fn peer_with(&self, id: IdentityId) -> String {
+        let mut name = "a peer".to_owned();
+        let peers = &self.tables.peers.addresses;
+        peers.visit(&mut |prefix, identity| {
+            if *identity == id {
+                name = peer_name(prefix.addr());
+            }
+        });
+        name
+    }
+
+    pub(super) fn set_cidrs(
+        &mut self,
+        cidrs: &BTreeMap<IpNet, Option<CidrClass>>,
+    ) -> Result<(), TableError> {
+        for (prefix, class) in cidrs {
+            let table = &mut self.tables.peers.cidrs;
+            let old = table.get(*prefix).copied();
+            if old == *class {
+                continue;
+            }
+            match class {
+                Some(class) => table.insert(*prefix, *class),
+                None => table.remove(*prefix),
+            };
+            self.changed = true;
+            let count = &mut self.tables.counts.cidrs;
+            *count += usize::from(old.is_none());
+            *count -= usize::from(class.is_none());
+            if *count > MAX_CIDRS {
+                let name = format!("CIDR {prefix}");
+                return Err(TableError::limit(name, "CIDRs", *count, MAX_CIDRS));
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives ports their policies; those of ports that go in the same edit go along.
+    pub(super) fn set_policies(
+        &mut self,
+        policies: &BTreeMap<PortId, PortPolicy>,
+        ports: &BTreeMap<PortId, Option<PortSpec>>,
+    ) -> Result<(), TableError> {
+        for (id, policy) in policies {
+            let Some(old) = self.tables.port(*id) else {
+                let goes = ports.get(id).is_some_and(Option::is_none);
+                if goes || matches!(policy, PortPolicy::None) {
+                    continue;
+                }
+                let (name, needs) = ("policy", format!("port {id}"));
+                return Err(TableError::dangling(name, needs, "add the port first"));
+            };
+            if old.policy.is(policy) {
+                continue;
+            }
+            let mut port = old.clone();
+            port.policy = policy.clone();
+            port.stamp = self.stamp();
+            *self.tables.ports.get_mut(id.index()) = Some(Arc::new(port));
+        }
+        Ok(())
+    }
+}
