@@ -47,6 +47,7 @@
 //! | [`switch`] | all of it as control sees it; a worker gives it the ports it closes | `worker` |
 
 pub mod counters;
+pub mod events;
 pub mod flow;
 pub mod frame;
 pub mod handoff;
@@ -61,5 +62,5 @@ pub mod verdict;
 pub mod wire;
 pub mod worker;
 
-pub use ids::{PortId, RuleId, VrfId, WorkerId};
+pub use ids::{PolicyRuleId, PortId, RuleId, VrfId, WorkerId};
 pub use verdict::{Reason, Verdict};
