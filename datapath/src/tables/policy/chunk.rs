@@ -50,14 +50,15 @@ impl Chunk {
                 set(&mut portless, bit);
             }
         }
+        let everybody = pool.intern(&any_peer);
         let by_peer = slots.iter().map(|numbers| {
+            let at = |number| numbers.partition_point(|n| (*n as usize) < number);
+            let numbers = numbers.get(at(start)..at(start + rules.len()));
+            let Some(numbers) = numbers.filter(|numbers| !numbers.is_empty()) else {
+                return everybody;
+            };
             let mut own = any_peer.clone();
-            let first = numbers.partition_point(|n| (*n as usize) < start);
-            let numbers = numbers.get(first..).unwrap_or_default();
-            for number in numbers
-                .iter()
-                .take_while(|n| (**n as usize) < start + rules.len())
-            {
+            for number in numbers {
                 set(&mut own, *number as usize - start);
             }
             pool.intern(&own)

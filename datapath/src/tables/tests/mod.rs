@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 mod basic;
+mod direction;
 mod edits;
 mod model;
 mod policy;
