@@ -39,7 +39,8 @@
 //! | [`port`] | devices: AF_XDP, memory, capture files, faults | `frame` |
 //! | [`tables`] | what all workers share and only read | `wire` |
 //! | [`publish`] | new tables for workers that never wait | `tables` |
-//! | [`flow`] | what a worker remembers of flows, in a memfd | `wire` |
+//! | [`flow`] | the connections of a worker, in a memfd | `wire`, limits of `tables` |
+//! | [`events`] | samples of what was refused | `wire` |
 //! | [`counters`] | what a worker has counted | `port` |
 //! | [`stage`] | decisions about packets, one a file | `wire`, `frame`, `port`, `tables`, `flow`, `counters` |
 //! | [`handoff`] | rings between workers | `frame` |
@@ -62,5 +63,5 @@ pub mod verdict;
 pub mod wire;
 pub mod worker;
 
-pub use ids::{PolicyRuleId, PortId, RuleId, VrfId, WorkerId};
+pub use ids::{CidrClass, IdentityId, PeerClass, PolicyRuleId, PortId, RuleId, VrfId, WorkerId};
 pub use verdict::{Reason, Verdict};
