@@ -178,6 +178,9 @@ const BEGUN_BY: u32 = 4;
 const FIN_FROM: u32 = 5;
 const SYN_FROM: u32 = 7;
 const ANSWERED: u32 = 1 << 9;
+const TCP_ESTABLISHED: u32 = Phase::TcpEstablished as u32;
+const UDP_NEW: u32 = Phase::UdpNew as u32;
+const UDP_REPLIED: u32 = Phase::UdpReplied as u32;
 
 impl State {
     /// Of a connection whose first packet is this one. TCP and SCTP that are joined midway count as open.
@@ -226,12 +229,16 @@ impl State {
         State(self.0 & !15 | phase as u32)
     }
 
-    /// Whether this packet leaves the state as it is, which is so for all but a few.
+    /// Whether a packet from end `from` leaves the state as it is, which is so for all but a few.
     #[inline(always)]
-    pub fn stays(self, signal: Signal) -> bool {
+    pub fn stays(self, from: usize, signal: Signal) -> bool {
         let phase = self.0 & 15;
-        phase == Phase::TcpEstablished as u32 && signal.is_plain_tcp() && self.0 & ANSWERED != 0
-            || phase == Phase::UdpReplied as u32
+        let nothing_new = self.0 & ANSWERED != 0 || from == self.origin();
+        match phase {
+            TCP_ESTABLISHED => signal.is_plain_tcp() && nothing_new,
+            UDP_NEW | UDP_REPLIED => nothing_new,
+            _ => false,
+        }
     }
 
     /// The state after a packet from end `from`.

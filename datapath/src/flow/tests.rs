@@ -389,7 +389,7 @@ mod states {
         let mut all = vec![state.phase()];
         for &(from, bits) in &segments[1..] {
             let next = state.next(from, signal(bits));
-            assert!(!state.stays(signal(bits)) || state == next);
+            assert!(!state.stays(from, signal(bits)) || state == next);
             state = next;
             all.push(state.phase());
         }

@@ -201,7 +201,7 @@ fn go_on<'t>(
 fn keep(ctx: &mut Context<'_>, packet: &Packet, found: &Found, from: usize) -> Option<()> {
     let signal = connection::signal(packet);
     let mut state = found.state();
-    if !state.stays(signal) {
+    if !state.stays(from, signal) {
         if state.begins_anew(signal) {
             return None;
         }
