@@ -132,8 +132,9 @@ impl Engine {
             v4: bounds.gateway.ipv4,
             v6: bounds.gateway.ipv6,
         };
+        let had_ports = !model.state().ports.is_empty();
         let switch = Switch::start(
-            start::switch_config(&config, features),
+            start::switch_config(&config, features, had_ports),
             Tables::new(gateway),
         )?;
         let mut engine = Engine {
