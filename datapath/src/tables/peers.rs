@@ -97,7 +97,7 @@ impl AddressStamps {
 
 /// Page, and place in it. Addresses that differ in their last bits alone fall into different buckets.
 #[inline]
-fn bucket(address: &[u8; 16]) -> (usize, usize) {
+pub(super) fn bucket(address: &[u8; 16]) -> (usize, usize) {
     let bits = u128::from_be_bytes(*address);
     let high = ((bits >> 64) as u64).wrapping_mul(0x8cb9_2ba7_2f3d_8dd7);
     let mixed = (bits as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ high;

@@ -240,7 +240,6 @@ impl Build {
                 && let Some(slot) = self.tables.adjacencies.get_mut(index)
             {
                 *slot = new;
-                self.changed = true;
             }
         }
     }

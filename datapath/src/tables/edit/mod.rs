@@ -200,7 +200,7 @@ impl Edit {
         build.set_fdb(&self.fdb)?;
         build.change_rules(&self.rules)?;
         build.set_policies(&self.policies, &self.ports)?;
-        build.set_identities(&self.identities)?;
+        build.set_identities(&self.identities);
         build.set_peers(&self.peers)?;
         build.remove_identities(&self.identities)?;
         build.set_cidrs(&self.cidrs)?;

@@ -24,11 +24,22 @@ fn peer_name(address: IpAddr) -> String {
     format!("peer {address}")
 }
 
+/// Refuses too many of something, in the name of the last one that was set.
+fn at_most<K, V>(
+    limit: usize,
+    what: &'static str,
+    count: usize,
+    changes: &BTreeMap<K, Option<V>>,
+    name: impl Fn(&K) -> String,
+) -> Result<(), TableError> {
+    match changes.iter().rfind(|(_, value)| value.is_some()) {
+        Some((key, _)) if count > limit => Err(TableError::limit(name(key), what, count, limit)),
+        _ => Ok(()),
+    }
+}
+
 impl Build {
-    pub(super) fn set_identities(
-        &mut self,
-        identities: &BTreeMap<IdentityId, Option<PeerClass>>,
-    ) -> Result<(), TableError> {
+    pub(super) fn set_identities(&mut self, identities: &BTreeMap<IdentityId, Option<PeerClass>>) {
         for (id, class) in identities {
             let Some(class) = *class else { continue };
             let known = &mut self.tables.peers.identities;
@@ -41,19 +52,8 @@ impl Build {
             known.insert(id.0, u32::BITS as u8, new);
             // What has the identity already is somebody else from now on; for a new one nobody has been judged.
             self.changed |= addresses > 0;
-            let count = &mut self.tables.counts.identities;
-            *count += usize::from(old.is_none());
-            if *count > MAX_IDENTITIES {
-                let name = identity_name(*id);
-                return Err(TableError::limit(
-                    name,
-                    "identities",
-                    *count,
-                    MAX_IDENTITIES,
-                ));
-            }
+            self.tables.counts.identities += usize::from(old.is_none());
         }
-        Ok(())
     }
 
     pub(super) fn set_peers(
@@ -79,10 +79,6 @@ impl Build {
             let count = &mut self.tables.counts.peers;
             *count += usize::from(old.is_none());
             *count -= usize::from(identity.is_none());
-            if *count > MAX_PEERS {
-                let name = peer_name(*address);
-                return Err(TableError::limit(name, "peers", *count, MAX_PEERS));
-            }
             if let Some(known) = old.and_then(|id| self.identity_mut(id)) {
                 known.addresses -= 1;
             }
@@ -93,7 +89,8 @@ impl Build {
             };
             known.addresses += 1;
         }
-        Ok(())
+        let count = self.tables.counts.peers;
+        at_most(MAX_PEERS, "peers", count, peers, |a| peer_name(*a))
     }
 
     fn identity_mut(&mut self, id: IdentityId) -> Option<&mut Identity> {
@@ -118,7 +115,10 @@ impl Build {
             known.remove(id.0, u32::BITS as u8);
             self.tables.counts.identities -= 1;
         }
-        Ok(())
+        let count = self.tables.counts.identities;
+        at_most(MAX_IDENTITIES, "identities", count, identities, |id| {
+            identity_name(*id)
+        })
     }
 
     /// A peer that has the identity, for errors.
@@ -151,12 +151,11 @@ impl Build {
             let count = &mut self.tables.counts.cidrs;
             *count += usize::from(old.is_none());
             *count -= usize::from(class.is_none());
-            if *count > MAX_CIDRS {
-                let name = format!("CIDR {prefix}");
-                return Err(TableError::limit(name, "CIDRs", *count, MAX_CIDRS));
-            }
         }
-        Ok(())
+        let count = self.tables.counts.cidrs;
+        at_most(MAX_CIDRS, "CIDRs", count, cidrs, |cidr| {
+            format!("CIDR {cidr}")
+        })
     }
 
     /// Gives ports their policies; those of ports that go in the same edit go along.

@@ -3,188 +3,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use ipnet::IpNet;
 use proptest::prelude::*;
 
-use super::basic::{gateway, mac, routed};
+use super::basic::{gateway, mac};
+use super::changes::{change, policies, start};
 use super::model::{Change, Model};
-use crate::ids::{PortId, RuleId, VrfId, WorkerId};
+use super::stamps::check_stamps;
+use crate::ids::{IdentityId, PortId, RuleId, VrfId};
 use crate::tables::*;
 use crate::wire::FlowKey;
-
-fn address() -> impl Strategy<Value = IpAddr> {
-    prop_oneof![
-        4 => (0..2u8, 1..5u8).prop_map(|(a, b)| IpAddr::from([10, 0, a, b])),
-        2 => (1..5u16).prop_map(|b| IpAddr::from([0xfd00, 0, 0, 0, 0, 0, 0, b])),
-    ]
-}
-
-fn vrf() -> impl Strategy<Value = VrfId> {
-    prop_oneof![4 => Just(VrfId(0)), 1 => Just(VrfId(1))]
-}
-
-fn port() -> impl Strategy<Value = PortId> {
-    (0..5u16).prop_map(PortId)
-}
-
-fn vlan() -> impl Strategy<Value = Vlan> {
-    prop_oneof![
-        Just(Vlan::None),
-        Just(Vlan::Access(7)),
-        Just(Vlan::Trunk(VlanSet::new([7, 8]).unwrap())),
-    ]
-}
-
-fn kind() -> impl Strategy<Value = PortKindSpec> {
-    let addresses = proptest::collection::btree_set(address(), 0..3);
-    prop_oneof![
-        4 => (vrf(), addresses).prop_map(|(vrf, addresses)| PortKindSpec::Routed {
-            vrf,
-            addresses: addresses.into_iter().collect(),
-        }),
-        2 => (segment(), vlan(), any::<bool>()).prop_map(|(segment, vlan, fixed_mac)| PortKindSpec::L2 {
-            segment,
-            vlan,
-            fixed_mac,
-        }),
-    ]
-}
-
-fn segment() -> impl Strategy<Value = VrfId> {
-    prop_oneof![1 => Just(VrfId(1)), 3 => Just(VrfId(5))]
-}
-
-fn port_change() -> impl Strategy<Value = Change> {
-    let spec = (
-        port(),
-        0..20u8,
-        1..6u8,
-        prop_oneof![Just(1500), Just(9000)],
-        kind(),
-        any::<bool>(),
-    );
-    (spec, proptest::bool::weighted(0.85)).prop_map(|((id, name, last, mtu, kind, deny), there)| {
-        let spec = PortSpec {
-            id,
-            // The same as another port's now and then.
-            name: format!("pod-{}", if name == 0 { 0 } else { id.0 }),
-            worker: WorkerId(last % 2),
-            mac: mac(last),
-            mtu,
-            kind,
-            check_source: !deny,
-            node: last % 3 == 0,
-            egress_default: if deny { Action::Deny } else { Action::Allow },
-            ingress_default: Action::Allow,
-        };
-        Change::Port(id, there.then_some(spec))
-    })
-}
-
-fn route_change() -> impl Strategy<Value = Change> {
-    let prefix = (address(), 0..=32u8, any::<bool>()).prop_map(|(a, cut, host)| {
-        let most: u8 = if a.is_ipv4() { 32 } else { 128 };
-        let length = if host { most } else { most.saturating_sub(cut) };
-        IpNet::new_assert(a, length).trunc()
-    });
-    let via = proptest::option::of(address());
-    let mtu = proptest::option::weighted(0.3, prop_oneof![Just(1400), Just(60_000)]);
-    let unicast = (port(), via, mtu).prop_map(|(port, via, mtu)| Route::Unicast { port, via, mtu });
-    let route = prop_oneof![
-        6 => unicast,
-        1 => Just(Route::Blackhole),
-        1 => Just(Route::Unreachable),
-        1 => Just(Route::Prohibit),
-    ];
-    (vrf(), prefix, proptest::option::weighted(0.7, route)).prop_map(|(vrf, prefix, mut route)| {
-        // A next hop of the other family is wrong by itself, which other tests show.
-        if let Some(Route::Unicast { via, .. }) = &mut route {
-            *via = via.filter(|v| v.is_ipv4() == prefix.addr().is_ipv4());
-        }
-        Change::Route(RouteKey { vrf, prefix }, route)
-    })
-}
-
-fn neighbor_change() -> impl Strategy<Value = Change> {
-    let address = address().prop_filter("gateway", |a| !gateway().owns(*a));
-    (
-        vrf(),
-        port(),
-        address,
-        proptest::option::weighted(0.7, 20..23u8),
-    )
-        .prop_map(|(vrf, port, address, last)| {
-            Change::Neighbor(NeighborKey { vrf, port, address }, last.map(mac))
-        })
-}
-
-fn segment_change() -> impl Strategy<Value = Change> {
-    (segment(), proptest::bool::weighted(0.8), 1..5u32).prop_map(|(id, there, max_entries)| {
-        let spec = SegmentSpec {
-            id,
-            name: format!("segment-{id}"),
-            ageing_seconds: 300,
-            learn: true,
-            flood_unknown: true,
-            unknown_unicast_limit: 10,
-            broadcast_limit: 10,
-            max_entries,
-        };
-        Change::Segment(id, there.then_some(spec))
-    })
-}
-
-fn fdb_change() -> impl Strategy<Value = Change> {
-    let key = (segment(), prop_oneof![Just(0), Just(7), Just(8)], 1..6u8);
-    (key, proptest::option::weighted(0.7, port())).prop_map(|((segment, vlan, last), port)| {
-        Change::Fdb(
-            FdbKey {
-                segment,
-                vlan,
-                mac: mac(last),
-            },
-            port,
-        )
-    })
-}
-
-fn rule_change() -> impl Strategy<Value = Change> {
-    (
-        port(),
-        any::<bool>(),
-        0..3u8,
-        proptest::option::weighted(0.7, 0..3u32),
-    )
-        .prop_map(|(port, egress, name, priority)| {
-            let direction = if egress {
-                Direction::Egress
-            } else {
-                Direction::Ingress
-            };
-            let name = format!("rule-{name}");
-            let rule = priority.map(|priority| Rule {
-                name: name.clone(),
-                priority,
-                source: None,
-                destination: None,
-                protocol: Some(6),
-                ports: Some(80..=81),
-                action: Action::Deny,
-            });
-            Change::Rule(port, direction, name, rule)
-        })
-}
-
-fn change() -> impl Strategy<Value = Change> {
-    prop_oneof![
-        4 => port_change(),
-        5 => route_change(),
-        3 => neighbor_change(),
-        2 => segment_change(),
-        2 => fdb_change(),
-        3 => rule_change(),
-    ]
-}
 
 fn as_set(tables: &Tables) -> Model {
     let mut model = Model::default();
@@ -226,6 +53,10 @@ fn as_set(tables: &Tables) -> Model {
                 model.rules.insert(key, (*entry.rule).clone());
             }
         }
+        let policy = policies().iter().position(|policy| policy.is(&p.policy));
+        if let Some(policy) = policy.filter(|policy| *policy > 0) {
+            model.policies.insert(p.id, policy);
+        }
     }
     model.routes = tables.routes().into_iter().collect();
     model.neighbors = tables.neighbors().into_iter().collect();
@@ -233,7 +64,24 @@ fn as_set(tables: &Tables) -> Model {
         model.segments.insert(segment.id(), (*segment.spec).clone());
         model.fdb.extend(segment.entries());
     }
+    as_set_peers(tables, &mut model);
     model
+}
+
+fn as_set_peers(tables: &Tables, model: &mut Model) {
+    let peers = &tables.peers;
+    peers.addresses.visit(&mut |prefix, identity| {
+        model.peers.insert(prefix.addr(), *identity);
+    });
+    peers.identities.visit(&mut |id, _, identity| {
+        let id = IdentityId(id);
+        model.identities.insert(id, identity.class);
+        let has = model.peers.values().filter(|of| **of == id).count();
+        assert_eq!(identity.addresses as usize, has);
+    });
+    peers.cidrs.visit(&mut |prefix, class| {
+        model.cidrs.insert(prefix, *class);
+    });
 }
 
 fn check_lookups(tables: &Tables, model: &Model) {
@@ -252,6 +100,8 @@ fn check_lookups(tables: &Tables, model: &Model) {
             let owner = tables.neighbor_owner(vrf, address).map(|p| p.id);
             assert_eq!(owner, model.owner(vrf, address).map(|p| p.id));
         }
+        let key = FlowKey::from_ip(VrfId(0), 6, address, address, 1, 80).src;
+        assert_eq!(tables.peer(&key), model.peer(address), "{address}");
     }
     for segment in tables.segments() {
         let members: BTreeSet<PortId> = segment.members().iter().map(|m| m.port).collect();
@@ -325,8 +175,8 @@ fn check_stable(old: &Tables, new: &Tables, oldest: u64) {
     }
 }
 
-/// Tables, what they should be, and the oldest generation in use when they were made.
-type Version = (Tables, Model);
+/// Tables and what they should be.
+pub(super) type Version = (Tables, Model);
 
 fn check(batches: &[(Vec<Change>, u64)]) {
     let mut versions: Vec<Version> = vec![(Tables::new(gateway()), Model::default())];
@@ -340,6 +190,7 @@ fn check(batches: &[(Vec<Change>, u64)]) {
                 assert_eq!(as_set(&next), expected);
                 check_lookups(&next, &expected);
                 check_stable(&tables, &next, oldest);
+                check_stamps(&versions, (&next, &expected));
                 versions.push((next, expected));
             }
             (Err(_), None) => {}
@@ -371,43 +222,6 @@ fn check(batches: &[(Vec<Change>, u64)]) {
         all
     };
     assert_eq!(hops(&fresh), hops(last));
-}
-
-/// Three routed ports, and two in a segment.
-fn start() -> Vec<Change> {
-    let segment = SegmentSpec {
-        id: VrfId(5),
-        name: "segment-5".into(),
-        ageing_seconds: 300,
-        learn: true,
-        flood_unknown: true,
-        unknown_unicast_limit: 10,
-        broadcast_limit: 10,
-        max_entries: 4,
-    };
-    let l2 = |vlan| PortKindSpec::L2 {
-        segment: VrfId(5),
-        vlan,
-        fixed_mac: false,
-    };
-    let trunk = l2(Vlan::Trunk(VlanSet::new([7, 8]).unwrap()));
-    let untagged = l2(Vlan::None);
-    let ports = [
-        routed(0, 0, &["10.0.0.1"]),
-        routed(1, 0, &["10.0.0.2", "fd00::2"]),
-        routed(2, 1, &["10.0.0.1"]),
-        PortSpec {
-            kind: trunk,
-            ..routed(3, 0, &[])
-        },
-        PortSpec {
-            kind: untagged,
-            ..routed(4, 0, &[])
-        },
-    ];
-    let mut all = vec![Change::Segment(VrfId(5), Some(segment))];
-    all.extend(ports.into_iter().map(|p| Change::Port(p.id, Some(p))));
-    all
 }
 
 proptest! {

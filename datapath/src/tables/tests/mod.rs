@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 mod basic;
+mod changes;
 mod direction;
 mod edits;
 mod model;
+mod peers;
 mod policy;
 mod refused;
 mod sharing;
+mod stamps;
 mod trie;

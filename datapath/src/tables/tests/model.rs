@@ -6,7 +6,8 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use super::basic::gateway;
-use crate::ids::{PortId, VrfId};
+use super::changes::policies;
+use crate::ids::{CidrClass, IdentityId, PeerClass, PortId, VrfId};
 use crate::tables::*;
 use crate::verdict::Reason;
 use crate::wire::MacAddr;
@@ -20,6 +21,11 @@ pub(super) enum Change {
     Segment(VrfId, Option<SegmentSpec>),
     Fdb(FdbKey, Option<PortId>),
     Rule(PortId, Direction, String, Option<Rule>),
+    /// By its number among [`policies`].
+    Policy(PortId, usize),
+    Peer(IpAddr, Option<IdentityId>),
+    Identity(IdentityId, Option<PeerClass>),
+    Cidr(IpNet, Option<CidrClass>),
 }
 
 impl Change {
@@ -37,6 +43,10 @@ impl Change {
             Change::Fdb(k, None) => edit.remove_fdb(k.segment, k.vlan, k.mac),
             Change::Rule(port, direction, _, Some(rule)) => edit.set_rule(port, direction, rule),
             Change::Rule(port, direction, name, None) => edit.remove_rule(port, direction, &name),
+            Change::Policy(port, policy) => edit.set_policy(port, policies()[policy].clone()),
+            Change::Peer(address, identity) => edit.set_peer(address, identity),
+            Change::Identity(id, class) => edit.set_identity(id, class),
+            Change::Cidr(prefix, class) => edit.set_cidr(prefix, class),
         };
     }
 }
@@ -50,6 +60,10 @@ pub(super) struct Model {
     pub(super) segments: BTreeMap<VrfId, SegmentSpec>,
     pub(super) fdb: BTreeMap<FdbKey, PortId>,
     pub(super) rules: BTreeMap<(PortId, Direction, String), Rule>,
+    pub(super) policies: BTreeMap<PortId, usize>,
+    pub(super) peers: BTreeMap<IpAddr, IdentityId>,
+    pub(super) identities: BTreeMap<IdentityId, PeerClass>,
+    pub(super) cidrs: BTreeMap<IpNet, CidrClass>,
 }
 
 fn put<K: Ord + Clone, V: Clone>(map: &mut BTreeMap<K, V>, key: &K, value: &Option<V>) {
@@ -75,11 +89,19 @@ impl Model {
                 Change::Segment(id, spec) => put(&mut next.segments, id, spec),
                 Change::Fdb(key, port) => put(&mut next.fdb, key, port),
                 Change::Rule(..) => {}
+                Change::Policy(port, policy) => {
+                    let policy = (*policy > 0).then_some(*policy);
+                    put(&mut next.policies, port, &policy);
+                }
+                Change::Peer(address, identity) => put(&mut next.peers, address, identity),
+                Change::Identity(id, class) => put(&mut next.identities, id, class),
+                Change::Cidr(prefix, class) => put(&mut next.cidrs, prefix, class),
             }
         }
-        // A port takes its rules along.
-        next.rules
-            .retain(|(port, ..), _| ports.get(port) != Some(&false));
+        // A port takes its rules along, and its policy even if it is set in the same breath.
+        let goes = |port: &PortId| ports.get(port) == Some(&false);
+        next.rules.retain(|(port, ..), _| !goes(port));
+        next.policies.retain(|port, _| !goes(port));
         for change in changes {
             if let Change::Rule(port, direction, name, rule) = change {
                 put(&mut next.rules, &(*port, *direction, name.clone()), rule);
@@ -96,6 +118,14 @@ impl Model {
                 .iter()
                 .map(|((p, d, n), r)| Change::Rule(*p, *d, n.clone(), Some(r.clone()))),
         );
+        all.extend(self.policies.iter().map(|(p, n)| Change::Policy(*p, *n)));
+        all.extend(self.peers.iter().map(|(a, i)| Change::Peer(*a, Some(*i))));
+        all.extend(
+            self.identities
+                .iter()
+                .map(|(i, c)| Change::Identity(*i, Some(*c))),
+        );
+        all.extend(self.cidrs.iter().map(|(p, c)| Change::Cidr(*p, Some(*c))));
         all.extend(self.fdb.iter().map(|(k, p)| Change::Fdb(*k, Some(*p))));
         all.extend(self.routes.iter().map(|(k, r)| Change::Route(*k, Some(*r))));
         all.extend(
@@ -211,6 +241,8 @@ impl Model {
                 .rules
                 .keys()
                 .all(|(port, ..)| self.ports.contains_key(port))
+            && self.policies.keys().all(|p| self.ports.contains_key(p))
+            && self.peers.values().all(|i| self.identities.contains_key(i))
     }
 
     fn ports_allowed(&self) -> bool {
@@ -271,11 +303,26 @@ impl Model {
             })
     }
 
+    /// Who is behind an address.
+    pub(super) fn peer(&self, address: IpAddr) -> Peer {
+        let identity = self.peers.get(&address).copied();
+        let covers = self.cidrs.iter().filter(|(p, _)| p.contains(&address));
+        Peer {
+            identity,
+            class: identity.and_then(|id| self.identities.get(&id).copied()),
+            cidr: covers
+                .max_by_key(|(prefix, _)| prefix.prefix_len())
+                .map(|(_, class)| *class),
+        }
+    }
+
     /// All addresses that anything names, and some beside.
     pub(super) fn probes(&self) -> BTreeSet<IpAddr> {
         let mut all: BTreeSet<IpAddr> = self.neighbors.keys().map(|k| k.address).collect();
         let ends = |net: &IpNet| [net.network(), net.broadcast()];
         all.extend(self.routes.keys().flat_map(|k| ends(&k.prefix)));
+        all.extend(self.cidrs.keys().flat_map(ends));
+        all.extend(self.peers.keys());
         for port in self.ports.values() {
             if let PortKindSpec::Routed { addresses, .. } = &port.kind {
                 all.extend(addresses);

@@ -54,7 +54,7 @@ fn l2(id: u16, segment: u32, vlan: Vlan, fixed_mac: bool) -> PortSpec {
 }
 
 /// Two pods, an uplink with a next hop, and a segment with a port.
-fn node() -> Tables {
+pub(super) fn node() -> Tables {
     let mut e = edit(&Tables::new(gateway()));
     e.set_port(routed(1, 0, &["10.0.0.1", "fd00::1"]));
     e.set_port(routed(2, 0, &["10.0.0.2"]));
@@ -71,9 +71,9 @@ fn node() -> Tables {
     e.build().unwrap()
 }
 
-type Case = (&'static str, fn(&mut Edit));
+pub(super) type Case = (&'static str, fn(&mut Edit));
 
-fn refused(base: &Tables, cases: &[Case]) {
+pub(super) fn refused(base: &Tables, cases: &[Case]) {
     for (expected, change) in cases {
         let mut e = edit(base);
         // In company of a change that is right, which must not happen either.

@@ -2,11 +2,12 @@
 //! How much a change copies, counted in allocations that the new tables do not share with the old.
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
 
 use ipnet::IpNet;
 
 use super::basic::{edit, gateway, ip, mac, routed};
-use crate::ids::{PortId, VrfId};
+use crate::ids::{IdentityId, PeerClass, PolicyRuleId, PortId, VrfId};
 use crate::tables::*;
 
 const UPLINK: PortId = PortId(0);
@@ -133,6 +134,83 @@ fn one_change_copies_a_few_kib_of_a_large_table() {
             "{name} copied {bytes} bytes in {count} pieces"
         );
     }
+}
+
+/// Pods of a large cluster: 300,000 addresses of both families, 110 pods a node.
+fn cluster() -> Tables {
+    let mut e = edit(&Tables::new(gateway()));
+    for id in 0..5_000 {
+        e.set_identity(IdentityId(id), Some(PeerClass(id % 700)));
+    }
+    for n in 0..150_000 {
+        e.set_peer(pod_v4(n), Some(IdentityId(n % 5_000)));
+        e.set_peer(pod_v6(n), Some(IdentityId(n % 5_000)));
+    }
+    e.build().unwrap()
+}
+
+fn pod_v4(n: u32) -> IpAddr {
+    IpAddr::from([10, (n / 28_160) as u8, (n / 110) as u8, (n % 110) as u8])
+}
+
+fn pod_v6(n: u32) -> IpAddr {
+    let (node, pod) = ((n / 110) as u16, (n % 110) as u16);
+    IpAddr::from([0xfd00, 0x10, 0x244, node, 0, 0, 0, pod])
+}
+
+#[test]
+fn one_peer_copies_a_few_kib_of_a_large_cluster() {
+    let tables = cluster();
+    assert_eq!(tables.counts().peers, 300_000);
+    assert!(tables.memory() < 300_000 * 16, "{} bytes", tables.memory());
+    let before = allocations(&tables);
+    for i in 0..50 {
+        let n = (scattered(i) % 150_000) as u32;
+        let mut changes = Vec::new();
+        for address in [pod_v4(n), pod_v6(n), pod_v4(n + 150_000)] {
+            for identity in [None, Some(IdentityId((n + 1) % 5_000))] {
+                let mut e = edit(&tables);
+                e.set_peer(address, identity);
+                changes.push(e);
+            }
+        }
+        let mut e = edit(&tables);
+        e.set_identity(IdentityId(9_999), Some(PeerClass(1)));
+        changes.push(e);
+        for e in changes {
+            let (bytes, count) = copied(&before, &e.build().unwrap());
+            assert!(
+                bytes < 24 * 1024 && count < 20,
+                "{bytes} bytes in {count} pieces"
+            );
+        }
+    }
+}
+
+#[test]
+fn ports_share_a_policy() {
+    let rules = (0..1000).map(|id| PolicyRule {
+        id: PolicyRuleId(id),
+        tier: Tier::Network,
+        action: PolicyAction::Accept,
+        any_peer: false,
+        ports: Vec::new(),
+    });
+    let classes: Vec<_> = (0..1000).map(|n| (PeerClass(n), vec![n])).collect();
+    let policy = DirectionPolicy::new(rules.collect(), true, &classes, &[]);
+    let policy = Arc::new(policy.unwrap());
+    let mut e = edit(&Tables::new(gateway()));
+    let mut memory = Vec::new();
+    for pod in 0..110 {
+        let (egress, ingress) = (policy.clone(), policy.clone());
+        e.set_port(routed(pod, 0, &[]));
+        e.set_policy(PortId(pod), PortPolicy::Judged { egress, ingress });
+        if [0, 109].contains(&pod) {
+            memory.push(e.clone().build().unwrap().memory());
+        }
+    }
+    assert!(memory[0] > 1000 * size_of::<PolicyRule>() + 1000 * 16 * 8);
+    assert!(memory[1] - memory[0] < 110 * 1500, "{memory:?}");
 }
 
 #[test]
