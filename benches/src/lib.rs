@@ -8,6 +8,7 @@
 //! | [`idle`] | what a quiet worker costs, and how long it takes to wake |
 //! | [`memory`] | memory of ports: the daemon's and the kernel's |
 //! | [`cni`] | attaching and detaching pods |
+//! | [`policy`] | network policy and connections in a large cluster |
 //!
 //! | module | |
 //! |---|---|
@@ -29,6 +30,7 @@ pub mod memory;
 pub mod outcome;
 pub mod ping;
 pub mod pods;
+pub mod policy;
 pub mod process;
 pub mod report;
 pub mod stats;
