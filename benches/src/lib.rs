@@ -75,6 +75,11 @@ pub const ALL: &[Bench] = &[
         run: frame_path::run,
     },
     Bench {
+        name: "policy-path",
+        about: "cycles a packet of established flows under network policy, against none and a bare loop",
+        run: policy::path::run,
+    },
+    Bench {
         name: "xdp",
         about: "frames a second between pods on veths, against a bare forwarder",
         run: xdp::run,

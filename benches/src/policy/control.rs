@@ -10,7 +10,7 @@ use podswitch_datapath::tables::{
     DirectionPolicy, Edit, PolicyAction, PolicyRule, PortMatch, PortPolicy, Tier,
 };
 use podswitch_datapath::{CidrClass, IdentityId, PeerClass, PolicyRuleId, PortId};
-use podswitch_policy::{Action, Change, Compiler, DirectionSpec, Endpoint, Update};
+use podswitch_policy::{Action, Change, Compiler, DirectionSpec, Endpoint, EndpointPolicy, Update};
 
 use super::cluster::Cluster;
 use crate::traffic;
@@ -81,25 +81,39 @@ pub fn edit(switch: &mut Switch, update: &Update) -> Edit {
     }
     // Ports with the same rules share them.
     let mut compiled = HashMap::new();
-    let mut direction = |spec: &Arc<DirectionSpec>| -> Arc<DirectionPolicy> {
-        let compile = || Arc::new(compile(spec));
-        compiled
-            .entry(Arc::as_ptr(spec))
-            .or_insert_with(compile)
-            .clone()
-    };
     for (port, policy) in &update.endpoints {
-        let id = traffic::port_number(port).expect("a name of ours");
-        let policy = match policy {
-            Some(policy) => PortPolicy::Judged {
-                egress: direction(&policy.egress),
-                ingress: direction(&policy.ingress),
-            },
-            None => PortPolicy::Pending,
-        };
-        edit.set_policy(PortId(id as u16), policy);
+        set_shared_policy(&mut edit, port, policy.as_ref(), &mut compiled);
     }
     edit
+}
+
+/// Sets the policy of a port.
+///
+/// # Panics
+/// When the port's name is not ours, or there is too much of the policy.
+pub fn set_policy(edit: &mut Edit, port: &str, policy: Option<&EndpointPolicy>) {
+    set_shared_policy(edit, port, policy, &mut HashMap::new());
+}
+
+fn set_shared_policy(
+    edit: &mut Edit,
+    port: &str,
+    policy: Option<&EndpointPolicy>,
+    compiled: &mut HashMap<*const DirectionSpec, Arc<DirectionPolicy>>,
+) {
+    let mut direction = |spec: &Arc<DirectionSpec>| {
+        let entry = compiled.entry(Arc::as_ptr(spec));
+        entry.or_insert_with(|| Arc::new(compile(spec))).clone()
+    };
+    let policy = match policy {
+        Some(policy) => PortPolicy::Judged {
+            egress: direction(&policy.egress),
+            ingress: direction(&policy.ingress),
+        },
+        None => PortPolicy::Pending,
+    };
+    let id = traffic::port_number(port).expect("a name of ours");
+    edit.set_policy(PortId(id as u16), policy);
 }
 
 /// The policy of a direction as the tables have it.

@@ -10,4 +10,6 @@
 pub mod cluster;
 pub mod control;
 pub mod flows;
+pub mod node;
+pub mod path;
 mod tiers;
