@@ -10,6 +10,9 @@ pub const MAX_WORKERS: usize = 64;
 /// 16 bits can say, so that they can say "none" too.
 pub const MAX_RULES: usize = 65_535;
 
+/// Most policy rules with a counter of their own; what rules beyond it decide is counted for the port alone.
+pub const MAX_POLICY_RULES: usize = 1 << 20;
+
 macro_rules! id {
     ($(#[$doc:meta])* $name:ident($int:ty)) => {
         $(#[$doc])*

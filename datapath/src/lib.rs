@@ -39,7 +39,8 @@
 //! | [`port`] | devices: AF_XDP, memory, capture files, faults | `frame` |
 //! | [`tables`] | what all workers share and only read | `wire` |
 //! | [`publish`] | new tables for workers that never wait | `tables` |
-//! | [`flow`] | what a worker remembers of flows, in a memfd | `wire` |
+//! | [`flow`] | the connections of a worker, in a memfd | `wire`, limits of `tables` |
+//! | [`events`] | samples of what was refused | `wire` |
 //! | [`counters`] | what a worker has counted | `port` |
 //! | [`stage`] | decisions about packets, one a file | `wire`, `frame`, `port`, `tables`, `flow`, `counters` |
 //! | [`handoff`] | rings between workers | `frame` |
@@ -47,6 +48,7 @@
 //! | [`switch`] | all of it as control sees it; a worker gives it the ports it closes | `worker` |
 
 pub mod counters;
+pub mod events;
 pub mod flow;
 pub mod frame;
 pub mod handoff;
@@ -61,5 +63,5 @@ pub mod verdict;
 pub mod wire;
 pub mod worker;
 
-pub use ids::{PortId, RuleId, VrfId, WorkerId};
+pub use ids::{CidrClass, IdentityId, PeerClass, PolicyRuleId, PortId, RuleId, VrfId, WorkerId};
 pub use verdict::{Reason, Verdict};

@@ -112,10 +112,18 @@ reasons! {
     ArpUnanswered = "arp_unanswered", "An ARP packet that asks for nothing the switch answers (duplicate address detection, replies, other addresses).";
     NdUnanswered = "nd_unanswered", "A neighbor discovery packet that the switch does not answer.";
     // Policy
-    PolicyDeniedEgress = "policy_denied_egress", "An egress rule of the sending port denies it.";
-    PolicyDeniedIngress = "policy_denied_ingress", "An ingress rule of the receiving port denies it.";
+    PolicyDeniedEgress = "policy_denied_egress", "An egress rule or policy of the sending port denies it.";
+    PolicyDeniedIngress = "policy_denied_ingress", "An ingress rule or policy of the receiving port denies it.";
+    PolicyIsolatedEgress = "policy_isolated_egress", "Network policies isolate the sending pod's egress, and none of their rules allows it.";
+    PolicyIsolatedIngress = "policy_isolated_ingress", "Network policies isolate the receiving pod's ingress, and none of their rules allows it.";
+    PolicyPending = "policy_pending", "The sending or receiving pod is closed until its labels and policies are here.";
     PolicyDefaultEgress = "policy_default_egress", "No egress rule of the sending port matches and its default is deny.";
     PolicyDefaultIngress = "policy_default_ingress", "No ingress rule of the receiving port matches and its default is deny.";
+    // Connections
+    NoConnection = "no_connection", "It belongs to no connection, opens none, and a network policy asks for one (a stray ACK or RST).";
+    FragmentUnknown = "fragment_unknown", "A later fragment of a packet whose first fragment was not seen or not let on, and a network policy asks for its ports.";
+    FlowTableFull = "flow_table_full", "A new connection that a network policy asks to be tracked, and the flow table is full.";
+    FlowQuota = "flow_quota", "A new connection that a network policy asks to be tracked, and the port that opens it has its share of the flow table.";
     // Ports, memory, rings
     PortGone = "port_gone", "The port was removed while the frame was on its way.";
     PortDown = "port_down", "The way out has no device: it could not be opened, or it failed.";

@@ -1,23 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Bytes of a flow table's memfd. No pointers: a later process of the same machine maps it and goes on.
+//! What stands where in a flow table's memory. All of it is words of 64 bits in native byte order: one process of one
+//! machine writes it, another of the same machine may read it again.
 //!
-//! | lines (64 B) | what |
-//! |---|---|
-//! | 0 | header: magic, version, layout hash, seed, number of buckets |
-//! | 1 to 63 | zero |
-//! | 64 .. 64 + B | buckets: 8 tags (16 bits each, 0 is empty), 8 times last seen (32 bits each), 16 bytes spare |
-//! | 64 + B .. 64 + 9 B | entries, 8 for each bucket: [`FlowKey`] (40 B), [`Record`] (24 B) |
+//! The first page is the header. Then come the buckets, a line each: eight tags of 16 bits (0 is an empty slot), eight
+//! times of 32 bits at which the slots' connections are over, and how many connections of this bucket stand in the
+//! next one. Then the entries, a line each, eight to a bucket: the key with its lower end first, and a [`Record`].
+#![forbid(unsafe_code)]
 
 use super::memory::LINE;
-use super::{Decision, Half};
-use crate::ids::{PortId, RuleId};
-use crate::verdict::Reason;
+use super::state::State;
+use crate::ids::{MAX_PORTS, MAX_RULES, PortId, RuleId};
+use crate::tables::limits::MAX_ADJACENCIES;
 use crate::wire::FlowKey;
 
 /// First word of the memfd.
 pub(super) const MAGIC: u64 = u64::from_be_bytes(*b"PODSWFLW");
 /// Raised with every change of meaning of any bit.
-pub(super) const VERSION: u64 = 1;
+pub(super) const VERSION: u64 = 2;
 /// Slots of a bucket.
 pub(super) const SLOTS: usize = 8;
 /// Lines in front of the buckets, one page.
@@ -40,7 +39,9 @@ pub(super) mod bucket {
     /// Two words of four tags each.
     pub(in super::super) const TAGS: usize = 0;
     /// Four words of two times each.
-    pub(in super::super) const SEEN: usize = 2;
+    pub(in super::super) const OVER: usize = 2;
+    /// Connections of this bucket that stand in the next one.
+    pub(in super::super) const SPILLED: usize = 6;
 }
 
 /// Words of an entry line.
@@ -56,7 +57,8 @@ pub(super) const LAYOUT: u64 = {
         SLOTS,
         HEADER_LINES,
         bucket::TAGS,
-        bucket::SEEN,
+        bucket::OVER,
+        bucket::SPILLED,
         entry::KEY,
         entry::RECORD,
         size_of::<FlowKey>(),
@@ -93,11 +95,6 @@ impl Matches {
         Matches(zero_lanes(words[0] ^ spread) >> 15 | zero_lanes(words[1] ^ spread) >> 14)
     }
 
-    /// How many there are.
-    pub(super) fn count(self) -> usize {
-        self.0.count_ones() as usize
-    }
-
     /// The first match.
     #[inline(always)]
     pub(super) fn first(self) -> Option<usize> {
@@ -130,78 +127,114 @@ pub(super) fn tag(hash: u64) -> u16 {
     ((hash >> 48) as u16).max(1)
 }
 
+/// How the packets of one direction of a connection leave. Every bit pattern is a valid one.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Way {
+    /// Index of the way out among the adjacencies, below [`MAX_ADJACENCIES`]; for packets that another worker sent, the
+    /// port they leave by.
+    pub adjacency: u32,
+    /// The port the packets come from.
+    pub in_port: PortId,
+    /// The sender's own rule that let them on, if one did.
+    pub egress: Option<RuleId>,
+    /// The receiver's own rule that let them on, if one did.
+    pub ingress: Option<RuleId>,
+}
+
 /// No rule took part in a decision.
-const NO_RULE: u32 = u32::MAX;
+const NO_RULE: u16 = u16::MAX;
+const PORT_BITS: u32 = MAX_PORTS.trailing_zeros();
+const ADJACENCY_BITS: u32 = MAX_ADJACENCIES.trailing_zeros();
+/// The way is known.
+const KNOWN: u32 = 1 << 31;
 
-const _: () = assert!(Reason::COUNT < 255, "a reason fits a byte of a record");
+const _: () = assert!(
+    MAX_PORTS.is_power_of_two()
+        && MAX_ADJACENCIES.is_power_of_two()
+        && PORT_BITS + ADJACENCY_BITS <= 31
+);
+const _: () = assert!(MAX_RULES <= NO_RULE as usize);
 
-/// What an entry holds behind the key: a decision, the port the packets come from, and the generation of the tables it
-/// was judged under (0 never counts).
+/// What an entry holds behind the key. Directions are told apart by the end they come from: 0 the lower one of the key,
+/// 1 the other.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Record {
-    adjacency: u32,
-    egress_rule: u32,
-    ingress_rule: u32,
-    pub(super) generation: u32,
-    pub(super) in_port: u16,
-    /// 0 lets packets on; else one more than the reason's index.
-    egress: u8,
-    ingress: u8,
+    /// Of each direction: adjacency, port it comes from, [`KNOWN`].
+    ways: [u32; 2],
+    /// Of each direction: egress rule, ingress rule.
+    rules: [u32; 2],
+    /// What the connection was judged under.
+    pub(super) stamp: u32,
+    pub(super) state: State,
 }
 
 impl Record {
-    #[inline]
-    pub(super) fn new(in_port: PortId, generation: u32, decision: &Decision) -> Record {
-        let code = |half: Half| half.drop.map_or(0, |reason| reason.index() as u8 + 1);
-        let rule = |half: Half| half.rule.map_or(NO_RULE, |rule| rule.0);
-        Record {
-            adjacency: decision.adjacency,
-            egress_rule: rule(decision.egress),
-            ingress_rule: rule(decision.ingress),
-            generation,
-            in_port: in_port.0,
-            egress: code(decision.egress),
-            ingress: code(decision.ingress),
-        }
+    /// Of a connection whose first packet came from end `from`.
+    pub(super) fn new(from: usize, way: Way, stamp: u32, state: State) -> Record {
+        let mut record = Record {
+            ways: [0; 2],
+            rules: [u32::MAX; 2],
+            stamp,
+            state: state.begun_by(from),
+        };
+        record.set_way(from, way);
+        record
     }
 
-    /// `None` when it holds no reason's code: foreign memory.
+    /// The way of packets from end `from`, if it is known.
     #[inline(always)]
-    pub(super) fn decision(&self) -> Option<Decision> {
-        let half = |code: u8, rule: u32| {
-            let drop = match code {
-                0 => None,
-                _ => Some(*Reason::ALL.get(usize::from(code) - 1)?),
-            };
-            let rule = (rule != NO_RULE).then_some(RuleId(rule));
-            Some(Half { drop, rule })
+    pub(super) fn way(&self, from: usize) -> Option<Way> {
+        let (way, rules) = (self.ways[from & 1], self.rules[from & 1]);
+        let rule = |bits: u32| match bits as u16 {
+            NO_RULE => None,
+            rule => Some(RuleId(rule.into())),
         };
-        Some(Decision {
-            adjacency: self.adjacency,
-            egress: half(self.egress, self.egress_rule)?,
-            ingress: half(self.ingress, self.ingress_rule)?,
+        (way & KNOWN != 0).then_some(Way {
+            adjacency: way >> PORT_BITS & ((1 << ADJACENCY_BITS) - 1),
+            in_port: self.in_port(from),
+            egress: rule(rules),
+            ingress: rule(rules >> 16),
         })
+    }
+
+    /// The port that packets from end `from` came from last; 0 if none ever did.
+    #[inline(always)]
+    pub(super) fn in_port(&self, from: usize) -> PortId {
+        PortId((self.ways[from & 1] & (MAX_PORTS as u32 - 1)) as u16)
+    }
+
+    pub(super) fn set_way(&mut self, from: usize, way: Way) {
+        let rule = |rule: Option<RuleId>| rule.map_or(NO_RULE, |r| r.0 as u16) as u32;
+        self.ways[from & 1] = way.adjacency << PORT_BITS & !KNOWN
+            | (u32::from(way.in_port.0) & (MAX_PORTS as u32 - 1))
+            | KNOWN;
+        self.rules[from & 1] = rule(way.egress) | rule(way.ingress) << 16;
+    }
+
+    /// The ways have to be found again; which ports packets came from stays.
+    pub(super) fn forget_ways(&mut self) {
+        self.ways = self.ways.map(|way| way & !KNOWN);
     }
 
     #[inline(always)]
     pub(super) fn to_words(self) -> [u64; 3] {
+        let pair = |[low, high]: [u32; 2]| u64::from(low) | u64::from(high) << 32;
         [
-            u64::from(self.adjacency) | u64::from(self.egress_rule) << 32,
-            u64::from(self.ingress_rule) | u64::from(self.generation) << 32,
-            u64::from(self.in_port) | u64::from(self.egress) << 16 | u64::from(self.ingress) << 24,
+            pair(self.ways),
+            pair(self.rules),
+            pair([self.stamp, self.state.to_bits()]),
         ]
     }
 
     #[inline(always)]
     pub(super) fn from_words(words: [u64; 3]) -> Record {
+        let pair = |word: u64| [word as u32, (word >> 32) as u32];
+        let [stamp, state] = pair(words[2]);
         Record {
-            adjacency: words[0] as u32,
-            egress_rule: (words[0] >> 32) as u32,
-            ingress_rule: words[1] as u32,
-            generation: (words[1] >> 32) as u32,
-            in_port: words[2] as u16,
-            egress: (words[2] >> 16) as u8,
-            ingress: (words[2] >> 24) as u8,
+            ways: pair(words[0]),
+            rules: pair(words[1]),
+            stamp,
+            state: State::from_bits(state),
         }
     }
 }
@@ -216,7 +249,6 @@ mod tests {
         let high = 0x0001 | 0x1234 << 16;
         let slots = |tag| {
             let mut slots: Vec<usize> = Matches::new([low, high], tag).collect();
-            assert_eq!(Matches::new([low, high], tag).count(), slots.len());
             slots.sort();
             slots
         };
@@ -227,28 +259,35 @@ mod tests {
         assert_eq!(slots(0x1234), [5]);
         assert_eq!(slots(0x8001), []);
         assert_eq!(slots(0), [6, 7]);
-        assert_eq!(Matches::new([0, 0], 0).count(), 8);
+        assert_eq!(Matches::new([0, 0], 0).count(), 8, "all");
     }
 
     #[test]
-    fn decisions_survive_their_words() {
-        for drop in Reason::ALL.iter().copied().map(Some).chain([None]) {
-            for rule in [None, Some(RuleId(0)), Some(RuleId(65_535))] {
-                let decision = Decision {
-                    adjacency: 0x0102_0304,
-                    egress: Half { drop, rule },
-                    ingress: Half {
-                        drop: None,
-                        rule: Some(RuleId(7)),
-                    },
+    fn ways_survive_their_words() {
+        let rules = [None, Some(RuleId(0)), Some(RuleId(MAX_RULES as u32 - 1))];
+        for (egress, ingress) in rules.into_iter().flat_map(|e| rules.map(|i| (e, i))) {
+            for adjacency in [0, 1, MAX_ADJACENCIES as u32 - 1] {
+                let way = Way {
+                    adjacency,
+                    in_port: PortId(MAX_PORTS as u16 - 1),
+                    egress,
+                    ingress,
                 };
-                let record = Record::new(PortId(4095), 0x8000_0001, &decision);
-                let read = Record::from_words(record.to_words());
+                let mut record = Record::new(1, way, 0x8000_0001, State::default());
+                assert_eq!(record.way(0), None);
+                assert_eq!(record.way(1), Some(way));
+                let back = Way {
+                    in_port: PortId(3),
+                    ..way
+                };
+                record.set_way(0, back);
+                let mut read = Record::from_words(record.to_words());
                 assert_eq!(read, record);
-                assert_eq!(read.decision(), Some(decision));
+                assert_eq!((read.way(0), read.way(1)), (Some(back), Some(way)));
+                read.forget_ways();
+                assert_eq!((read.way(0), read.way(1)), (None, None));
+                assert_eq!(read.in_port(1), way.in_port);
             }
         }
-        let strange = Record::from_words([0, 0, 255 << 24]);
-        assert_eq!(strange.decision(), None);
     }
 }

@@ -6,47 +6,56 @@ use std::os::unix::fs::FileExt;
 use proptest::prelude::*;
 
 use super::*;
-use crate::ids::VrfId;
+use crate::ids::{RuleId, VrfId};
+use crate::wire::protocol::{TCP, UDP};
 
 const SEED: u64 = 0x1234_5678_9abc_def1;
+const IDLE: u32 = 30_000;
 
-fn key(n: u32) -> FlowKey {
-    FlowKey::new(VrfId(7), 6, [1; 16], [2; 16], (n >> 16) as u16, n as u16)
+fn table(entries: usize) -> FlowTable {
+    FlowTable::create(entries, SEED, Timeouts::default()).unwrap()
 }
 
-fn decision(adjacency: u32) -> Decision {
-    let half = |rule| Half {
-        drop: None,
-        rule: Some(RuleId(rule)),
-    };
-    Decision {
+/// Of the end at 1 to the end at 2, or back.
+fn key(n: u32, back: bool) -> FlowKey {
+    let key = FlowKey::new(VrfId(7), UDP, [1; 16], [2; 16], (n >> 16) as u16, n as u16);
+    if back { key.reversed() } else { key }
+}
+
+fn way(adjacency: u32, in_port: u16) -> Way {
+    Way {
         adjacency,
-        egress: half(1),
-        ingress: half(2),
+        in_port: PortId(in_port),
+        egress: Some(RuleId(1)),
+        ingress: None,
     }
 }
 
-/// Inserts for (port, generation, adjacency).
-fn put(table: &mut FlowTable, n: u32, entry: (u16, u32, u32), now: u32) -> Inserted {
-    let (key, seed) = (key(n), table.seed());
-    let (in_port, generation, adjacency) = entry;
-    let decision = decision(adjacency);
-    table.insert(
-        &key,
-        PortId(in_port),
-        key.hash(seed),
-        generation,
+const UDP_PACKET: Signal = Signal {
+    protocol: UDP,
+    bits: 0,
+};
+
+fn put(t: &mut FlowTable, n: u32, port: u16, adjacency: u32, now: u32) -> Result<(), Refused> {
+    let key = key(n, false);
+    let conversation = Conversation::of(&key, t.seed());
+    t.insert(
+        &conversation,
+        way(adjacency, port),
+        9,
+        State::first(UDP_PACKET),
         now,
-        &decision,
     )
 }
 
-fn look(table: &mut FlowTable, n: u32, in_port: u16, generation: u32, now: u32) -> Option<u32> {
-    let (key, seed) = (key(n), table.seed());
-    table.prefetch(key.hash(seed));
-    let candidate = table.candidate(key.hash(seed));
-    let found = table.lookup(candidate, &key, PortId(in_port), generation, now)?;
-    Some(found.adjacency)
+fn look(t: &mut FlowTable, n: u32, back: bool, now: u32) -> Option<Found> {
+    let key = key(n, back);
+    let conversation = Conversation::of(&key, t.seed());
+    t.prefetch(conversation.hash);
+    let found = t.find_now(&conversation, now)?;
+    let state = found.state().next(conversation.from, UDP_PACKET);
+    t.seen(&found, state, now);
+    Some(found)
 }
 
 fn file(table: &FlowTable) -> File {
@@ -54,103 +63,157 @@ fn file(table: &FlowTable) -> File {
 }
 
 #[test]
-fn remembers_by_key_port_and_generation() {
-    let mut t = FlowTable::create(1000, SEED).unwrap();
-    assert_eq!(t.capacity(), 1024);
+fn both_directions_are_one_connection() {
+    let mut t = table(1000);
     assert!(t.is_empty());
-    assert_eq!(put(&mut t, 1, (3, 9, 42), 0), Inserted::New);
-    assert_eq!(put(&mut t, 1, (4, 9, 43), 0), Inserted::New);
-    assert_eq!(look(&mut t, 1, 3, 9, 1).unwrap(), 42);
-    assert_eq!(look(&mut t, 1, 4, 9, 1).unwrap(), 43);
-    assert_eq!(look(&mut t, 1, 5, 9, 1), None);
-    assert_eq!(look(&mut t, 2, 3, 9, 1), None);
-    assert_eq!(look(&mut t, 1, 3, 10, 1), None, "judged under other tables");
-    assert_eq!(put(&mut t, 1, (3, 10, 44), 2), Inserted::Updated);
-    assert_eq!(look(&mut t, 1, 3, 10, 2).unwrap(), 44);
-    assert_eq!(t.len(), 2);
+    put(&mut t, 1, 3, 42, 0).unwrap();
+    let found = look(&mut t, 1, false, 1).unwrap();
+    assert_eq!((found.stamp(), found.begun_at()), (9, PortId(3)));
+    assert!(!found.state().is_answered());
+    let mut back = look(&mut t, 1, true, 1).unwrap();
+    let from = 1 - found.state().origin();
+    assert_eq!(back.way(from), None, "not known yet");
+    t.judged(&mut back, 9, from, way(43, 4));
+    let found = look(&mut t, 1, false, 2).unwrap();
+    assert_eq!(found.state().phase(), Phase::UdpReplied);
+    assert_eq!(found.way(found.state().origin()), Some(way(42, 3)));
+    assert_eq!(found.way(from), Some(way(43, 4)));
+    assert_eq!((t.len(), look(&mut t, 2, false, 1)), (1, None));
 }
 
 #[test]
-fn generation_zero_never_counts() {
-    let mut t = FlowTable::create(64, SEED).unwrap();
-    put(&mut t, 1, (3, 0, 42), 0);
-    assert_eq!(look(&mut t, 1, 3, 0, 0), None);
+fn what_is_judged_under_a_new_stamp_forgets_the_other_way() {
+    let mut t = table(64);
+    put(&mut t, 1, 3, 42, 0).unwrap();
+    let mut found = look(&mut t, 1, false, 0).unwrap();
+    let origin = found.state().origin();
+    t.judged(&mut found, 9, 1 - origin, way(43, 4));
+    t.judged(&mut found, 10, 1 - origin, way(44, 4));
+    let found = look(&mut t, 1, false, 0).unwrap();
+    assert_eq!((found.stamp(), found.way(origin)), (10, None));
+    assert_eq!(found.way(1 - origin), Some(way(44, 4)));
+    assert_eq!(found.begun_at(), PortId(3));
 }
 
 #[test]
-fn full_bucket_gives_up_the_entry_unseen_for_longest() {
-    let mut t = FlowTable::create(1, SEED).unwrap();
-    assert_eq!(t.capacity(), 64);
-    let mut same = (0..).filter(|&n| key(n).hash(SEED) & 7 == 0);
-    let ns: Vec<u32> = same.by_ref().take(9).collect();
+fn connections_end_by_the_timeout_of_their_state() {
+    let mut t = table(64);
     // Times cross the wrap of the clock.
-    let time = |i: usize| (u32::MAX - 3).wrapping_add(i as u32);
-    for (i, &n) in ns[..8].iter().enumerate() {
-        assert_eq!(put(&mut t, n, (0, 1, n), time(i)), Inserted::New);
+    let start = u32::MAX - 1000;
+    put(&mut t, 1, 3, 42, start).unwrap();
+    assert!(look(&mut t, 1, false, start.wrapping_add(IDLE - 1)).is_some());
+    let start = start.wrapping_add(IDLE - 1);
+    assert!(look(&mut t, 1, false, start.wrapping_add(IDLE)).is_none());
+    put(&mut t, 1, 3, 42, start).unwrap();
+    assert!(look(&mut t, 1, true, start).is_some(), "answered");
+    assert!(look(&mut t, 1, false, start.wrapping_add(100_000)).is_some());
+    assert_eq!(t.age(start.wrapping_add(100_000), usize::MAX), 0);
+    assert_eq!(t.age(start.wrapping_add(220_000), usize::MAX), 1);
+    assert_eq!((t.len(), t.held_by(PortId(3))), (0, 0));
+}
+
+#[test]
+fn a_full_table_refuses_and_disturbs_nobody() {
+    let mut t = table(1024);
+    // 64 ports with as many connections as they get, then again.
+    let mut held = Vec::new();
+    let mut refused = [0; 2];
+    for n in 0..100_000u32 {
+        match put(&mut t, n, (n % 64) as u16, n, 0) {
+            Ok(()) => held.push(n),
+            Err(Refused::Full) => refused[0] += 1,
+            Err(Refused::Quota) => refused[1] += 1,
+        }
     }
-    assert!(look(&mut t, ns[0], 0, 1, time(9)).is_some());
-    assert_eq!(put(&mut t, ns[8], (0, 1, 0), time(10)), Inserted::Evicted);
-    assert_eq!(t.len(), 8);
-    assert_eq!(look(&mut t, ns[1], 0, 1, time(10)), None);
-    for i in [0, 2, 3, 4, 5, 6, 7, 8] {
-        assert!(look(&mut t, ns[i], 0, 1, time(10)).is_some(), "slot {i}");
+    assert!((900..=1024).contains(&held.len()), "{}", held.len());
+    assert!(refused[1] > 0, "{refused:?}");
+    for n in held {
+        assert!(look(&mut t, n, true, 1).is_some(), "{n}");
     }
 }
 
 #[test]
-fn ages_a_little_at_a_time() {
-    let mut t = FlowTable::create(64, SEED).unwrap();
-    for n in 0..20 {
-        put(&mut t, n, (0, 1, n), 0);
-    }
-    let kept = t.len();
-    look(&mut t, 0, 0, 1, 100);
-    let mut freed = 0;
-    for _ in 0..8 {
-        let n = t.age(150, 100, 1);
-        assert!(n <= 8);
-        freed += n;
-    }
-    assert_eq!(freed, kept - 1);
-    assert_eq!(t.len(), 1);
-    assert!(look(&mut t, 0, 0, 1, 150).is_some());
+fn one_port_leaves_half_to_the_others_and_keeps_to_its_quota() {
+    let mut t = table(1024);
+    let taken = |t: &mut FlowTable, port: u16| {
+        let put = |n: &u32| put(t, u32::from(port) << 20 | n, port, 1, 0).is_ok();
+        (0..10_000).filter(put).count()
+    };
+    assert!((500..=512).contains(&taken(&mut t, 1)));
+    assert!((250..=256).contains(&taken(&mut t, 2)));
+    t.set_quota(10);
+    assert_eq!(taken(&mut t, 3), 10);
+    assert_eq!(t.held_by(PortId(3)), 10);
 }
 
 #[test]
-fn an_adopted_table_keeps_entries_that_must_be_judged_again() {
-    let mut t = FlowTable::create(64, SEED).unwrap();
-    put(&mut t, 1, (3, 9, 42), 5);
+fn connections_that_are_over_make_room() {
+    let mut t = table(32);
+    let syn = Signal {
+        protocol: TCP,
+        bits: 2,
+    };
+    let rst = Signal {
+        protocol: TCP,
+        bits: 4,
+    };
+    for n in 0..10_000u32 {
+        let key = FlowKey::new(VrfId(0), TCP, [1; 16], [2; 16], n as u16, 80);
+        let conversation = Conversation::of(&key, SEED);
+        t.insert(&conversation, way(1, 1), 1, State::first(syn), 0)
+            .unwrap();
+        let found = t.find_now(&conversation, 0).unwrap();
+        let state = found.state().next(1 - conversation.from, rst);
+        assert_eq!(state.phase(), Phase::TcpClosed);
+        t.seen(&found, state, 0);
+        assert_eq!(t.held_by(PortId(1)), 0);
+        let found = t.find_now(&conversation, 0).expect("kept for stragglers");
+        assert!(found.state().begins_anew(syn) && !found.state().begins_anew(rst));
+    }
+}
+
+#[test]
+fn an_adopted_table_keeps_connections_that_must_be_judged_again() {
+    let mut t = table(64);
+    put(&mut t, 1, 3, 42, 5).unwrap();
     let fd = t.memfd().try_clone_to_owned().unwrap();
     drop(t);
-    let mut t = FlowTable::adopt(fd).unwrap();
+    let mut t = FlowTable::adopt(fd, Timeouts::default()).unwrap();
     assert_eq!((t.len(), t.capacity(), t.seed()), (1, 64, SEED));
-    assert_eq!(look(&mut t, 1, 3, 9, 6), None);
-    assert_eq!(put(&mut t, 1, (3, 9, 42), 6), Inserted::Updated);
-    assert!(look(&mut t, 1, 3, 9, 6).is_some());
+    assert_eq!(t.held_by(PortId(3)), 1);
+    let mut found = look(&mut t, 1, false, 6).unwrap();
+    assert_eq!(
+        (found.stamp(), found.way(found.state().origin())),
+        (0, None)
+    );
+    let origin = found.state().origin();
+    t.judged(&mut found, 4, origin, way(7, 3));
+    assert_eq!(look(&mut t, 1, true, 6).unwrap().stamp(), 4);
 }
 
 #[test]
 fn what_is_no_flow_table_is_refused_by_name() {
     let refused = |word: u64, value: u64| {
-        let t = FlowTable::create(64, SEED).unwrap();
+        let t = table(64);
         file(&t)
             .write_all_at(&value.to_ne_bytes(), word * 8)
             .unwrap();
-        FlowTable::adopt(t.memfd().try_clone_to_owned().unwrap()).unwrap_err()
+        let fd = t.memfd().try_clone_to_owned().unwrap();
+        FlowTable::adopt(fd, Timeouts::default()).unwrap_err()
     };
     assert!(matches!(
         refused(0, 5),
         FlowTableError::NotAFlowTable { found: 5 }
     ));
     assert!(matches!(
-        refused(1, 2),
-        FlowTableError::OtherLayout { version: 2, .. }
+        refused(1, 1),
+        FlowTableError::OtherLayout { version: 1, .. }
     ));
     assert!(matches!(
         refused(2, 3),
         FlowTableError::OtherLayout { layout: 3, .. }
     ));
-    for buckets in [0, 4, 7, 16, 1 << 40, u64::MAX] {
+    for buckets in [0, 4, 7, 32, 1 << 40, u64::MAX] {
         assert!(matches!(
             refused(4, buckets),
             FlowTableError::WrongSize { .. }
@@ -158,17 +221,17 @@ fn what_is_no_flow_table_is_refused_by_name() {
     }
     let plain = tempfile::tempfile().unwrap();
     plain.set_len(1 << 20).unwrap();
-    let error = FlowTable::adopt(plain.into()).unwrap_err();
+    let error = FlowTable::adopt(plain.into(), Timeouts::default()).unwrap_err();
     assert!(error.to_string().contains("sealed"), "{error}");
     assert!(matches!(
-        FlowTable::create(FlowTable::MAX_ENTRIES + 1, SEED),
+        FlowTable::create(FlowTable::MAX_ENTRIES + 1, SEED, Timeouts::default()),
         Err(FlowTableError::TooLarge { .. })
     ));
 }
 
 #[test]
 fn the_memory_cannot_shrink_under_the_table() {
-    let t = FlowTable::create(64, SEED).unwrap();
+    let t = table(64);
     assert!(file(&t).set_len(0).is_err());
     assert!(file(&t).set_len(1 << 30).is_err());
 }
@@ -178,71 +241,99 @@ enum Step {
     Put {
         n: u32,
         in_port: u16,
-        generation: u32,
         adjacency: u32,
     },
     Look {
         n: u32,
-        in_port: u16,
-        generation: u32,
+        back: bool,
     },
-    Age {
-        idle: u32,
+    Remove {
+        n: u32,
     },
+    Age,
     Tick(u32),
     Reopen,
 }
 
 fn step() -> impl Strategy<Value = Step> {
-    let (n, port, generation) = (0u32..40, 0u16..2, 1u32..3);
+    let (n, port) = (0u32..40, 0u16..2);
     prop_oneof![
-        6 => (n.clone(), port.clone(), generation.clone(), any::<u32>()).prop_map(
-            |(n, in_port, generation, adjacency)| Step::Put { n, in_port, generation, adjacency }),
-        6 => (n, port, generation).prop_map(
-            |(n, in_port, generation)| Step::Look { n, in_port, generation }),
-        1 => (0u32..20).prop_map(|idle| Step::Age { idle }),
-        2 => (0u32..5).prop_map(Step::Tick),
+        6 => (n.clone(), port, 0u32..1 << 19).prop_map(
+            |(n, in_port, adjacency)| Step::Put { n, in_port, adjacency }),
+        6 => (n.clone(), any::<bool>()).prop_map(|(n, back)| Step::Look { n, back }),
+        1 => n.prop_map(|n| Step::Remove { n }),
+        1 => Just(Step::Age),
+        2 => (0u32..20_000).prop_map(Step::Tick),
         1 => Just(Step::Reopen),
     ]
+}
+
+fn reopened(t: &FlowTable) -> FlowTable {
+    FlowTable::adopt(t.memfd().try_clone_to_owned().unwrap(), Timeouts::default()).unwrap()
+}
+
+/// What a hash map knows of a connection.
+struct Known {
+    adjacency: Option<u32>,
+    port: u16,
+    answered: bool,
+    over: u32,
 }
 
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(512) })]
 
-    /// A table large enough not to evict does what a hash map would do.
+    /// A table with room does what a hash map would do.
     #[test]
     fn behaves_as_a_map(steps in proptest::collection::vec(step(), 1..200)) {
-        let mut t = FlowTable::create(4096, SEED).unwrap();
-        let mut model: HashMap<(u32, u16), (u32, u32, u32)> = HashMap::new();
+        let mut t = table(4096);
+        let mut model: HashMap<u32, Known> = HashMap::new();
         let mut now = u32::MAX - 30;
+        let past = |k: &Known, now: u32| now.wrapping_sub(k.over) as i32 >= 0;
         for s in steps {
             match s {
-                Step::Put { n, in_port, generation, adjacency } => {
-                    let inserted = put(&mut t, n, (in_port, generation, adjacency), now);
-                    let old = model.insert((n, in_port), (generation, adjacency, now));
-                    prop_assert_eq!(inserted, if old.is_some() { Inserted::Updated } else { Inserted::New });
+                Step::Put { n, in_port, adjacency } => {
+                    prop_assert!(put(&mut t, n, in_port, adjacency, now).is_ok());
+                    model.insert(n, Known {
+                        adjacency: Some(adjacency), port: in_port, answered: false, over: now.wrapping_add(IDLE),
+                    });
                 }
-                Step::Look { n, in_port, generation } => {
-                    let got = look(&mut t, n, in_port, generation, now);
-                    let want = model.get_mut(&(n, in_port)).filter(|e| e.0 == generation).map(|e| {
-                        e.2 = now;
-                        e.1
+                Step::Look { n, back } => {
+                    let got = look(&mut t, n, back, now).map(|f| (f.way(f.state().origin()).map(|w| w.adjacency), f.begun_at()));
+                    let want = model.get_mut(&n).filter(|k| !past(k, now)).map(|k| {
+                        let was_answered = k.answered;
+                        k.answered |= back;
+                        let over = now.wrapping_add(if k.answered { 120_000 } else { IDLE });
+                        if was_answered != k.answered || over.wrapping_sub(k.over) >= GRAIN {
+                            k.over = over;
+                        }
+                        (k.adjacency, PortId(k.port))
                     });
                     prop_assert_eq!(got, want);
                 }
-                Step::Age { idle } => {
+                Step::Remove { n } => {
+                    let key = key(n, false);
+                    if let Some(found) = t.find_now(&Conversation::of(&key, SEED), now) {
+                        t.remove(&found);
+                        model.remove(&n);
+                    }
+                }
+                Step::Age => {
                     let before = model.len();
-                    model.retain(|_, e| now.wrapping_sub(e.2) <= idle);
-                    let freed = t.age(now, idle, usize::MAX);
-                    prop_assert_eq!(freed, before - model.len());
+                    model.retain(|_, k| !past(k, now));
+                    prop_assert_eq!(t.age(now, usize::MAX), before - model.len());
                 }
                 Step::Tick(n) => now = now.wrapping_add(n),
                 Step::Reopen => {
-                    t = FlowTable::adopt(t.memfd().try_clone_to_owned().unwrap()).unwrap();
-                    model.values_mut().for_each(|e| e.0 = 0);
+                    t = reopened(&t);
+                    model.values_mut().for_each(|k| k.adjacency = None);
                 }
             }
             prop_assert_eq!(t.len(), model.len());
+            for port in 0..2 {
+                let held = model.values().filter(|k| k.port == port).count();
+                prop_assert_eq!(t.held_by(PortId(port)) as usize, held);
+            }
         }
     }
 
@@ -253,27 +344,160 @@ proptest! {
         fill in any::<u8>(),
         steps in proptest::collection::vec(step(), 1..50),
     ) {
-        let t = FlowTable::create(64, SEED).unwrap();
+        let t = table(32);
         let f = file(&t);
         f.write_all_at(&[fill; 72 * 64], 4096).unwrap();
         for (word, value) in words {
             f.write_all_at(&value.to_ne_bytes(), word * 8).unwrap();
         }
-        let mut t = FlowTable::adopt(t.memfd().try_clone_to_owned().unwrap()).unwrap();
+        let mut t = reopened(&t);
         let mut now = 0;
         for s in steps {
             match s {
-                Step::Put { n, in_port, generation, adjacency } => {
-                    put(&mut t, n, (in_port, generation, adjacency), now);
-                    prop_assert_eq!(look(&mut t, n, in_port, generation, now), Some(adjacency));
+                Step::Put { n, in_port, adjacency } => {
+                    if put(&mut t, n, in_port, adjacency, now).is_ok() {
+                        let found = look(&mut t, n, false, now).unwrap();
+                        prop_assert_eq!(found.way(found.state().origin()), Some(way(adjacency, in_port)));
+                    }
                 }
-                Step::Look { n, in_port, generation } => {
-                    let _ = look(&mut t, n, in_port, generation, now);
+                Step::Look { n, back } => { look(&mut t, n, back, now); }
+                Step::Remove { n } => {
+                    let key = key(n, true);
+                    if let Some(found) = t.find_now(&Conversation::of(&key, SEED), now) {
+                        t.remove(&found);
+                    }
                 }
-                Step::Age { idle } => { t.age(now, idle, 3); }
+                Step::Age => { t.age(now, 3); }
                 Step::Tick(n) => now += n,
-                Step::Reopen => t = FlowTable::adopt(t.memfd().try_clone_to_owned().unwrap()).unwrap(),
+                Step::Reopen => t = reopened(&t),
             }
         }
+    }
+}
+
+mod states {
+    use super::*;
+    use crate::wire::tcp::flags::{ACK, FIN, RST, SYN};
+
+    /// The phases that segments (end 0 began it) lead through.
+    fn phases(segments: &[(usize, u8)]) -> Vec<Phase> {
+        let signal = |bits| Signal {
+            protocol: TCP,
+            bits,
+        };
+        let mut state = State::first(signal(segments[0].1)).begun_by(segments[0].0);
+        let mut all = vec![state.phase()];
+        for &(from, bits) in &segments[1..] {
+            let next = state.next(from, signal(bits));
+            assert!(!state.stays(from, signal(bits)) || state == next);
+            state = next;
+            all.push(state.phase());
+        }
+        all
+    }
+
+    use Phase::*;
+
+    #[test]
+    fn a_connection_from_syn_to_the_last_ack() {
+        let segments = [
+            (1, SYN),
+            (1, SYN),
+            (0, SYN | ACK),
+            (0, SYN | ACK),
+            (1, ACK),
+            (0, ACK),
+            (0, FIN | ACK),
+            (1, ACK),
+            (1, FIN | ACK),
+            (0, ACK),
+        ];
+        assert_eq!(
+            phases(&segments),
+            [
+                TcpSynSent,
+                TcpSynSent,
+                TcpSynReceived,
+                TcpSynReceived,
+                TcpEstablished,
+                TcpEstablished,
+                TcpHalfClosed,
+                TcpHalfClosed,
+                TcpTimeWait,
+                TcpTimeWait
+            ]
+        );
+    }
+
+    #[test]
+    fn simultaneous_open_and_close_resets_and_refusals() {
+        let both = [
+            (0, SYN),
+            (1, SYN),
+            (0, SYN | ACK),
+            (1, SYN | ACK),
+            (0, ACK),
+            (1, FIN | ACK),
+            (0, FIN | ACK),
+        ];
+        assert_eq!(
+            phases(&both),
+            [
+                TcpSynSent,
+                TcpSynSent,
+                TcpSynReceived,
+                TcpSynReceived,
+                TcpEstablished,
+                TcpHalfClosed,
+                TcpTimeWait
+            ]
+        );
+        assert_eq!(phases(&[(0, SYN), (1, RST | ACK)]), [TcpSynSent, TcpClosed]);
+        assert_eq!(
+            phases(&[(0, SYN), (1, SYN | ACK), (0, RST), (1, ACK)]),
+            [TcpSynSent, TcpSynReceived, TcpClosed, TcpClosed]
+        );
+    }
+
+    #[test]
+    fn only_what_opens_opens() {
+        let opening = |protocol, bits| Signal { protocol, bits }.opening();
+        assert_eq!(opening(TCP, SYN), Opening::Opens);
+        for bits in [
+            RST,
+            RST | ACK,
+            SYN | ACK,
+            SYN | RST,
+            SYN | FIN,
+            0,
+            SYN | FIN | ACK,
+        ] {
+            assert_eq!(opening(TCP, bits), Opening::Ends, "{bits:#x}");
+        }
+        for bits in [ACK, FIN | ACK, FIN, ACK | 8] {
+            assert_eq!(opening(TCP, bits), Opening::Joins, "{bits:#x}");
+        }
+        assert_eq!(opening(UDP, 0), Opening::Opens);
+        let sctp = |bits| opening(crate::wire::protocol::SCTP, bits);
+        assert_eq!(
+            (sctp(1), sctp(0), sctp(6)),
+            (Opening::Opens, Opening::Joins, Opening::Ends)
+        );
+    }
+
+    #[test]
+    fn an_association_of_sctp() {
+        let signal = |bits| Signal {
+            protocol: crate::wire::protocol::SCTP,
+            bits,
+        };
+        let mut state = State::first(signal(1)).begun_by(0);
+        let mut all = vec![state.phase()];
+        for (from, kind) in [(1, 2), (0, 10), (1, 11), (0, 0), (1, 14)] {
+            state = state.next(from, signal(kind));
+            all.push(state.phase());
+        }
+        let open = SctpEstablished;
+        assert_eq!(all, [SctpNew, SctpNew, open, open, open, SctpClosed]);
     }
 }

@@ -18,8 +18,10 @@ pub struct Meta {
     pub verdict: Verdict,
     /// Headers and flow key; meaningful once the frame was parsed without a drop.
     pub parsed: Parsed,
-    /// Keyed hash of the flow key.
+    /// Keyed hash of the conversation ([`FlowKey::conversation_hash`](crate::wire::FlowKey::conversation_hash)).
     pub hash: u64,
+    /// Which end of the conversation it comes from ([`FlowKey::is_from_upper`](crate::wire::FlowKey::is_from_upper)).
+    pub from_upper: bool,
 }
 
 /// A frame and what is known about it.
@@ -64,6 +66,7 @@ impl Batch {
                 verdict: Verdict::Continue,
                 parsed: Parsed::default(),
                 hash: 0,
+                from_upper: false,
             },
         });
         Ok(())

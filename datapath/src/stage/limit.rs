@@ -65,7 +65,7 @@ impl RateLimiter {
     }
 
     /// Whether an error may go to `port` now.
-    pub(super) fn allow(&mut self, port: PortId, now: Now) -> bool {
+    pub(crate) fn allow(&mut self, port: PortId, now: Now) -> bool {
         self.ports
             .get_mut(port.index())
             .is_some_and(|bucket| bucket.take(self.rate, now))

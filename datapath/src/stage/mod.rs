@@ -23,11 +23,13 @@
 //! time; what ends at the switch is never in the flow table.
 #![forbid(unsafe_code)]
 
+mod connection;
 mod fragment;
 mod icmp_error;
 mod limit;
 mod local;
 mod policy;
+mod related;
 mod rewrite;
 mod route;
 pub mod segment;
@@ -40,16 +42,18 @@ pub use segment::{Learned, LearnedEntry};
 use source::Own;
 
 use crate::counters::{Event, WorkerCounters};
-use crate::flow::{Candidate, Decision, FlowTable, Half, Inserted};
+use crate::events::Refusals;
+use crate::flow::{Candidate, Conversation, FlowTable, Found, Fragments};
 use crate::frame::{BATCH_SIZE, Batch, Packet, Pool};
 use crate::ids::WorkerId;
 use crate::port::Caps;
-use crate::tables::{Adjacency, PortEntry, PortKind, Tables};
+use crate::tables::{Adjacency, Direction, PortEntry, PortKind, Tables};
 use crate::verdict::{Reason, Verdict};
 use crate::wire::Fragment;
 use crate::wire::eth::EthernetHeader;
 use crate::wire::icmp_error::IcmpError;
 use crate::wire::parse::{parse_any, parse_plain_ipv4, parse_plain_ipv6};
+use connection::{Outcome, Passage};
 
 /// Monotonic time, nanoseconds; read once a burst. From the same clock as long as the flow memory lives
 /// (CLOCK_MONOTONIC).
@@ -70,8 +74,12 @@ pub struct Context<'a> {
     pub tables: &'a Tables,
     /// Counters.
     pub counters: &'a WorkerCounters,
-    /// Flow table.
+    /// Connections.
     pub flows: &'a mut FlowTable,
+    /// First fragments.
+    pub fragments: &'a mut Fragments,
+    /// Samples of what was refused.
+    pub refusals: &'a mut Refusals,
     /// Learned MAC addresses and the segments' flood limits.
     pub fdb: &'a mut Learned,
     /// Limit of ICMP errors.
@@ -87,14 +95,8 @@ pub struct Context<'a> {
     pub me: WorkerId,
     /// What the port that the batch came from can do; of no matter for a handoff.
     pub caps: Caps,
-}
-
-impl Context<'_> {
-    /// The generation that flow entries of this turn carry.
-    #[inline(always)]
-    fn generation(&self) -> u32 {
-        self.tables.generation() as u32
-    }
+    /// Connections that began before the flow table did may be joined, where policy allows new ones: after a restart.
+    pub joins: bool,
 }
 
 /// How many packets ahead headers are asked for.
@@ -135,7 +137,6 @@ fn run_routed(ctx: &mut Context<'_>, port: &PortEntry, batch: &mut Batch) {
         packet.meta.verdict = arrive(ctx, port, &own, packet);
     }
     let candidates = candidates(ctx, batch);
-    let (generation, now) = (ctx.generation(), ctx.now.millis());
     let (mut hits, mut misses) = (0, 0);
     for (i, candidate) in candidates.into_iter().enumerate().take(batch.len()) {
         if let Some(later) = batch.get(i + AHEAD) {
@@ -143,25 +144,74 @@ fn run_routed(ctx: &mut Context<'_>, port: &PortEntry, batch: &mut Batch) {
             later.frame.prefetch();
         }
         let packet = &mut batch[i];
-        let meta = &packet.meta;
-        if !matches!(meta.verdict, Verdict::Continue) {
+        if !matches!(packet.meta.verdict, Verdict::Continue) {
             continue;
         }
-        let (key, in_port) = (&meta.parsed.key, meta.in_port);
-        let known = ctx.flows.lookup(candidate, key, in_port, generation, now);
-        packet.meta.verdict = match known {
-            Some(decision) => {
+        let found = find(ctx, packet, candidate);
+        packet.meta.verdict = match found.and_then(|found| go_on(ctx, port, packet, &found)) {
+            Some((way, outcome)) => {
                 hits += 1;
-                leave(ctx, port, packet, &decision)
+                leave(ctx, port, packet, way, &outcome)
             }
             None => {
                 misses += 1;
-                leave_first(ctx, port, packet)
+                leave_judged(ctx, port, packet, found)
             }
         };
     }
     ctx.counters.event(Event::FlowHit, hits);
     ctx.counters.event(Event::FlowMiss, misses);
+}
+
+/// The entry of a packet's connection.
+#[inline(always)]
+fn find(ctx: &Context<'_>, packet: &Packet, candidate: Candidate) -> Option<Found> {
+    let meta = &packet.meta;
+    let conversation = Conversation {
+        key: &meta.parsed.key,
+        from: meta.from_upper.into(),
+        hash: meta.hash,
+    };
+    ctx.flows.find(candidate, &conversation, ctx.now.millis())
+}
+
+/// The way out of a packet whose connection needs no judgement: judged under these tables, way known, not over.
+#[inline(always)]
+fn go_on<'t>(
+    ctx: &mut Context<'t>,
+    port: &PortEntry,
+    packet: &Packet,
+    found: &Found,
+) -> Option<(&'t Adjacency, Outcome)> {
+    let meta = &packet.meta;
+    let from = usize::from(meta.from_upper);
+    let way = found.way(from)?;
+    let adjacency = ctx.tables.adjacency(way.adjacency)?;
+    let out = ctx.tables.port(adjacency.port);
+    let stamp = connection::stamp(ctx.tables, Some(port), out, &meta.parsed.key);
+    if (way.in_port != port.id) | (stamp != found.stamp()) {
+        return None;
+    }
+    keep(ctx, packet, found, from)?;
+    Some((adjacency, Outcome::of_way(&way)))
+}
+
+/// Notes that the connection of a packet lives; `None` when the packet begins it anew.
+#[inline(always)]
+fn keep(ctx: &mut Context<'_>, packet: &Packet, found: &Found, from: usize) -> Option<()> {
+    let signal = connection::signal(packet);
+    let mut state = found.state();
+    if !state.stays(from, signal) {
+        if state.begins_anew(signal) {
+            return None;
+        }
+        state = state.next(from, signal);
+    }
+    ctx.flows.seen(found, state, ctx.now.millis());
+    if packet.meta.parsed.fragment != Fragment::NotFragment {
+        connection::note_first_fragment(ctx, packet);
+    }
+    Some(())
 }
 
 /// Parsing, anti-spoofing, destination MAC. `Continue` for a packet to be routed, whose flow entry is on its way.
@@ -214,7 +264,9 @@ fn admit(ctx: &mut Context<'_>, port: &PortEntry, own: &Own<'_>, packet: &mut Pa
         trim::finish(ctx.pool, &mut packet.frame, parsed, unfinished);
     }
     if to_gateway && is_ip && !local::is_neighbor_discovery(parsed) {
-        packet.meta.hash = parsed.key.hash(ctx.flows.seed());
+        let from_upper = parsed.key.is_from_upper();
+        packet.meta.hash = parsed.key.conversation_hash(from_upper, ctx.flows.seed());
+        packet.meta.from_upper = from_upper;
         ctx.flows.prefetch(packet.meta.hash);
         return Verdict::Continue;
     }
@@ -239,88 +291,71 @@ fn candidates(ctx: &Context<'_>, batch: &Batch) -> [Candidate; BATCH_SIZE] {
     candidates
 }
 
-/// Remembers a decision for the packets to come.
-fn install(ctx: &mut Context<'_>, packet: &Packet, decision: &Decision) {
-    let meta = &packet.meta;
-    if meta.parsed.fragment == Fragment::Later {
-        return;
-    }
-    let (generation, now) = (ctx.generation(), ctx.now.millis());
-    let key = &meta.parsed.key;
-    let inserted = ctx
-        .flows
-        .insert(key, meta.in_port, meta.hash, generation, now, decision);
-    let event = match inserted {
-        Inserted::Evicted => Event::FlowEvict,
-        Inserted::New | Inserted::Updated => Event::FlowInstall,
-    };
-    ctx.counters.event(event, 1);
-}
-
-/// The way out of a packet without an entry in the flow table.
+/// The way out of a packet that is not simply let on: what it is for the switch itself, then both ends and the route.
 #[cold]
 #[inline(never)]
-fn leave_first(ctx: &mut Context<'_>, port: &PortEntry, packet: &mut Packet) -> Verdict {
-    match judge(ctx, port, packet) {
-        Ok(decision) => leave(ctx, port, packet, &decision),
-        Err(verdict) => verdict,
-    }
-}
-
-/// The first packet of a flow: what it is for the switch itself, then egress policy, route and ingress policy. `Err`
-/// with the verdict when the packet ends here.
-fn judge(
+fn leave_judged(
     ctx: &mut Context<'_>,
     port: &PortEntry,
     packet: &mut Packet,
-) -> Result<Decision, Verdict> {
+    found: Option<Found>,
+) -> Verdict {
     if let Some(verdict) = local::run(ctx, port, packet) {
-        return Err(verdict);
+        return verdict;
     }
-    let parsed = &packet.meta.parsed;
-    let mut decision = Decision {
-        egress: policy::egress(port, parsed),
-        ..Decision::default()
+    let way = route::run(ctx, &packet.meta.parsed);
+    let passage = Passage {
+        sender: Some(port),
+        receiver: way.ok().and_then(|way| ctx.tables.port(way.port)),
+        adjacency: way.map_or(0, |way| way.index),
     };
-    if decision.egress.drop.is_none() {
-        match route::run(ctx, parsed) {
-            Err(reason) => decision.egress.drop = Some(reason),
-            Ok(way) => {
-                decision.adjacency = way.index;
-                if let Some(out) = ctx.tables.port(way.port).filter(|out| out.worker == ctx.me) {
-                    decision.ingress = policy::ingress(out, parsed);
-                }
-            }
+    // What ends here, or is to be cut, begins no connection.
+    let fits = |way: &Adjacency| packet.meta.parsed.l3_len <= way.mtu;
+    let install = packet.meta.parsed.ttl > 1
+        && way.is_ok_and(|way| {
+            fits(way) || superframe::is_one(ctx.caps, packet) || may_be_cut(packet)
+        });
+    let outcome = connection::decide(ctx, passage, packet, found, install);
+    if packet.meta.parsed.fragment == Fragment::First {
+        connection::note_first_fragment(ctx, packet);
+    }
+    match way {
+        Ok(way) => leave(ctx, port, packet, way, &outcome),
+        Err(reason) => {
+            let bytes = packet.frame.len();
+            let denied = policy::enforce(ctx.counters, &outcome.egress, bytes);
+            stop(ctx, port, packet, denied.err().unwrap_or(reason))
         }
     }
-    install(ctx, packet, &decision);
-    Ok(decision)
 }
 
-/// The way out of a packet whose flow is decided about.
+/// Whether a packet may be cut into fragments.
+fn may_be_cut(packet: &Packet) -> bool {
+    !packet.meta.parsed.dont_fragment
+}
+
+/// The way out of a packet whose both ends have spoken.
 #[inline(always)]
 fn leave(
     ctx: &mut Context<'_>,
     port: &PortEntry,
     packet: &mut Packet,
-    decision: &Decision,
+    way: &Adjacency,
+    outcome: &Outcome,
 ) -> Verdict {
     let bytes = packet.frame.len();
-    if let Err(reason) = policy::enforce(ctx.counters, decision.egress, bytes) {
-        return stop(ctx, port, packet, reason);
+    if let Err(reason) = policy::enforce(ctx.counters, &outcome.egress, bytes) {
+        return Verdict::Drop(reason);
     }
-    let Some(way) = ctx.tables.adjacency(decision.adjacency) else {
-        return Verdict::Drop(Reason::PortGone);
-    };
     let parsed = &packet.meta.parsed;
     if parsed.ttl <= 1 {
         let error = IcmpError::TimeExceeded;
         return icmp_error::refuse(ctx, port, packet, Reason::TtlExceeded, error);
     }
     if parsed.l3_len > way.mtu {
-        return leave_in_pieces(ctx, port, packet, decision, way);
+        return leave_in_pieces(ctx, port, packet, outcome, way);
     }
-    if let Err(reason) = policy::enforce(ctx.counters, decision.ingress, bytes) {
+    if let Err(reason) = policy::enforce(ctx.counters, &outcome.ingress, bytes) {
         return Verdict::Drop(reason);
     }
     rewrite::run(packet, way);
@@ -334,15 +369,15 @@ fn leave_in_pieces(
     ctx: &mut Context<'_>,
     port: &PortEntry,
     packet: &mut Packet,
-    decision: &Decision,
+    outcome: &Outcome,
     way: &Adjacency,
 ) -> Verdict {
     let superframe = superframe::is_one(ctx.caps, packet);
-    if packet.meta.parsed.dont_fragment && !superframe {
+    if !may_be_cut(packet) && !superframe {
         let error = IcmpError::TooBig { mtu: way.mtu };
         return icmp_error::refuse(ctx, port, packet, Reason::PacketTooBig, error);
     }
-    if let Err(reason) = policy::enforce(ctx.counters, decision.ingress, packet.frame.len()) {
+    if let Err(reason) = policy::enforce(ctx.counters, &outcome.ingress, packet.frame.len()) {
         return Verdict::Drop(reason);
     }
     rewrite::run(packet, way);
@@ -367,11 +402,15 @@ fn stop(ctx: &mut Context<'_>, port: &PortEntry, packet: &mut Packet, reason: Re
 }
 
 /// Decides about packets that other workers gave to this one, each with the verdict to forward it out of a port of this
-/// worker: ingress policy, and learning in L2 segments. Nothing is rewritten.
+/// worker: the receiver's end, and learning in L2 segments. Nothing is rewritten.
 pub fn run_handoff(ctx: &mut Context<'_>, batch: &mut Batch) {
     for packet in batch.iter_mut() {
         let meta = &mut packet.meta;
-        meta.hash = meta.parsed.key.hash(ctx.flows.seed());
+        meta.from_upper = meta.parsed.key.is_from_upper();
+        meta.hash = meta
+            .parsed
+            .key
+            .conversation_hash(meta.from_upper, ctx.flows.seed());
         ctx.flows.prefetch(meta.hash);
     }
     let candidates = candidates(ctx, batch);
@@ -387,50 +426,60 @@ pub fn run_handoff(ctx: &mut Context<'_>, batch: &mut Batch) {
     }
 }
 
-/// The receiver's half for a packet from another worker.
+/// The receiver's end for a packet from another worker.
 fn receive(
     ctx: &mut Context<'_>,
     out: &PortEntry,
     packet: &Packet,
     candidate: Candidate,
 ) -> Verdict {
-    let ingress = if matches!(out.kind, PortKind::L2 { .. }) {
+    let half = if matches!(out.kind, PortKind::L2 { .. }) {
         segment::learn_handed_over(ctx, out, packet);
-        policy::ingress(out, &packet.meta.parsed)
+        policy::judge_frame(out, Direction::Ingress, &packet.meta.parsed)
     } else {
-        known_ingress(ctx, out, packet, candidate)
+        receive_routed(ctx, out, packet, candidate).ingress
     };
-    match policy::enforce(ctx.counters, ingress, packet.frame.len()) {
+    match policy::enforce(ctx.counters, &half, packet.frame.len()) {
         Ok(()) => Verdict::Forward(out.id),
         Err(reason) => Verdict::Drop(reason),
     }
 }
 
-/// As [`policy::ingress`], remembered by flow. The port stands where a sender's decision has the adjacency: a sender
-/// whose tables are newer may mean another one.
-fn known_ingress(
+/// The port stands where a sender's way has the adjacency: a sender whose tables are newer may mean another one.
+fn receive_routed(
     ctx: &mut Context<'_>,
     out: &PortEntry,
     packet: &Packet,
     candidate: Candidate,
-) -> Half {
-    let adjacency = u32::from(out.id.0);
-    let (key, in_port) = (&packet.meta.parsed.key, packet.meta.in_port);
-    let (generation, now) = (ctx.generation(), ctx.now.millis());
-    let known = ctx.flows.lookup(candidate, key, in_port, generation, now);
-    if let Some(decision) = known.filter(|d| d.adjacency == adjacency) {
+) -> Outcome {
+    let meta = &packet.meta;
+    let (sender, from) = (ctx.tables.port(meta.in_port), usize::from(meta.from_upper));
+    let found = find(ctx, packet, candidate);
+    let known = found.and_then(|found| {
+        let way = found.way(from)?;
+        let stamp = connection::stamp(ctx.tables, sender, Some(out), &meta.parsed.key);
+        let same = way.in_port == meta.in_port
+            && way.adjacency == u32::from(out.id.0)
+            && stamp == found.stamp();
+        same.then_some(())?;
+        keep(ctx, packet, &found, from)?;
+        Some(Outcome::of_way(&way))
+    });
+    if let Some(outcome) = known {
         ctx.counters.event(Event::FlowHit, 1);
-        return decision.ingress;
+        return outcome;
     }
     ctx.counters.event(Event::FlowMiss, 1);
-    let ingress = policy::ingress(out, &packet.meta.parsed);
-    let decision = Decision {
-        adjacency,
-        ingress,
-        ..Decision::default()
+    let passage = Passage {
+        sender,
+        receiver: Some(out),
+        adjacency: out.id.0.into(),
     };
-    install(ctx, packet, &decision);
-    ingress
+    let outcome = connection::decide(ctx, passage, packet, found, true);
+    if meta.parsed.fragment == Fragment::First && outcome.ingress.drop.is_none() {
+        connection::note_first_fragment(ctx, packet);
+    }
+    outcome
 }
 
 /// Makes a packet's frame these bytes, which fit one chunk. False, with the frame's content undefined, when its first

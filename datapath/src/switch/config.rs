@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use crate::flow::Timeouts;
 use crate::ids::WorkerId;
 use crate::port::xdp::{Features, Queue};
 use crate::port::{FaultPlan, MemoryDevice, PcapSpec};
@@ -24,8 +25,17 @@ pub struct SwitchConfig {
     pub features: Features,
     /// Most transmit system calls for a port in a turn.
     pub kicks_per_turn: u32,
-    /// Decisions each worker remembers, rounded up to a power of two.
+    /// Connections each worker tracks at most.
     pub flow_entries: usize,
+    /// How long each may be silent.
+    pub flow_timeouts: Timeouts,
+    /// Most of them that any one port may have begun, besides its share of what is free.
+    pub flow_quota: u32,
+    /// For how long after the start connections may be joined that began earlier, where policy allows new ones: the flow tables of
+    /// before are gone.
+    pub joins_for: Duration,
+    /// Packets in fragments that each worker follows at a time.
+    pub fragment_entries: usize,
     /// MAC addresses each worker learns at most.
     pub fdb_entries: usize,
     /// ICMP errors to each port.
@@ -47,6 +57,10 @@ impl Default for SwitchConfig {
             features: Features::default(),
             kicks_per_turn: 4,
             flow_entries: 1 << 16,
+            flow_timeouts: Timeouts::default(),
+            flow_quota: u32::MAX,
+            joins_for: Duration::ZERO,
+            fragment_entries: 4096,
             fdb_entries: crate::stage::segment::DEFAULT_ENTRIES,
             icmp_errors: Rate {
                 per_second: 100,

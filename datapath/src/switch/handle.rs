@@ -10,6 +10,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounde
 use super::SwitchError;
 use super::memory::Plot;
 use crate::counters::WorkerCounters;
+use crate::events::Refusal;
 use crate::ids::WorkerId;
 use crate::worker::health::{Pinning, Stats, Waiting, WorkerHealth, run_delay};
 use crate::worker::mailbox::{Mailbox, Request};
@@ -20,6 +21,8 @@ pub(super) struct Handle {
     pub(super) mailbox: Arc<Mailbox>,
     pub(super) counters: Arc<WorkerCounters>,
     pub(super) stats: Arc<Stats>,
+    /// Samples of what it refused.
+    pub(super) refused: Receiver<Refusal>,
     pub(super) thread: Option<JoinHandle<()>>,
     pub(super) plots: Vec<Plot>,
     pub(super) wake_latency: Option<Duration>,

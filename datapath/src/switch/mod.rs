@@ -21,8 +21,9 @@ pub use error::SwitchError;
 pub use crate::worker::health::{Pinning, Waiting, WorkerCycles, WorkerHealth};
 
 use crate::counters::{Baseline, Counters, WorkerCounters};
+use crate::events::Refusal;
 use crate::frame::{Arena, Audit};
-use crate::ids::{MAX_PORTS, PortId, WorkerId};
+use crate::ids::{MAX_PORTS, PolicyRuleId, PortId, WorkerId};
 use crate::port::xdp::{KernelDrops, PortPlan, XdpConfig, XdpHandle};
 use crate::port::{FaultPort, MemoryPort, PcapPort, PcapStatus, Port};
 use crate::publish::Publisher;
@@ -335,6 +336,20 @@ impl Switch {
             }
             self.baseline.begin_rule(id, counters(&self.workers));
         }
+    }
+
+    /// Makes room for the counters of a policy rule, which begin anew; to be done before tables with it are published.
+    pub fn begin_policy_rule(&mut self, id: PolicyRuleId) {
+        for handle in &self.workers {
+            handle.counters.prepare_policy_rule(id);
+        }
+        self.baseline.begin_policy_rule(id, counters(&self.workers));
+    }
+
+    /// Samples of what the workers have refused since they were asked last, at most `most`. Never waits.
+    pub fn refusals(&self, most: usize) -> Vec<Refusal> {
+        let all = self.workers.iter().flat_map(|w| w.refused.try_iter());
+        all.take(most).collect()
     }
 
     /// Everything counted, over all workers; of each port and rule since it was added.

@@ -9,7 +9,8 @@ use crossbeam_channel::bounded;
 
 use super::{Handle, IdleConfig, Mode, SwitchConfig, SwitchError, WorkerConfig};
 use crate::counters::WorkerCounters;
-use crate::flow::{FlowTable, random_seed};
+use crate::events::refusals;
+use crate::flow::{FlowTable, Fragments, random_seed};
 use crate::handoff::{self, Incoming, Outgoing};
 use crate::ids::{MAX_WORKERS, WorkerId};
 use crate::publish::Publisher;
@@ -52,11 +53,14 @@ pub(super) fn start(
         let counters = counters[id.index()].clone();
         let stats = Arc::new(Stats::default());
         let seed = || random_seed().map_err(|source| start_error(id, "random seed", source));
+        let (refusals, refused) = refusals();
         let parts = Parts {
             id,
             tables: publisher.reader(),
-            flows: FlowTable::create(config.flow_entries, seed()?)
-                .map_err(|source| SwitchError::Flows { worker: id, source })?,
+            flows: flow_table(config, id, seed()?)?,
+            fragments: Fragments::new(config.fragment_entries, seed()?),
+            refusals,
+            joins_for: config.joins_for,
             fdb: Learned::new(config.fdb_entries, seed()?),
             icmp: RateLimiter::new(config.icmp_errors),
             peers,
@@ -73,6 +77,7 @@ pub(super) fn start(
             mailbox: Arc::new(mailbox),
             counters,
             stats: stats.clone(),
+            refused,
             thread: None,
             plots: Vec::new(),
             wake_latency: None,
@@ -98,6 +103,13 @@ pub(super) fn start(
         }
     }
     Ok((handles, inline))
+}
+
+fn flow_table(config: &SwitchConfig, id: WorkerId, seed: u64) -> Result<FlowTable, SwitchError> {
+    let table = FlowTable::create(config.flow_entries, seed, config.flow_timeouts);
+    let mut table = table.map_err(|source| SwitchError::Flows { worker: id, source })?;
+    table.set_quota(config.flow_quota);
+    Ok(table)
 }
 
 fn start_error(worker: WorkerId, what: &'static str, source: std::io::Error) -> SwitchError {

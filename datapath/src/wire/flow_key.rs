@@ -81,6 +81,14 @@ fn fold_mul(a: u64, b: u64) -> u64 {
     product as u64 ^ (product >> 64) as u64
 }
 
+#[inline(always)]
+fn hash_words(ends: [u64; 4], rest: u64, seed: u64) -> u64 {
+    let turned = seed.rotate_left(32);
+    let x = fold_mul(ends[0] ^ seed ^ K[0], ends[1] ^ turned ^ K[1]);
+    let y = fold_mul(ends[2] ^ seed ^ K[2], ends[3] ^ turned ^ K[3]);
+    fold_mul(x ^ rest ^ seed ^ K[4], y ^ turned ^ K[5])
+}
+
 impl FlowKey {
     /// A key from its parts; only 24 bits of `vrf` count.
     #[inline]
@@ -158,6 +166,16 @@ impl FlowKey {
         is_mapped(&self.src)
     }
 
+    /// The key with other ports.
+    #[inline]
+    pub fn with_ports(&self, sport: u16, dport: u16) -> Self {
+        FlowKey {
+            sport,
+            dport,
+            ..*self
+        }
+    }
+
     /// The key of the opposite direction.
     #[inline]
     pub fn reversed(&self) -> Self {
@@ -170,6 +188,44 @@ impl FlowKey {
         }
     }
 
+    /// Whether the source end is the upper one of the two: an order of ends (address and port) that has no meaning but is always
+    /// the same, so that both directions of a conversation name the same end first. False if both ends are the same.
+    #[inline(always)]
+    pub fn is_from_upper(&self) -> bool {
+        let w: [u64; 5] = zerocopy::transmute!(*self);
+        // Without branches: which end is the upper one is as good as random.
+        let (first, second) = (w[0] != w[2], w[1] != w[3]);
+        (first & (w[0] > w[2]))
+            | (!first & second & (w[1] > w[3]))
+            | (!first & !second & (self.sport > self.dport))
+    }
+
+    /// The word of ports, protocol and VRF with the ports turned around if the packet comes from end 1.
+    #[inline(always)]
+    pub(crate) fn turn_ports(word: u64, from: usize) -> u64 {
+        let bytes = word.to_ne_bytes();
+        let [a, b, c, d, rest @ ..] = bytes;
+        let [w, x, y, z] = rest;
+        let turned = u64::from_ne_bytes([c, d, a, b, w, x, y, z]);
+        match from {
+            0 => word,
+            _ => turned,
+        }
+    }
+
+    /// The [`hash`](FlowKey::hash) of the key with its lower end first: the same for both directions. `from_upper` is
+    /// [`FlowKey::is_from_upper`].
+    #[inline(always)]
+    pub fn conversation_hash(&self, from_upper: bool, seed: u64) -> u64 {
+        let w: [u64; 5] = zerocopy::transmute!(*self);
+        let turn = usize::from(from_upper) << 1;
+        hash_words(
+            [w[turn], w[1 ^ turn], w[2 ^ turn], w[3 ^ turn]],
+            Self::turn_ports(w[4], from_upper.into()),
+            seed,
+        )
+    }
+
     /// A 64-bit hash under a secret seed, every bit of it usable.
     ///
     /// Three folded 64x64 -> 128 bit multiplications, the first two in parallel, over the five words of the key.
@@ -180,10 +236,7 @@ impl FlowKey {
     #[inline]
     pub fn hash(&self, seed: u64) -> u64 {
         let w: [u64; 5] = zerocopy::transmute!(*self);
-        let turned = seed.rotate_left(32);
-        let x = fold_mul(w[0] ^ seed ^ K[0], w[1] ^ turned ^ K[1]);
-        let y = fold_mul(w[2] ^ seed ^ K[2], w[3] ^ turned ^ K[3]);
-        fold_mul(x ^ w[4] ^ seed ^ K[4], y ^ turned ^ K[5])
+        hash_words([w[0], w[1], w[2], w[3]], w[4], seed)
     }
 }
 

@@ -20,6 +20,7 @@ pub mod ipv6;
 pub mod nd;
 pub mod parse;
 pub mod partial;
+pub mod quoted;
 pub mod sctp;
 pub mod tcp;
 pub mod udp;

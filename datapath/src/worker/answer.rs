@@ -45,7 +45,7 @@ impl Worker {
                 drop(closing);
             }
             Request::Forget(id, answer) => {
-                engine.fdb.forget_port(id);
+                engine.memory.fdb.forget_port(id);
                 let _ = answer.send(());
             }
             Request::Pass(answer) => {
@@ -56,7 +56,7 @@ impl Worker {
             }
             Request::Learned(from, most, answer) => {
                 let now = Now(self.clock.monotonic(cycles()));
-                let mut entries = engine.fdb.entries(now).skip(from);
+                let mut entries = engine.memory.fdb.entries(now).skip(from);
                 let page: Vec<_> = entries.by_ref().take(most).collect();
                 let next = entries.next().map(|_| from + page.len());
                 let _ = answer.send((page, next));

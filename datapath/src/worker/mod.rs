@@ -21,7 +21,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::counters::WorkerCounters;
-use crate::flow::FlowTable;
+use crate::events::Refusals;
+use crate::flow::{FlowTable, Fragments};
 use crate::ids::WorkerId;
 use crate::publish::Reader;
 use crate::stage::{Learned, RateLimiter};
@@ -32,7 +33,7 @@ use idle::{Bed, IdleConfig, Owed};
 use mailbox::Inbox;
 use outlets::Outlets;
 use peers::Peers;
-use serve::Engine;
+use serve::{Engine, Memory};
 use sleep::Waker;
 
 /// A port that sent so many frames since the worker slept is not watched until it sleeps again: as long as it is, the
@@ -47,6 +48,10 @@ pub(crate) struct Parts {
     pub(crate) id: WorkerId,
     pub(crate) tables: Reader<Tables>,
     pub(crate) flows: FlowTable,
+    pub(crate) fragments: Fragments,
+    pub(crate) refusals: Refusals,
+    /// For how long connections may be joined that began before the worker did.
+    pub(crate) joins_for: Duration,
     pub(crate) fdb: Learned,
     pub(crate) icmp: RateLimiter,
     pub(crate) peers: Peers,
@@ -86,9 +91,14 @@ impl Worker {
         Ok(Worker {
             engine: Engine::new(
                 clock,
-                parts.flows,
-                parts.fdb,
-                parts.icmp,
+                Memory {
+                    flows: parts.flows,
+                    fragments: parts.fragments,
+                    fdb: parts.fdb,
+                    icmp: parts.icmp,
+                    refusals: parts.refusals,
+                },
+                clock.monotonic(now) + parts.joins_for.as_nanos() as u64,
                 Outlets::new(parts.id, parts.peers, parts.counters, parts.kicks),
             ),
             tables: parts.tables,

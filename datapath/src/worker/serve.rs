@@ -13,7 +13,8 @@ use super::idle::Owed;
 use super::outlets::{Outlets, Slot};
 use super::schedule::Quantum;
 use crate::counters::Event;
-use crate::flow::FlowTable;
+use crate::events::Refusals;
+use crate::flow::{FlowTable, Fragments};
 use crate::frame::{BATCH_SIZE, Batch, Packet};
 use crate::ids::PortId;
 use crate::port::{Caps, Closed};
@@ -28,8 +29,6 @@ const AGEING_STEP: Duration = Duration::from_millis(1);
 const AGED_AT_ONCE: usize = 8;
 /// Ports that pay for the work of other workers in a step.
 const SETTLED_AT_ONCE: usize = 16;
-/// A decision about a flow that sent nothing for so long is forgotten, milliseconds.
-const FLOW_IDLE_MS: u32 = 60_000;
 /// Packets that a burst may add to itself (fragments).
 const EXTRA: usize = 1024;
 
@@ -41,12 +40,21 @@ const NO_CAPS: Caps = Caps {
     max_segments: 0,
 };
 
+/// What a worker remembers from packet to packet.
+pub(super) struct Memory {
+    pub(super) flows: FlowTable,
+    pub(super) fragments: Fragments,
+    pub(super) fdb: Learned,
+    pub(super) icmp: RateLimiter,
+    pub(super) refusals: Refusals,
+}
+
 /// Everything that moves frames.
 pub(super) struct Engine {
     clock: Clock,
-    flows: FlowTable,
-    pub(super) fdb: Learned,
-    icmp: RateLimiter,
+    pub(super) memory: Memory,
+    /// Until then (nanoseconds, monotonic) connections may be joined that began earlier.
+    joins_until: u64,
     batch: Batch,
     extra: Vec<Packet>,
     pub(super) outlets: Outlets,
@@ -59,18 +67,11 @@ pub(super) struct Engine {
 }
 
 impl Engine {
-    pub(super) fn new(
-        clock: Clock,
-        flows: FlowTable,
-        fdb: Learned,
-        icmp: RateLimiter,
-        outlets: Outlets,
-    ) -> Engine {
+    pub(super) fn new(clock: Clock, memory: Memory, joins_until: u64, outlets: Outlets) -> Engine {
         Engine {
             clock,
-            flows,
-            fdb,
-            icmp,
+            memory,
+            joins_until,
             batch: Batch::new(),
             extra: Vec::with_capacity(EXTRA),
             outlets,
@@ -235,17 +236,22 @@ impl Engine {
         now: u64,
         stages: fn(&mut Context<'_>, &mut Batch),
     ) {
+        let now = Now(self.clock.monotonic(now));
+        let memory = &mut self.memory;
         let mut context = Context {
             tables,
             counters: &self.outlets.counters,
-            flows: &mut self.flows,
-            fdb: &mut self.fdb,
-            icmp: &mut self.icmp,
+            flows: &mut memory.flows,
+            fragments: &mut memory.fragments,
+            fdb: &mut memory.fdb,
+            icmp: &mut memory.icmp,
+            refusals: &mut memory.refusals,
             pool: &mut self.outlets.pool,
             extra: &mut self.extra,
-            now: Now(self.clock.monotonic(now)),
+            now,
             me: self.outlets.me,
             caps,
+            joins: now.0 < self.joins_until,
         };
         stages(&mut context, &mut self.batch);
     }
@@ -289,8 +295,11 @@ impl Engine {
 
     fn age(&mut self, tables: &Tables, now: u64) {
         let now = Now(self.clock.monotonic(now));
-        self.flows.age(now.millis(), FLOW_IDLE_MS, AGED_AT_ONCE);
-        self.fdb
+        let memory = &mut self.memory;
+        memory.flows.age(now.millis(), AGED_AT_ONCE);
+        memory.fragments.age(now.millis());
+        memory
+            .fdb
             .age(tables, now, AGED_AT_ONCE, &self.outlets.counters);
         self.publish_sizes();
         self.settle_abroad();
@@ -299,7 +308,7 @@ impl Engine {
     /// Says how full the worker's own tables are.
     fn publish_sizes(&self) {
         let counters = &self.outlets.counters;
-        counters.holds(self.flows.len(), self.fdb.len());
+        counters.holds(self.memory.flows.len(), self.memory.fdb.len());
     }
 
     /// The port that was looked after last.
@@ -356,7 +365,7 @@ impl Engine {
 
     /// Forgets what was learned behind a port, and gives the port up.
     pub(super) fn remove_port(&mut self, id: PortId) -> Option<Closed> {
-        self.fdb.forget_port(id);
+        self.memory.fdb.forget_port(id);
         self.outlets.remove(id)
     }
 }

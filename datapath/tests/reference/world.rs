@@ -3,8 +3,11 @@
 
 use std::sync::Arc;
 
+use crossbeam_channel::Receiver;
+
 use podswitch_datapath::counters::{Counters, WorkerCounters};
-use podswitch_datapath::flow::FlowTable;
+use podswitch_datapath::events::{Refusal, Refusals, refusals};
+use podswitch_datapath::flow::{FlowTable, Fragments, Timeouts};
 use podswitch_datapath::frame::{Arena, Batch, Frame, Packet, Pool};
 use podswitch_datapath::port::Caps;
 use podswitch_datapath::stage::{self, Context, Learned, Now, Rate, RateLimiter, segment};
@@ -28,6 +31,10 @@ pub(crate) struct WorkerState {
     pub(crate) arena: Arc<Arena>,
     pub(crate) counters: WorkerCounters,
     pub(crate) flows: FlowTable,
+    pub(crate) fragments: Fragments,
+    pub(crate) refusals: Refusals,
+    /// Samples of what was refused; as long as it is there, they can be taken.
+    _refused: Receiver<Refusal>,
     pub(crate) fdb: Learned,
     icmp: RateLimiter,
     extra: Vec<Packet>,
@@ -38,6 +45,8 @@ pub(crate) struct World {
     pub(crate) workers: Vec<WorkerState>,
     /// Nanoseconds.
     pub(crate) now: u64,
+    /// Connections may be joined.
+    pub(crate) joins: bool,
     /// Capabilities of every port.
     pub(crate) caps: Caps,
 }
@@ -61,12 +70,17 @@ impl World {
             let arena = Arc::new(Arena::new(id, CHUNKS).expect("memory"));
             let mut pool = Pool::new(id);
             pool.add_arena(arena.clone());
+            let (refusals, refused) = refusals();
             WorkerState {
                 id,
                 pool,
                 arena,
                 counters: WorkerCounters::new(),
-                flows: FlowTable::create(1024, 0x9e37 + u64::from(n)).expect("memory"),
+                flows: FlowTable::create(1024, 0x9e37 + u64::from(n), Timeouts::default())
+                    .expect("memory"),
+                fragments: Fragments::new(256, 78 + u64::from(n)),
+                refusals,
+                _refused: refused,
                 fdb: Learned::new(256, 77 + u64::from(n)),
                 icmp: RateLimiter::new(icmp),
                 extra: Vec::with_capacity(128),
@@ -76,6 +90,7 @@ impl World {
             tables: Tables::new(gateway),
             workers: workers.collect(),
             now: 1_000_000_000,
+            joins: false,
             caps: Caps {
                 local_sender: true,
                 superframes: true,
@@ -130,6 +145,8 @@ impl World {
             tables: &self.tables,
             counters: &state.counters,
             flows: &mut state.flows,
+            fragments: &mut state.fragments,
+            refusals: &mut state.refusals,
             fdb: &mut state.fdb,
             icmp: &mut state.icmp,
             pool: &mut state.pool,
@@ -137,6 +154,7 @@ impl World {
             now: Now(self.now),
             me: state.id,
             caps: self.caps,
+            joins: self.joins,
         };
         if handoff {
             stage::run_handoff(&mut ctx, batch);

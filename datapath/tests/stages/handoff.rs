@@ -46,14 +46,14 @@ fn each_worker_judges_its_own_end() {
     let [sender, receiver] = [1, 0].map(|n: usize| w.workers[n].counters.snapshot());
     assert_eq!(
         (sender.event(Event::FlowMiss), sender.event(Event::FlowHit)),
-        (3, 6)
+        (5, 4)
     );
     assert_eq!(
         (
             receiver.event(Event::FlowMiss),
             receiver.event(Event::FlowHit)
         ),
-        (2, 4)
+        (4, 2)
     );
     let count = |c: &podswitch_datapath::counters::Counters| {
         c.rules.values().map(|t| t.packets).sum::<u64>()
@@ -79,6 +79,8 @@ fn a_port_that_went_on_its_way_elsewhere_is_gone() {
             tables: &w.tables,
             counters: &state.counters,
             flows: &mut state.flows,
+            fragments: &mut state.fragments,
+            refusals: &mut state.refusals,
             fdb: &mut state.fdb,
             icmp: &mut RateLimiter::new(Rate::UNLIMITED),
             pool: &mut state.pool,
@@ -86,6 +88,7 @@ fn a_port_that_went_on_its_way_elsewhere_is_gone() {
             now: Now(0),
             me: WorkerId(1),
             caps,
+            joins: false,
         };
         stage::run_handoff(&mut ctx, &mut batch);
         let verdict = batch[0].meta.verdict;

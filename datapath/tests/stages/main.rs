@@ -8,6 +8,7 @@ mod frames;
 #[allow(dead_code, reason = "shared with the reference test")]
 mod world;
 
+mod connections;
 mod errors;
 mod fragments;
 mod handoff;

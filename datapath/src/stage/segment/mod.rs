@@ -28,7 +28,7 @@ use super::{Context, policy, superframe, trim};
 use crate::counters::{Event, WorkerCounters};
 use crate::frame::{Meta, Packet};
 use crate::ids::{VrfId, WorkerId};
-use crate::tables::{PortEntry, PortKind, Segment, Tables, Vlan};
+use crate::tables::{Direction, PortEntry, PortKind, Segment, Tables, Vlan};
 use crate::verdict::{Reason, Verdict};
 use crate::wire::MacAddr;
 use crate::wire::eth::EthernetHeader;
@@ -96,7 +96,8 @@ fn switch(ctx: &mut Context<'_>, port: &PortEntry, packet: &mut Packet) -> Resul
     let vlan = l2.vlan_of(parsed.vlan).ok_or(Reason::VlanNotExpected)?;
     learn(ctx, segment, port, vlan, eth.src)?;
     let bytes = packet.frame.len();
-    policy::enforce(ctx.counters, policy::egress(port, &parsed), bytes)?;
+    let half = policy::judge_frame(port, Direction::Egress, &parsed);
+    policy::enforce(ctx.counters, &half, bytes)?;
     let limit_reason = if eth.dst.is_multicast() {
         Reason::BroadcastLimit
     } else if let Some(out) = find(ctx, segment, vlan, eth.dst) {
@@ -262,7 +263,8 @@ fn admit(
         Vlan::None | Vlan::Access(_) => None,
     };
     if out.worker == me {
-        policy::enforce(counters, policy::ingress(out, parsed), bytes)?;
+        let half = policy::judge_frame(out, Direction::Ingress, parsed);
+        policy::enforce(counters, &half, bytes)?;
     }
     Ok(tag)
 }

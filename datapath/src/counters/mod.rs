@@ -6,15 +6,16 @@
 //! difference when a port or rule number is used again ([`Baseline`]).
 #![forbid(unsafe_code)]
 
+mod traffic;
+
 use std::collections::BTreeMap;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::ids::{MAX_PORTS, MAX_RULES, PortId, RuleId};
+use crate::ids::{MAX_POLICY_RULES, MAX_PORTS, MAX_RULES, PolicyRuleId, PortId, RuleId};
 use crate::port::{Link, PortCounters};
 use crate::verdict::Reason;
-
-const RULES_PER_PAGE: usize = 1024;
+use traffic::TrafficPages;
 
 /// A counter with one writer.
 #[derive(Debug, Default)]
@@ -69,10 +70,11 @@ macro_rules! events {
 events! {
     /// What happened in a table or a stage, other than a drop.
     Event {
-        FlowHit = "flow_hit", "A packet's decision was found in the flow table.";
+        FlowHit = "flow_hit", "A packet passed by its connection's entry in the flow table.";
         FlowMiss = "flow_miss", "A packet was judged by the tables.";
-        FlowInstall = "flow_install", "A decision was put into the flow table.";
-        FlowEvict = "flow_evict", "A live decision made room for another in a full bucket.";
+        FlowInstall = "flow_install", "A connection was put into the flow table.";
+        FlowRejudged = "flow_rejudged", "A connection was judged again because policy, routes or addresses changed.";
+        FlowUncached = "flow_uncached", "A connection without policy found no room in the flow table and is judged packet by packet.";
         RouteLookup = "route_lookup", "A route was looked up.";
         FdbLearned = "fdb_learned", "A MAC address was learned.";
         FdbMoved = "fdb_moved", "A learned MAC address moved to another port.";
@@ -164,14 +166,13 @@ impl PortCells {
     }
 }
 
-type RulePage = [TrafficCells; RULES_PER_PAGE];
-
 /// The counters of one worker. Its methods that change a counter are for that worker's thread.
 #[derive(Debug)]
 pub struct WorkerCounters {
     ports: Box<[OnceLock<Box<PortCells>>]>,
     drops: [Cell; Reason::COUNT],
-    rules: Box<[OnceLock<Box<RulePage>>]>,
+    rules: TrafficPages,
+    policy_rules: TrafficPages,
     events: [Cell; Event::COUNT],
     flows: Cell,
     learned: Cell,
@@ -189,9 +190,8 @@ impl WorkerCounters {
         WorkerCounters {
             ports: (0..MAX_PORTS).map(|_| OnceLock::new()).collect(),
             drops: std::array::from_fn(|_| Cell::default()),
-            rules: (0..MAX_RULES.div_ceil(RULES_PER_PAGE))
-                .map(|_| OnceLock::new())
-                .collect(),
+            rules: TrafficPages::new(MAX_RULES),
+            policy_rules: TrafficPages::new(MAX_POLICY_RULES),
             events: std::array::from_fn(|_| Cell::default()),
             flows: Cell::default(),
             learned: Cell::default(),
@@ -208,9 +208,12 @@ impl WorkerCounters {
 
     /// Makes room for a rule; as [`WorkerCounters::prepare_port`].
     pub fn prepare_rule(&self, rule: RuleId) {
-        if let Some(page) = self.rules.get(rule.index() / RULES_PER_PAGE) {
-            page.get_or_init(|| Box::new(std::array::from_fn(|_| TrafficCells::default())));
-        }
+        self.rules.prepare(rule.index());
+    }
+
+    /// Makes room for a policy rule; as [`WorkerCounters::prepare_port`].
+    pub fn prepare_policy_rule(&self, rule: PolicyRuleId) {
+        self.policy_rules.prepare(rule.index());
     }
 
     #[inline]
@@ -259,10 +262,13 @@ impl WorkerCounters {
     /// A rule decided over a packet.
     #[inline]
     pub fn judged(&self, rule: RuleId, bytes: u64) {
-        let page = self.rules.get(rule.index() / RULES_PER_PAGE);
-        if let Some(page) = page.and_then(OnceLock::get) {
-            page[rule.index() % RULES_PER_PAGE].add(1, bytes);
-        }
+        self.rules.add(rule.index(), bytes);
+    }
+
+    /// A policy rule decided over a connection: let one begin, or denied a packet that would have begun one.
+    #[inline]
+    pub fn judged_by_policy(&self, rule: PolicyRuleId, bytes: u64) {
+        self.policy_rules.add(rule.index(), bytes);
     }
 
     /// Something happened `n` times.
@@ -300,11 +306,12 @@ impl WorkerCounters {
 
     /// Reads one rule's.
     pub fn rule(&self, rule: RuleId) -> Traffic {
-        let page = self.rules.get(rule.index() / RULES_PER_PAGE);
-        page.and_then(OnceLock::get)
-            .map_or(Traffic::default(), |page| {
-                page[rule.index() % RULES_PER_PAGE].get()
-            })
+        self.rules.get(rule.index())
+    }
+
+    /// Reads one policy rule's.
+    pub fn policy_rule(&self, rule: PolicyRuleId) -> Traffic {
+        self.policy_rules.get(rule.index())
     }
 
     /// Reads everything.
@@ -404,9 +411,11 @@ pub struct Counters {
     pub drops: [u64; Reason::COUNT],
     /// By rule; rules that never matched are absent.
     pub rules: BTreeMap<RuleId, Traffic>,
+    /// By policy rule: what it let begin, or denied; rules that never decided are absent.
+    pub policy_rules: BTreeMap<PolicyRuleId, Traffic>,
     /// By `Event as usize`.
     pub events: [u64; Event::COUNT],
-    /// Decisions in the flow tables, of a moment ago.
+    /// Connections in the flow tables, of a moment ago.
     pub flows: u64,
     /// MAC addresses that the workers have learned, each for itself, of a moment ago.
     pub learned: u64,
@@ -418,6 +427,7 @@ impl Default for Counters {
             ports: BTreeMap::new(),
             drops: [0; Reason::COUNT],
             rules: BTreeMap::new(),
+            policy_rules: BTreeMap::new(),
             events: [0; Event::COUNT],
             flows: 0,
             learned: 0,
@@ -438,16 +448,13 @@ impl Counters {
         for (sum, cell) in self.drops.iter_mut().zip(&worker.drops) {
             *sum = sum.wrapping_add(cell.get());
         }
-        for (page, slot) in worker.rules.iter().enumerate() {
-            let Some(cells) = slot.get() else { continue };
-            for (i, cell) in cells.iter().enumerate() {
-                let traffic = cell.get();
-                if traffic.packets > 0 {
-                    let rule = RuleId((page * RULES_PER_PAGE + i) as u32);
-                    let sum = self.rules.entry(rule).or_default();
-                    *sum = sum.plus(traffic);
-                }
-            }
+        for (rule, traffic) in worker.rules.iter() {
+            let sum = self.rules.entry(RuleId(rule)).or_default();
+            *sum = sum.plus(traffic);
+        }
+        for (rule, traffic) in worker.policy_rules.iter() {
+            let sum = self.policy_rules.entry(PolicyRuleId(rule)).or_default();
+            *sum = sum.plus(traffic);
         }
         for (sum, cell) in self.events.iter_mut().zip(&worker.events) {
             *sum = sum.wrapping_add(cell.get());
@@ -473,6 +480,7 @@ impl Counters {
 pub struct Baseline {
     ports: BTreeMap<PortId, PortStats>,
     rules: BTreeMap<RuleId, Traffic>,
+    policy_rules: BTreeMap<PolicyRuleId, Traffic>,
 }
 
 impl Baseline {
@@ -508,6 +516,18 @@ impl Baseline {
         self.rules.insert(rule, before);
     }
 
+    /// `rule` begins anew; as [`Baseline::begin_port`].
+    pub fn begin_policy_rule<'a>(
+        &mut self,
+        rule: PolicyRuleId,
+        workers: impl IntoIterator<Item = &'a WorkerCounters>,
+    ) {
+        let before = workers
+            .into_iter()
+            .fold(Traffic::default(), |sum, w| sum.plus(w.policy_rule(rule)));
+        self.policy_rules.insert(rule, before);
+    }
+
     /// Makes `counters` count since each number was given out; ports that are not in use are left out.
     pub fn apply(&self, counters: &mut Counters) {
         counters.ports.retain(|id, stats| {
@@ -523,6 +543,12 @@ impl Baseline {
             }
         }
         counters.rules.retain(|_, traffic| traffic.packets > 0);
+        for (id, before) in &self.policy_rules {
+            if let Some(traffic) = counters.policy_rules.get_mut(id) {
+                *traffic = traffic.minus(*before);
+            }
+        }
+        counters.policy_rules.retain(|_, t| t.packets > 0);
     }
 }
 

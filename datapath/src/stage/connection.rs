@@ -1,0 +1,350 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Connections: which one a packet belongs to, whether that may go on, and what becomes of a packet that belongs to none.
+//!
+//! A packet of a known connection whose stamp is that of the present tables passes without a judgement. If the stamp differs, the connection
+//! is judged again as it began: in its original direction, at those of its ends that are behind this worker's ports. A connection
+//! that may not go on is forgotten.
+//!
+//! A packet of no connection is judged as the first of one. Where network policy was asked, it must also be one that opens one, and the table must
+//! have room; where it was not, the table is a cache, and what does not fit is judged packet by packet. Errors about a known
+//! connection, and later fragments of a packet whose first fragment passed, pass as that connection does. What was denied is never remembered.
+
+use super::policy::{self, End, Half, Standing};
+use super::{Context, related};
+use crate::counters::Event;
+use crate::events::Refusal;
+use crate::flow::{Conversation, Found, Opening, Refused, Signal, State, Way};
+use crate::frame::Packet;
+use crate::tables::{Direction, PortEntry, Tables};
+use crate::verdict::Reason;
+use crate::wire::{FlowKey, Fragment, array_at, protocol, sctp};
+
+/// The ports of a packet's way. An end is judged by the worker of its port.
+#[derive(Clone, Copy)]
+pub(super) struct Passage<'t> {
+    /// The port it came from; none if that is gone.
+    pub(super) sender: Option<&'t PortEntry>,
+    /// The port it leaves by; none where there is no way out.
+    pub(super) receiver: Option<&'t PortEntry>,
+    /// What [`Way::adjacency`] is.
+    pub(super) adjacency: u32,
+}
+
+/// What becomes of a packet: first its sender's end speaks, then its receiver's.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Outcome {
+    pub(super) egress: Half,
+    pub(super) ingress: Half,
+}
+
+impl Outcome {
+    /// Of a packet of a known connection.
+    #[inline(always)]
+    pub(super) fn of_way(way: &Way) -> Outcome {
+        let half = |rule| Half {
+            rule,
+            ..Half::default()
+        };
+        Outcome {
+            egress: half(way.egress),
+            ingress: half(way.ingress),
+        }
+    }
+
+    fn is_allowed(&self) -> bool {
+        self.egress.drop.is_none() && self.ingress.drop.is_none()
+    }
+
+    /// Policy ends the connection. What a port's own rules deny in one direction says nothing about the other.
+    fn is_ended(&self) -> bool {
+        let ends = |half: &Half| {
+            half.drop
+                .is_some_and(|reason| half.stateful || reason == Reason::PolicyPending)
+        };
+        ends(&self.egress) || ends(&self.ingress)
+    }
+
+    fn is_stateful(&self) -> bool {
+        self.egress.stateful || self.ingress.stateful
+    }
+
+    /// Drops the packet at the end that asked for a connection.
+    fn refuse(&mut self, reason: Reason) {
+        match self.egress.stateful {
+            true => self.egress.drop = Some(reason),
+            false => self.ingress.drop = Some(reason),
+        }
+    }
+}
+
+/// What of a packet moves its connection's state.
+#[inline(always)]
+pub(super) fn signal(packet: &Packet) -> Signal {
+    let parsed = &packet.meta.parsed;
+    let bits = match parsed.protocol {
+        protocol::SCTP => first_chunk(packet),
+        _ => parsed.tcp_flags,
+    };
+    Signal {
+        protocol: parsed.protocol,
+        bits,
+    }
+}
+
+#[cold]
+fn first_chunk(packet: &Packet) -> u8 {
+    let parsed = &packet.meta.parsed;
+    if parsed.fragment == Fragment::Later {
+        return 0;
+    }
+    let at = usize::from(parsed.l4) + sctp::HEADER_LEN;
+    array_at::<1>(packet.frame.bytes(), at).map_or(0, |[kind]| *kind)
+}
+
+/// The stamp of a connection whose packets pass these two ports, in either direction.
+#[inline(always)]
+pub(super) fn stamp(
+    tables: &Tables,
+    one: Option<&PortEntry>,
+    other: Option<&PortEntry>,
+    key: &FlowKey,
+) -> u32 {
+    let of = |port: Option<&PortEntry>| port.map_or(0, |p| p.stamp);
+    tables
+        .common_stamp()
+        .wrapping_add(of(one))
+        .wrapping_add(of(other))
+        .wrapping_add(tables.address_stamp(&key.src))
+        .wrapping_add(tables.address_stamp(&key.dst))
+}
+
+/// Judges a packet that is not simply let on: of no connection (`found` is none), or of one that is to be judged again or whose
+/// way is not known. Remembers what came of it if `install`.
+#[cold]
+#[inline(never)]
+pub(super) fn decide(
+    ctx: &mut Context<'_>,
+    passage: Passage<'_>,
+    packet: &Packet,
+    found: Option<Found>,
+    install: bool,
+) -> Outcome {
+    let signal = signal(packet);
+    let found = found.filter(|f| !f.state().begins_anew(signal) && is_of(f, packet));
+    let outcome = match found {
+        Some(found) => go_on(ctx, passage, packet, found, signal),
+        None => begin(ctx, passage, packet, signal, install),
+    };
+    for (direction, half) in [
+        (Direction::Egress, outcome.egress),
+        (Direction::Ingress, outcome.ingress),
+    ] {
+        if let Some(rule) = half.policy {
+            let bytes = packet.frame.len().into();
+            ctx.counters.judged_by_policy(rule, bytes);
+        }
+        if let Some(reason) = half.drop {
+            // What the sender's end denies never gets to the receiver's.
+            if direction == Direction::Egress || outcome.egress.drop.is_none() {
+                note(ctx, passage, packet, reason, half);
+            }
+        }
+    }
+    outcome
+}
+
+/// Whether it is the packet's connection, and not that of a port which had the same address before.
+fn is_of(found: &Found, packet: &Packet) -> bool {
+    let from = usize::from(packet.meta.from_upper);
+    found
+        .way(from)
+        .is_none_or(|way| way.in_port == packet.meta.in_port)
+}
+
+fn note(ctx: &mut Context<'_>, passage: Passage<'_>, packet: &Packet, reason: Reason, half: Half) {
+    ctx.refusals.note(Refusal {
+        at: ctx.now.0,
+        key: packet.meta.parsed.key,
+        in_port: packet.meta.in_port,
+        out_port: passage.receiver.map(|port| port.id),
+        reason,
+        rule: half.policy,
+    });
+}
+
+/// Both ends that are behind ports of this worker.
+fn judge_both(
+    ctx: &Context<'_>,
+    passage: Passage<'_>,
+    key: &FlowKey,
+    later: bool,
+    standing: Standing,
+) -> Outcome {
+    let half = |direction, port: Option<&PortEntry>, other| match port {
+        Some(port) if port.worker == ctx.me => {
+            let end = End {
+                direction,
+                port,
+                other,
+            };
+            policy::judge(ctx, end, key, later, standing)
+        }
+        _ => Half::default(),
+    };
+    let (sender, receiver) = (passage.sender, passage.receiver);
+    Outcome {
+        egress: half(Direction::Egress, sender, receiver),
+        ingress: half(Direction::Ingress, receiver, sender),
+    }
+}
+
+/// A packet of a known connection.
+fn go_on(
+    ctx: &mut Context<'_>,
+    passage: Passage<'_>,
+    packet: &Packet,
+    mut found: Found,
+    signal: Signal,
+) -> Outcome {
+    let meta = &packet.meta;
+    let (key, from) = (&meta.parsed.key, usize::from(meta.from_upper));
+    let now = stamp(ctx.tables, passage.sender, passage.receiver, key);
+    if found.stamp() != now {
+        ctx.counters.event(Event::FlowRejudged, 1);
+        let again = judge_as_begun(ctx, passage, key, &found, from);
+        if again.is_ended() {
+            ctx.flows.remove(&found);
+            return again;
+        }
+    }
+    let outcome = judge_both(ctx, passage, key, false, Standing::Known);
+    if !outcome.is_allowed() {
+        // The connection may go on, this direction of it may not (the port's own rules).
+        return outcome;
+    }
+    let way = way(passage, packet, &outcome);
+    ctx.flows.judged(&mut found, now, from, way);
+    let state = found.state().next(from, signal);
+    ctx.flows.seen(&found, state, ctx.now.millis());
+    outcome
+}
+
+/// Judges a connection again, as a new one in the direction in which it began.
+fn judge_as_begun(
+    ctx: &Context<'_>,
+    passage: Passage<'_>,
+    key: &FlowKey,
+    found: &Found,
+    from: usize,
+) -> Outcome {
+    if from == found.state().origin() {
+        return judge_both(ctx, passage, key, false, Standing::New);
+    }
+    let turned = Passage {
+        sender: passage.receiver,
+        receiver: passage.sender,
+        ..passage
+    };
+    let turned = judge_both(ctx, turned, &key.reversed(), false, Standing::New);
+    // What stops it there stops this packet at the same port.
+    Outcome {
+        egress: turned.ingress,
+        ingress: turned.egress,
+    }
+}
+
+fn way(passage: Passage<'_>, packet: &Packet, outcome: &Outcome) -> Way {
+    Way {
+        adjacency: passage.adjacency,
+        in_port: packet.meta.in_port,
+        egress: outcome.egress.rule,
+        ingress: outcome.ingress.rule,
+    }
+}
+
+/// A packet of no connection.
+fn begin(
+    ctx: &mut Context<'_>,
+    passage: Passage<'_>,
+    packet: &Packet,
+    signal: Signal,
+    install: bool,
+) -> Outcome {
+    let meta = &packet.meta;
+    let parsed = &meta.parsed;
+    let later = parsed.fragment == Fragment::Later;
+    let standing = match related::of(ctx, passage, packet) {
+        true => Standing::Known,
+        false if later => Standing::Unknowable,
+        false => Standing::New,
+    };
+    let mut outcome = judge_both(ctx, passage, &parsed.key, later, standing);
+    if !outcome.is_allowed() || later || related::is_error(packet) {
+        return outcome;
+    }
+    let opening = signal.opening();
+    let opens = match opening {
+        Opening::Opens => true,
+        Opening::Joins => !outcome.is_stateful() || ctx.joins,
+        Opening::Ends => false,
+    };
+    if outcome.is_stateful() && !opens {
+        outcome.refuse(Reason::NoConnection);
+        return outcome;
+    }
+    if opens && install && passage.receiver.is_some() {
+        remember(ctx, passage, packet, signal, &mut outcome);
+    }
+    outcome
+}
+
+/// Remembers a connection that begins with this packet.
+fn remember(
+    ctx: &mut Context<'_>,
+    passage: Passage<'_>,
+    packet: &Packet,
+    signal: Signal,
+    outcome: &mut Outcome,
+) {
+    let meta = &packet.meta;
+    let key = &meta.parsed.key;
+    let conversation = Conversation {
+        key,
+        from: meta.from_upper.into(),
+        hash: meta.hash,
+    };
+    let stamp = stamp(ctx.tables, passage.sender, passage.receiver, key);
+    let (way, state) = (way(passage, packet, outcome), State::first(signal));
+    let now = ctx.now.millis();
+    let refused = match ctx.flows.insert(&conversation, way, stamp, state, now) {
+        Ok(()) => return ctx.counters.event(Event::FlowInstall, 1),
+        Err(Refused::Full) => Reason::FlowTableFull,
+        Err(Refused::Quota) => Reason::FlowQuota,
+    };
+    match outcome.is_stateful() {
+        true => outcome.refuse(refused),
+        false => ctx.counters.event(Event::FlowUncached, 1),
+    }
+}
+
+/// Notes the ports of a packet whose first fragment passed, for those to come.
+pub(super) fn note_first_fragment(ctx: &mut Context<'_>, packet: &Packet) {
+    let meta = &packet.meta;
+    if meta.parsed.fragment == Fragment::First {
+        let id = related::fragment_id(packet);
+        let ports = (meta.parsed.key.sport, meta.parsed.key.dport);
+        ctx.fragments.note(&id, ports, ctx.now.millis());
+    }
+}
+
+/// Whether a connection that was found may go on under the present tables; for packets that only refer to it.
+pub(super) fn may_go_on(
+    ctx: &Context<'_>,
+    passage: Passage<'_>,
+    key: &FlowKey,
+    found: &Found,
+    from: usize,
+) -> bool {
+    let now = stamp(ctx.tables, passage.sender, passage.receiver, key);
+    found.stamp() == now || !judge_as_begun(ctx, passage, key, found, from).is_ended()
+}
