@@ -13,7 +13,7 @@ const VIEWS: [&[&str]; 9] = [
     &["neighbor", "list"],
     &["segment", "list"],
     &["fdb", "list"],
-    &["policy", "list"],
+    &["rule", "list"],
     &["stats", "--section", "tables"],
     &["version"],
     &["audit"],
@@ -97,7 +97,7 @@ fn a_file_is_applied_and_an_impossible_one_changes_nothing() {
         let what = json!({"protocol": "tcp", "ports": {"first": 7001, "last": 7001}});
         rule(name, port, "ingress", "deny", &what)
     };
-    let before = ctl.json(&["policy", "list"]);
+    let before = ctl.json(&["rule", "list"]);
     let file = format!(
         "{}\n---\n{}\n",
         deny("good", &port),
@@ -108,7 +108,7 @@ fn a_file_is_applied_and_an_impossible_one_changes_nothing() {
     for word in ["impossible", "nowhere"] {
         assert!(refused.stderr.contains(word), "{refused:?}");
     }
-    assert_eq!(ctl.json(&["policy", "list"]), before);
+    assert_eq!(ctl.json(&["rule", "list"]), before);
     assert!(reach());
 
     let file = deny("good", &port).to_string();
@@ -124,8 +124,8 @@ fn a_file_is_applied_and_an_impossible_one_changes_nothing() {
         .is_err()
     };
     eventually("the rule denies", HUNG, || blocked().then_some(()));
-    let rules = ctl.json(&["policy", "list", "--port", &port]);
+    let rules = ctl.json(&["rule", "list", "--port", &port]);
     assert_eq!(rules.as_array().map(Vec::len), Some(1), "{rules}");
-    ctl.run(&["policy", "delete", "good"]).success("delete");
+    ctl.run(&["rule", "delete", "good"]).success("delete");
     eventually("it is open again", HUNG, || reach().then_some(()));
 }

@@ -146,6 +146,7 @@ fn port(conf: &NetConf, call: &Invocation, link: &Link, plan: &Plan, made: &Made
         egress_default: action(conf.egress_default),
         ingress_default: action(conf.ingress_default),
         segment: None,
+        node: false,
         pod: Some(pod_ref(conf, call)),
     }
 }

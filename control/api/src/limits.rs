@@ -55,6 +55,14 @@ pub struct Limits {
     pub fdb_entries_per_segment: u32,
     /// Policy rules, all ports together.
     pub rules: u32,
+    /// Kubernetes namespaces.
+    pub namespaces: u32,
+    /// Pods of the cluster.
+    pub pods: u32,
+    /// NetworkPolicies.
+    pub network_policies: u32,
+    /// ClusterNetworkPolicies.
+    pub cluster_network_policies: u32,
 }
 
 impl Limits {
@@ -69,6 +77,10 @@ impl Limits {
         fdb_entries: 65_536,
         fdb_entries_per_segment: 65_536,
         rules: 65_535,
+        namespaces: 65_536,
+        pods: 262_144,
+        network_policies: 131_072,
+        cluster_network_policies: 4096,
     };
 }
 

@@ -48,6 +48,21 @@ pub(crate) fn optional_prefix<'de, D: Deserializer<'de>>(
     text.map(|text| parse(&text, PREFIX)).transpose()
 }
 
+/// Reads a list of prefixes.
+pub(crate) fn prefixes<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<IpNet>, D::Error> {
+    let texts = Vec::<String>::deserialize(from)?;
+    texts.iter().map(|text| parse(text, PREFIX)).collect()
+}
+
+/// Reads a list of prefixes that may be null.
+pub(crate) fn optional_prefixes<'de, D: Deserializer<'de>>(
+    from: D,
+) -> Result<Option<Vec<IpNet>>, D::Error> {
+    let texts = Option::<Vec<String>>::deserialize(from)?;
+    let read = |texts: Vec<String>| texts.iter().map(|text| parse(text, PREFIX)).collect();
+    texts.map(read).transpose()
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;

@@ -72,6 +72,11 @@ impl Compiler<'_> {
                     edit.remove_rule(id, direction(r.direction), &r.name);
                 }
             }
+            // The policy compiler's.
+            Object::Namespace(_)
+            | Object::Pod(_)
+            | Object::NetworkPolicy(_)
+            | Object::ClusterNetworkPolicy(_) => {}
         }
     }
 
@@ -97,6 +102,10 @@ impl Compiler<'_> {
             Object::Rule(r) => {
                 edit.set_rule(self.id(&r.port)?, direction(r.direction), rule(r));
             }
+            Object::Namespace(_)
+            | Object::Pod(_)
+            | Object::NetworkPolicy(_)
+            | Object::ClusterNetworkPolicy(_) => {}
         }
         Ok(())
     }
@@ -142,7 +151,7 @@ impl Compiler<'_> {
             mtu: p.mtu.unwrap_or(self.default_mtu),
             kind,
             check_source,
-            node: false,
+            node: p.node,
             egress_default: action(p.egress_default),
             ingress_default: action(p.ingress_default),
         })

@@ -137,6 +137,11 @@ impl Index {
                 },
                 add,
             ),
+            // They refer to nothing here.
+            Object::Namespace(_)
+            | Object::Pod(_)
+            | Object::NetworkPolicy(_)
+            | Object::ClusterNetworkPolicy(_) => {}
         }
     }
 

@@ -70,6 +70,12 @@ impl Query {
             Some(Key::Route(key)) => self.page(beyond::<RouteKey, _>(&state.routes, key)),
             Some(Key::Fdb(key)) => self.page(beyond::<FdbKey, _>(&state.fdb, key)),
             Some(Key::Rule { name }) => self.page(beyond(&state.rules, name)),
+            Some(Key::Namespace { name }) => self.page(beyond(&state.namespaces, name)),
+            Some(Key::Pod(key)) => self.page(beyond(&state.pods, key)),
+            Some(Key::NetworkPolicy(key)) => self.page(beyond(&state.network_policies, key)),
+            Some(Key::ClusterNetworkPolicy { name }) => {
+                self.page(beyond(&state.cluster_network_policies, name))
+            }
         }
     }
 
@@ -132,14 +138,31 @@ fn invalid(field: &str, value: impl std::fmt::Display, message: String) -> RpcEr
 
 /// Refuses conditions that objects of the kind do not have.
 fn check_filter(kind: Kind, filter: &Filter) -> Result<(), RpcError> {
-    use Kind::{Fdb, Neighbor, Port, Route, Rule, Segment};
-    let conditions: [(&str, bool, &[Kind]); 9] = [
-        ("name", filter.name.is_some(), &[Port, Segment, Rule]),
+    use Kind::{
+        ClusterNetworkPolicy, Fdb, Namespace, Neighbor, NetworkPolicy, Pod, Port, Route, Rule,
+        Segment,
+    };
+    let named = &[
+        Port,
+        Segment,
+        Rule,
+        Namespace,
+        Pod,
+        NetworkPolicy,
+        ClusterNetworkPolicy,
+    ];
+    let conditions: [(&str, bool, &[Kind]); 10] = [
+        ("name", filter.name.is_some(), named),
+        (
+            "namespace",
+            filter.namespace.is_some(),
+            &[Pod, NetworkPolicy],
+        ),
         ("port", filter.port.is_some(), &[Route, Neighbor, Fdb, Rule]),
         ("vrf", filter.vrf.is_some(), &[Port, Route, Neighbor]),
         ("segment", filter.segment.is_some(), &[Port, Fdb]),
         ("prefix", filter.prefix.is_some(), &[Route]),
-        ("address", filter.address.is_some(), &[Port, Neighbor]),
+        ("address", filter.address.is_some(), &[Port, Neighbor, Pod]),
         ("mac", filter.mac.is_some(), &[Port, Neighbor, Fdb]),
         ("container_id", filter.container_id.is_some(), &[Port]),
         ("network", filter.network.is_some(), &[Port]),
@@ -197,5 +220,16 @@ fn matches(filter: &Filter, object: &Object) -> bool {
                 && is(&filter.mac, Some(&o.mac))
         }
         Object::Rule(o) => is(&filter.name, Some(&o.name)) && is(&filter.port, Some(&o.port)),
+        Object::Namespace(o) => is(&filter.name, Some(&o.name)),
+        Object::Pod(o) => {
+            let address = filter.address.as_ref();
+            is(&filter.name, Some(&o.name))
+                && is(&filter.namespace, Some(&o.namespace))
+                && address.is_none_or(|a| o.addresses.contains(a))
+        }
+        Object::NetworkPolicy(o) => {
+            is(&filter.name, Some(&o.name)) && is(&filter.namespace, Some(&o.namespace))
+        }
+        Object::ClusterNetworkPolicy(o) => is(&filter.name, Some(&o.name)),
     }
 }

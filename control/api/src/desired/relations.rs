@@ -38,6 +38,11 @@ impl<'a> View<'a> {
             Object::Route(o) => self.route(o),
             Object::Fdb(o) => self.fdb(o),
             Object::Rule(o) => self.rule(o),
+            // Labels may select what is not there yet.
+            Object::Namespace(_)
+            | Object::Pod(_)
+            | Object::NetworkPolicy(_)
+            | Object::ClusterNetworkPolicy(_) => Ok(()),
         }
     }
 

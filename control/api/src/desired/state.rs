@@ -10,8 +10,8 @@ use super::delta::{Delta, Difference};
 use crate::error::{ErrorCode, RpcError};
 use crate::limits::Limits;
 use crate::object::{
-    FdbEntry, FdbKey, Key, Kind, Neighbor, NeighborKey, Object, Port, Route, RouteKey, Rule,
-    Segment,
+    ClusterNetworkPolicy, FdbEntry, FdbKey, Key, Kind, Namespace, NamespacedName, Neighbor,
+    NeighborKey, NetworkPolicy, Object, Pod, Port, Route, RouteKey, Rule, Segment,
 };
 
 /// All objects of a desired state. Written as the list of its objects.
@@ -30,6 +30,14 @@ pub struct DesiredState {
     pub fdb: BTreeMap<FdbKey, FdbEntry>,
     /// Rules by name.
     pub rules: BTreeMap<String, Rule>,
+    /// Kubernetes namespaces by name.
+    pub namespaces: BTreeMap<String, Namespace>,
+    /// Pods of the cluster.
+    pub pods: BTreeMap<NamespacedName, Pod>,
+    /// NetworkPolicies.
+    pub network_policies: BTreeMap<NamespacedName, NetworkPolicy>,
+    /// ClusterNetworkPolicies by name.
+    pub cluster_network_policies: BTreeMap<String, ClusterNetworkPolicy>,
 }
 
 /// Two objects of a list have one key.
@@ -47,6 +55,13 @@ impl DesiredState {
             Key::Route(key) => self.routes.get(key).cloned().map(Object::from),
             Key::Fdb(key) => self.fdb.get(key).cloned().map(Object::from),
             Key::Rule { name } => self.rules.get(name).cloned().map(Object::from),
+            Key::Namespace { name } => self.namespaces.get(name).cloned().map(Object::from),
+            Key::Pod(key) => self.pods.get(key).cloned().map(Object::from),
+            Key::NetworkPolicy(key) => self.network_policies.get(key).cloned().map(Object::from),
+            Key::ClusterNetworkPolicy { name } => {
+                let policies = &self.cluster_network_policies;
+                policies.get(name).cloned().map(Object::from)
+            }
         }
     }
 
@@ -59,6 +74,10 @@ impl DesiredState {
             Key::Route(key) => self.routes.contains_key(key),
             Key::Fdb(key) => self.fdb.contains_key(key),
             Key::Rule { name } => self.rules.contains_key(name),
+            Key::Namespace { name } => self.namespaces.contains_key(name),
+            Key::Pod(key) => self.pods.contains_key(key),
+            Key::NetworkPolicy(key) => self.network_policies.contains_key(key),
+            Key::ClusterNetworkPolicy { name } => self.cluster_network_policies.contains_key(name),
         }
     }
 
@@ -71,6 +90,12 @@ impl DesiredState {
             Object::Route(o) => self.routes.get(&o.key()) == Some(o),
             Object::Fdb(o) => self.fdb.get(&o.key()) == Some(o),
             Object::Rule(o) => self.rules.get(&o.name) == Some(o),
+            Object::Namespace(o) => self.namespaces.get(&o.name) == Some(o),
+            Object::Pod(o) => self.pods.get(&o.key()) == Some(&**o),
+            Object::NetworkPolicy(o) => self.network_policies.get(&o.key()) == Some(&**o),
+            Object::ClusterNetworkPolicy(o) => {
+                self.cluster_network_policies.get(&o.name) == Some(&**o)
+            }
         }
     }
 
@@ -83,6 +108,19 @@ impl DesiredState {
             Object::Route(o) => self.routes.insert(o.key(), o).map(Object::from),
             Object::Fdb(o) => self.fdb.insert(o.key(), o).map(Object::from),
             Object::Rule(o) => self.rules.insert(o.name.clone(), o).map(Object::from),
+            Object::Namespace(o) => {
+                let replaced = self.namespaces.insert(o.name.clone(), o);
+                replaced.map(Object::from)
+            }
+            Object::Pod(o) => self.pods.insert(o.key(), *o).map(Object::from),
+            Object::NetworkPolicy(o) => {
+                let replaced = self.network_policies.insert(o.key(), *o);
+                replaced.map(Object::from)
+            }
+            Object::ClusterNetworkPolicy(o) => {
+                let policies = &mut self.cluster_network_policies;
+                policies.insert(o.name.clone(), *o).map(Object::from)
+            }
         }
     }
 
@@ -108,6 +146,12 @@ impl DesiredState {
             Object::Route(o) => put(&mut self.routes, o.key(), o),
             Object::Fdb(o) => put(&mut self.fdb, o.key(), o),
             Object::Rule(o) => put(&mut self.rules, o.name.clone(), o),
+            Object::Namespace(o) => put(&mut self.namespaces, o.name.clone(), o),
+            Object::Pod(o) => put(&mut self.pods, o.key(), *o),
+            Object::NetworkPolicy(o) => put(&mut self.network_policies, o.key(), *o),
+            Object::ClusterNetworkPolicy(o) => {
+                put(&mut self.cluster_network_policies, o.name.clone(), *o)
+            }
         };
         if new { Ok(()) } else { Err(DuplicateKey(key)) }
     }
@@ -121,6 +165,12 @@ impl DesiredState {
             Key::Route(key) => self.routes.remove(key).map(Object::from),
             Key::Fdb(key) => self.fdb.remove(key).map(Object::from),
             Key::Rule { name } => self.rules.remove(name).map(Object::from),
+            Key::Namespace { name } => self.namespaces.remove(name).map(Object::from),
+            Key::Pod(key) => self.pods.remove(key).map(Object::from),
+            Key::NetworkPolicy(key) => self.network_policies.remove(key).map(Object::from),
+            Key::ClusterNetworkPolicy { name } => {
+                self.cluster_network_policies.remove(name).map(Object::from)
+            }
         }
     }
 
@@ -133,6 +183,10 @@ impl DesiredState {
             Kind::Route => self.routes.len(),
             Kind::Fdb => self.fdb.len(),
             Kind::Rule => self.rules.len(),
+            Kind::Namespace => self.namespaces.len(),
+            Kind::Pod => self.pods.len(),
+            Kind::NetworkPolicy => self.network_policies.len(),
+            Kind::ClusterNetworkPolicy => self.cluster_network_policies.len(),
         }
     }
 
@@ -167,6 +221,21 @@ impl DesiredState {
                     .keys()
                     .map(|name| Key::Rule { name: name.clone() }),
             ),
+            Kind::Namespace => {
+                let names = self.namespaces.keys().cloned();
+                Box::new(names.map(|name| Key::Namespace { name }))
+            }
+            Kind::Pod => Box::new(self.pods.keys().cloned().map(Key::Pod)),
+            Kind::NetworkPolicy => Box::new(
+                self.network_policies
+                    .keys()
+                    .cloned()
+                    .map(Key::NetworkPolicy),
+            ),
+            Kind::ClusterNetworkPolicy => {
+                let names = self.cluster_network_policies.keys().cloned();
+                Box::new(names.map(|name| Key::ClusterNetworkPolicy { name }))
+            }
         }
     }
 
@@ -179,6 +248,15 @@ impl DesiredState {
             Kind::Route => Box::new(self.routes.values().cloned().map(Object::from)),
             Kind::Fdb => Box::new(self.fdb.values().cloned().map(Object::from)),
             Kind::Rule => Box::new(self.rules.values().cloned().map(Object::from)),
+            Kind::Namespace => Box::new(self.namespaces.values().cloned().map(Object::from)),
+            Kind::Pod => Box::new(self.pods.values().cloned().map(Object::from)),
+            Kind::NetworkPolicy => {
+                Box::new(self.network_policies.values().cloned().map(Object::from))
+            }
+            Kind::ClusterNetworkPolicy => {
+                let policies = &self.cluster_network_policies;
+                Box::new(policies.values().cloned().map(Object::from))
+            }
         }
     }
 
@@ -200,6 +278,12 @@ impl DesiredState {
                 Kind::Route => ("routes", limits.routes),
                 Kind::Fdb => ("fdb_entries", limits.fdb_entries),
                 Kind::Rule => ("rules", limits.rules),
+                Kind::Namespace => ("namespaces", limits.namespaces),
+                Kind::Pod => ("pods", limits.pods),
+                Kind::NetworkPolicy => ("network_policies", limits.network_policies),
+                Kind::ClusterNetworkPolicy => {
+                    ("cluster_network_policies", limits.cluster_network_policies)
+                }
             };
             let there = self.count(kind);
             if there > most as usize {
@@ -226,6 +310,12 @@ impl DesiredState {
         diff_maps(&self.routes, &other.routes, &mut delta);
         diff_maps(&self.fdb, &other.fdb, &mut delta);
         diff_maps(&self.rules, &other.rules, &mut delta);
+        diff_maps(&self.namespaces, &other.namespaces, &mut delta);
+        diff_maps(&self.pods, &other.pods, &mut delta);
+        let policies = &self.network_policies;
+        diff_maps(policies, &other.network_policies, &mut delta);
+        let policies = &self.cluster_network_policies;
+        diff_maps(policies, &other.cluster_network_policies, &mut delta);
         delta
     }
 

@@ -44,9 +44,12 @@ impl GetParams {
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(remote = "Self", deny_unknown_fields)]
 pub struct Filter {
-    /// Name of a port, segment or rule.
+    /// Name of a port, segment, rule, namespace, pod or policy.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
+    /// Namespace of a pod or NetworkPolicy.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub namespace: Option<String>,
     /// Name of the port that a route, neighbor, FDB entry or rule refers to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub port: Option<String>,
@@ -61,7 +64,7 @@ pub struct Filter {
     #[schemars(with = "Option<Prefix>")]
     #[serde(deserialize_with = "crate::text::optional_prefix")]
     pub prefix: Option<IpNet>,
-    /// Address of a port or neighbor.
+    /// Address of a port, neighbor or pod.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[serde(deserialize_with = "crate::text::optional_address")]
     pub address: Option<IpAddr>,

@@ -9,6 +9,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::is_default;
+use super::kubernetes::NamespacedName;
 use crate::mac::MacAddr;
 use crate::schema::Prefix;
 
@@ -30,17 +31,29 @@ pub enum Kind {
     Fdb,
     /// Policy rules.
     Rule,
+    /// Kubernetes namespaces.
+    Namespace,
+    /// Pods of the cluster.
+    Pod,
+    /// NetworkPolicies.
+    NetworkPolicy,
+    /// ClusterNetworkPolicies.
+    ClusterNetworkPolicy,
 }
 
 impl Kind {
     /// Every kind, in the order of dependence.
-    pub const ALL: [Kind; 6] = [
+    pub const ALL: [Kind; 10] = [
         Kind::Segment,
         Kind::Port,
         Kind::Neighbor,
         Kind::Route,
         Kind::Fdb,
         Kind::Rule,
+        Kind::Namespace,
+        Kind::Pod,
+        Kind::NetworkPolicy,
+        Kind::ClusterNetworkPolicy,
     ];
 
     /// Name as in `kind` on the wire.
@@ -52,6 +65,10 @@ impl Kind {
             Kind::Segment => "segment",
             Kind::Fdb => "fdb",
             Kind::Rule => "rule",
+            Kind::Namespace => "namespace",
+            Kind::Pod => "pod",
+            Kind::NetworkPolicy => "network_policy",
+            Kind::ClusterNetworkPolicy => "cluster_network_policy",
         }
     }
 }
@@ -138,6 +155,20 @@ pub enum Key {
         /// Its name.
         name: String,
     },
+    /// A Kubernetes namespace.
+    Namespace {
+        /// Its name.
+        name: String,
+    },
+    /// A pod.
+    Pod(NamespacedName),
+    /// A NetworkPolicy.
+    NetworkPolicy(NamespacedName),
+    /// A ClusterNetworkPolicy.
+    ClusterNetworkPolicy {
+        /// Its name.
+        name: String,
+    },
 }
 
 impl Key {
@@ -150,13 +181,22 @@ impl Key {
             Key::Segment { .. } => Kind::Segment,
             Key::Fdb(_) => Kind::Fdb,
             Key::Rule { .. } => Kind::Rule,
+            Key::Namespace { .. } => Kind::Namespace,
+            Key::Pod(_) => Kind::Pod,
+            Key::NetworkPolicy(_) => Kind::NetworkPolicy,
+            Key::ClusterNetworkPolicy { .. } => Kind::ClusterNetworkPolicy,
         }
     }
 
     /// The key without its kind, as messages write it.
     pub fn short(&self) -> String {
         match self {
-            Key::Port { name } | Key::Segment { name } | Key::Rule { name } => name.clone(),
+            Key::Port { name }
+            | Key::Segment { name }
+            | Key::Rule { name }
+            | Key::Namespace { name }
+            | Key::ClusterNetworkPolicy { name } => name.clone(),
+            Key::Pod(key) | Key::NetworkPolicy(key) => key.to_string(),
             Key::Route(RouteKey { vrf, prefix }) => format!("vrf {vrf} {prefix}"),
             Key::Neighbor(NeighborKey { vrf, address }) => format!("vrf {vrf} {address}"),
             Key::Fdb(FdbKey {

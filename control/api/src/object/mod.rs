@@ -2,6 +2,7 @@
 //! What can be configured. Every object has a key that is unique and never changes; setting an object replaces it whole.
 
 mod key;
+pub mod kubernetes;
 mod port;
 mod read;
 mod route;
@@ -9,6 +10,7 @@ mod rule;
 mod segment;
 
 pub use key::{FdbKey, Key, Kind, NeighborKey, RouteKey};
+pub use kubernetes::{ClusterNetworkPolicy, Namespace, NamespacedName, NetworkPolicy, Pod};
 pub use port::{Device, PodRef, Port, SegmentMembership, Vlan, XdpMode};
 pub use read::ReadError;
 pub use route::{Neighbor, Route, RouteKind};
@@ -39,6 +41,14 @@ pub enum Object {
     Fdb(FdbEntry),
     /// A policy rule of a port.
     Rule(Rule),
+    /// A Kubernetes namespace.
+    Namespace(Namespace),
+    /// A pod of the cluster.
+    Pod(Box<Pod>),
+    /// A NetworkPolicy.
+    NetworkPolicy(Box<NetworkPolicy>),
+    /// A ClusterNetworkPolicy.
+    ClusterNetworkPolicy(Box<ClusterNetworkPolicy>),
 }
 
 impl Object {
@@ -57,6 +67,14 @@ impl Object {
             Object::Rule(o) => Key::Rule {
                 name: o.name.clone(),
             },
+            Object::Namespace(o) => Key::Namespace {
+                name: o.name.clone(),
+            },
+            Object::Pod(o) => Key::Pod(o.key()),
+            Object::NetworkPolicy(o) => Key::NetworkPolicy(o.key()),
+            Object::ClusterNetworkPolicy(o) => Key::ClusterNetworkPolicy {
+                name: o.name.clone(),
+            },
         }
     }
 
@@ -69,6 +87,10 @@ impl Object {
             Object::Segment(_) => Kind::Segment,
             Object::Fdb(_) => Kind::Fdb,
             Object::Rule(_) => Kind::Rule,
+            Object::Namespace(_) => Kind::Namespace,
+            Object::Pod(_) => Kind::Pod,
+            Object::NetworkPolicy(_) => Kind::NetworkPolicy,
+            Object::ClusterNetworkPolicy(_) => Kind::ClusterNetworkPolicy,
         }
     }
 }
@@ -87,14 +109,20 @@ into_object!(
     Neighbor(Neighbor),
     Segment(Segment),
     Fdb(FdbEntry),
-    Rule(Rule)
+    Rule(Rule),
+    Namespace(Namespace)
 );
 
-impl From<Port> for Object {
-    fn from(o: Port) -> Object {
-        Object::Port(Box::new(o))
-    }
+macro_rules! into_boxed_object {
+    ($($variant:ident),*) => {$(
+        impl From<$variant> for Object {
+            fn from(o: $variant) -> Object {
+                Object::$variant(Box::new(o))
+            }
+        }
+    )*};
 }
+into_boxed_object!(Port, Pod, NetworkPolicy, ClusterNetworkPolicy);
 
 /// For `skip_serializing_if`: the value is its type's default.
 pub(crate) fn is_default<T: Default + PartialEq>(value: &T) -> bool {

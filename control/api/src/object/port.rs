@@ -45,6 +45,9 @@ pub struct Port {
     /// Membership of an L2 segment.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub segment: Option<SegmentMembership>,
+    /// The node's own network stack is behind it, and its addresses are the node's: pods and their node may always talk to each other.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub node: bool,
     /// The pod behind it, when there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pod: Option<PodRef>,

@@ -6,7 +6,8 @@ use serde_json::Value;
 use serde_path_to_error::Segment;
 
 use super::{
-    FdbEntry, FdbKey, Key, Kind, Neighbor, NeighborKey, Object, Port, Route, RouteKey, Rule,
+    ClusterNetworkPolicy, FdbEntry, FdbKey, Key, Kind, Namespace, NamespacedName, Neighbor,
+    NeighborKey, NetworkPolicy, Object, Pod, Port, Route, RouteKey, Rule,
 };
 use crate::error::cut;
 use crate::limits::{MAX_MESSAGE_LENGTH, MAX_NAME_LENGTH, MAX_SHOWN_LENGTH};
@@ -88,6 +89,10 @@ impl Object {
             Kind::Route => read::<Route>(&fields)?.into(),
             Kind::Fdb => read::<FdbEntry>(&fields)?.into(),
             Kind::Rule => read::<Rule>(&fields)?.into(),
+            Kind::Namespace => read::<Namespace>(&fields)?.into(),
+            Kind::Pod => read::<Pod>(&fields)?.into(),
+            Kind::NetworkPolicy => read::<NetworkPolicy>(&fields)?.into(),
+            Kind::ClusterNetworkPolicy => read::<ClusterNetworkPolicy>(&fields)?.into(),
         })
     }
 }
@@ -116,6 +121,14 @@ impl Key {
             Kind::Route => Key::Route(read::<RouteKey>(&fields)?),
             Kind::Fdb => Key::Fdb(read::<FdbKey>(&fields)?),
             Kind::Rule => Key::Rule {
+                name: named(&fields)?,
+            },
+            Kind::Namespace => Key::Namespace {
+                name: named(&fields)?,
+            },
+            Kind::Pod => Key::Pod(read::<NamespacedName>(&fields)?),
+            Kind::NetworkPolicy => Key::NetworkPolicy(read::<NamespacedName>(&fields)?),
+            Kind::ClusterNetworkPolicy => Key::ClusterNetworkPolicy {
                 name: named(&fields)?,
             },
         })

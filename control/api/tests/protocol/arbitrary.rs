@@ -122,6 +122,7 @@ pub(crate) fn port() -> BoxedStrategy<Port> {
                 worker: None,
                 egress_default,
                 ingress_default,
+                node: false,
                 segment,
                 pod,
             },
@@ -227,6 +228,7 @@ pub(crate) fn object() -> BoxedStrategy<Object> {
         1 => route().prop_map(Object::from),
         1 => fdb.prop_map(Object::from),
         1 => rule().prop_map(Object::from),
+        2 => crate::policies::object(),
     ]
     .boxed()
 }
@@ -282,6 +284,7 @@ pub(crate) fn wild_port() -> BoxedStrategy<Port> {
                     name,
                     vlan: Some(Vlan::Trunk(ids)),
                 }),
+                node: true,
                 pod: pod.map(|(container_id, ifname)| PodRef {
                     namespace: String::new(),
                     name: String::new(),

@@ -7,6 +7,7 @@ mod arbitrary;
 mod common;
 mod fields;
 mod pages;
+mod policies;
 mod properties;
 mod rpc;
 mod strict;

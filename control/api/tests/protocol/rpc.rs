@@ -186,6 +186,7 @@ fn port(device: Device) -> Object {
         egress_default: Default::default(),
         ingress_default: Default::default(),
         segment: None,
+        node: false,
         pod: None,
     })
 }

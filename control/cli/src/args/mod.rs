@@ -11,8 +11,8 @@ use podswitch_api::method::Section;
 use podswitch_api::{DEFAULT_SOCKET, Kind};
 
 pub(crate) use object::{
-    FdbCommand, FdbKeyArgs, NeighborCommand, NeighborKeyArgs, PolicyCommand, PortAdd, PortCommand,
-    RouteCommand, RouteKeyArgs, SegmentCommand, Selector,
+    FdbCommand, FdbKeyArgs, NeighborCommand, NeighborKeyArgs, PortAdd, PortCommand, RouteCommand,
+    RouteKeyArgs, RuleCommand, SegmentCommand, Selector,
 };
 
 /// Shows and changes what podswitchd, the pod switch of this node, does.
@@ -63,9 +63,9 @@ pub(crate) enum Command {
     /// L2 segments
     #[command(subcommand)]
     Segment(SegmentCommand),
-    /// Policy rules
+    /// Rules of ports
     #[command(subcommand)]
-    Policy(PolicyCommand),
+    Rule(RuleCommand),
     /// Shows counters of ports, drops, workers, rules and tables
     Stats(StatsArgs),
     /// Shows rates of ports and drops, again and again
@@ -180,6 +180,14 @@ pub(crate) enum KindArg {
     Fdb,
     /// Policy rules
     Rule,
+    /// Kubernetes namespaces
+    Namespace,
+    /// Pods of the cluster
+    Pod,
+    /// NetworkPolicies
+    NetworkPolicy,
+    /// ClusterNetworkPolicies
+    ClusterNetworkPolicy,
 }
 
 impl From<KindArg> for Kind {
@@ -191,6 +199,10 @@ impl From<KindArg> for Kind {
             KindArg::Route => Kind::Route,
             KindArg::Fdb => Kind::Fdb,
             KindArg::Rule => Kind::Rule,
+            KindArg::Namespace => Kind::Namespace,
+            KindArg::Pod => Kind::Pod,
+            KindArg::NetworkPolicy => Kind::NetworkPolicy,
+            KindArg::ClusterNetworkPolicy => Kind::ClusterNetworkPolicy,
         }
     }
 }

@@ -129,6 +129,9 @@ pub(crate) struct PortAdd {
     /// VLANs of its tagged frames
     #[arg(long, value_name = "IDS", requires = "segment", value_delimiter = ',')]
     pub(crate) trunk: Vec<u16>,
+    /// The node's own network stack is behind it: pods and their node may always talk to each other
+    #[arg(long, conflicts_with = "segment")]
+    pub(crate) node: bool,
 }
 
 /// What to do when there is nothing to delete.
@@ -318,7 +321,7 @@ pub(crate) enum SegmentCommand {
 }
 
 #[derive(Debug, Subcommand)]
-pub(crate) enum PolicyCommand {
+pub(crate) enum RuleCommand {
     /// Lists rules with their counters, in the order of their names
     List {
         /// Only those of this port

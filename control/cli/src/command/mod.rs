@@ -47,7 +47,7 @@ pub(crate) fn run(args: Args) -> Result {
         Command::Route(c) => object::route(&context, c),
         Command::Neighbor(c) => object::neighbor(&context, c),
         Command::Segment(c) => object::segment(&context, c),
-        Command::Policy(c) => object::policy(&context, c),
+        Command::Rule(c) => object::rule(&context, c),
         Command::Stats(a) => stats::stats(&context, a),
         Command::Top(a) => stats::top(&context, a),
         Command::Apply(a) => apply(&context, &a),

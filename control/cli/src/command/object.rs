@@ -9,8 +9,8 @@ use podswitch_api::object::{
 
 use super::Context;
 use crate::args::{
-    FdbCommand, FdbKeyArgs, NeighborCommand, NeighborKeyArgs, PolicyCommand, PortAdd, PortCommand,
-    RouteCommand, RouteKeyArgs, SegmentCommand, Selector,
+    FdbCommand, FdbKeyArgs, NeighborCommand, NeighborKeyArgs, PortAdd, PortCommand, RouteCommand,
+    RouteKeyArgs, RuleCommand, SegmentCommand, Selector,
 };
 use crate::exit::{Failure, Result};
 use crate::output;
@@ -64,7 +64,7 @@ fn delete(context: &Context, key: Key, ignore_not_found: bool) -> Result {
 /// The subcommand of a kind.
 fn command(kind: Kind) -> &'static str {
     match kind {
-        Kind::Rule => "policy",
+        Kind::Namespace | Kind::Pod | Kind::NetworkPolicy | Kind::ClusterNetworkPolicy => "policy",
         other => other.name(),
     }
 }
@@ -139,6 +139,7 @@ fn new_port(a: PortAdd) -> Port {
         egress_default: a.egress_default.into(),
         ingress_default: a.ingress_default.into(),
         segment: a.segment.map(|name| SegmentMembership { name, vlan }),
+        node: a.node,
         pod: None,
     }
 }
@@ -310,9 +311,9 @@ pub(super) fn segment(context: &Context, command: SegmentCommand) -> Result {
     }
 }
 
-pub(super) fn policy(context: &Context, command: PolicyCommand) -> Result {
+pub(super) fn rule(context: &Context, command: RuleCommand) -> Result {
     match command {
-        PolicyCommand::List { port } => list(
+        RuleCommand::List { port } => list(
             context,
             Kind::Rule,
             Filter {
@@ -320,14 +321,14 @@ pub(super) fn policy(context: &Context, command: PolicyCommand) -> Result {
                 ..Filter::default()
             },
         ),
-        PolicyCommand::Get(s) => get(
+        RuleCommand::Get(s) => get(
             context,
             &Key::Rule {
                 name: s.name.clone(),
             },
             named(&s.name),
         ),
-        PolicyCommand::Add {
+        RuleCommand::Add {
             selector,
             port,
             direction,
@@ -351,7 +352,7 @@ pub(super) fn policy(context: &Context, command: PolicyCommand) -> Result {
             };
             add(context, rule)
         }
-        PolicyCommand::Delete { selector, missing } => delete(
+        RuleCommand::Delete { selector, missing } => delete(
             context,
             Key::Rule {
                 name: selector.name,

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What commands print.
 
+mod kubernetes;
 mod objects;
 mod status;
 mod table;

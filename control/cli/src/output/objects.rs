@@ -7,13 +7,13 @@ use podswitch_api::Kind;
 use podswitch_api::method::{Entry, PortStatus, Status};
 use podswitch_api::object::{Device, FdbEntry, Neighbor, Object, Port, Route, Rule, Segment, Vlan};
 
-use super::Table;
+use super::{Table, kubernetes};
 
 fn optional(value: Option<impl Display>) -> String {
     value.map(|v| v.to_string()).unwrap_or_default()
 }
 
-fn joined(values: impl IntoIterator<Item = impl Display>) -> String {
+pub(super) fn joined(values: impl IntoIterator<Item = impl Display>) -> String {
     values
         .into_iter()
         .map(|v| v.to_string())
@@ -64,6 +64,10 @@ pub(crate) fn list(kind: Kind, entries: &[Entry]) -> String {
             "PACKETS",
             "BYTES",
         ],
+        Kind::Namespace => &["NAME", "LABELS"],
+        Kind::Pod => &["NAMESPACE", "NAME", "ADDRESSES", "LABELS", "PORTS"],
+        Kind::NetworkPolicy => &["NAMESPACE", "NAME", "PODS", "ISOLATES", "INGRESS", "EGRESS"],
+        Kind::ClusterNetworkPolicy => &["TIER", "PRIORITY", "NAME", "INGRESS", "EGRESS"],
     });
     for entry in entries {
         let status = entry.status.as_ref();
@@ -74,6 +78,10 @@ pub(crate) fn list(kind: Kind, entries: &[Entry]) -> String {
             Object::Segment(o) => segment(&mut table, o, status),
             Object::Fdb(o) => fdb(&mut table, o, status),
             Object::Rule(o) => rule(&mut table, o, status),
+            Object::Namespace(o) => kubernetes::namespace(&mut table, o),
+            Object::Pod(o) => kubernetes::pod(&mut table, o),
+            Object::NetworkPolicy(o) => kubernetes::network_policy(&mut table, o),
+            Object::ClusterNetworkPolicy(o) => kubernetes::cluster_policy(&mut table, o),
         }
     }
     let faults = entries.iter().filter_map(|e| match (&e.object, &e.status) {

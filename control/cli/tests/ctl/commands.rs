@@ -87,12 +87,12 @@ fn objects_of_every_kind_are_added_shown_and_deleted() {
         ),
         (
             "policy add web-in --port web --direction ingress --action allow --source 10.0.0.0/8 --protocol udp --ports 53-54",
-            "policy",
+            "rule",
             "web-in",
         ),
         (
             "policy add esp --port web --direction egress --action deny --protocol 50 --priority 7",
-            "policy",
+            "rule",
             "esp",
         ),
     ] {
@@ -135,7 +135,7 @@ fn flags_become_fields() {
     let daemon = Daemon::furnished();
     let words = "policy add r --port web --direction egress --action deny --priority 7 --destination fd00::/8 --protocol icmpv6";
     daemon.ctl(&words.split(' ').collect::<Vec<_>>()).ok();
-    let shown = read(&daemon.ctl(&["policy", "get", "r", "-o", "json"]).ok());
+    let shown = read(&daemon.ctl(&["rule", "get", "r", "-o", "json"]).ok());
     assert_eq!(
         shown["object"],
         json!({"kind": "rule", "name": "r", "port": "web", "direction": "egress", "priority": 7, "destination": "fd00::/8",
@@ -361,7 +361,7 @@ fn wrong_words_are_usage_errors() {
         ),
         (
             &[
-                "policy",
+                "rule",
                 "add",
                 "r",
                 "--port",
@@ -375,7 +375,7 @@ fn wrong_words_are_usage_errors() {
         ),
         (
             &[
-                "policy",
+                "rule",
                 "add",
                 "r",
                 "--port",
@@ -391,7 +391,7 @@ fn wrong_words_are_usage_errors() {
         ),
         (
             &[
-                "policy",
+                "rule",
                 "add",
                 "r",
                 "--port",

@@ -258,7 +258,7 @@ fn entry(object: &Object) -> Value {
         Object::Rule(_) => json!({"kind": "rule", "packets": 4, "bytes": 240}),
         Object::Segment(_) => json!({"kind": "segment", "ports": 2, "entries": 3, "learned": 2}),
         Object::Fdb(_) => json!({"kind": "fdb", "dynamic": false}),
-        Object::Route(_) | Object::Neighbor(_) => return json!({"object": object}),
+        _ => return json!({"object": object}),
     };
     json!({"object": object, "status": status})
 }

@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 
 use crate::common::{Daemon, ctl};
 
-const KINDS: [&str; 6] = ["port", "fdb", "route", "neighbor", "segment", "policy"];
+const KINDS: [&str; 6] = ["port", "fdb", "route", "neighbor", "segment", "rule"];
 const OTHERS: [&str; 9] = [
     "stats",
     "top",

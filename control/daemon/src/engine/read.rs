@@ -44,7 +44,12 @@ impl Engine {
                     Object::Rule(r) => counters
                         .as_ref()
                         .map(|c| Status::Rule(self.rule_status(r, c))),
-                    Object::Route(_) | Object::Neighbor(_) => None,
+                    Object::Route(_)
+                    | Object::Neighbor(_)
+                    | Object::Namespace(_)
+                    | Object::Pod(_)
+                    | Object::NetworkPolicy(_)
+                    | Object::ClusterNetworkPolicy(_) => None,
                 };
                 Entry { object, status }
             })

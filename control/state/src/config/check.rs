@@ -222,6 +222,18 @@ fn limits(config: &Config, problems: &mut Problems) {
             most.fdb_entries_per_segment,
         ),
         ("limits.rules", l.rules, most.rules),
+        ("limits.namespaces", l.namespaces, most.namespaces),
+        ("limits.pods", l.pods, most.pods),
+        (
+            "limits.network_policies",
+            l.network_policies,
+            most.network_policies,
+        ),
+        (
+            "limits.cluster_network_policies",
+            l.cluster_network_policies,
+            most.cluster_network_policies,
+        ),
     ] {
         problems.range(key, value, 1..=most);
     }

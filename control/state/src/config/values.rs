@@ -175,6 +175,14 @@ pub struct LimitsConfig {
     pub fdb_entries_per_segment: u32,
     /// Policy rules.
     pub rules: u32,
+    /// Kubernetes namespaces.
+    pub namespaces: u32,
+    /// Pods of the cluster.
+    pub pods: u32,
+    /// NetworkPolicies.
+    pub network_policies: u32,
+    /// ClusterNetworkPolicies.
+    pub cluster_network_policies: u32,
 }
 
 impl Default for LimitsConfig {
@@ -192,6 +200,10 @@ impl Default for LimitsConfig {
             fdb_entries: l.fdb_entries,
             fdb_entries_per_segment: l.fdb_entries_per_segment,
             rules: l.rules,
+            namespaces: l.namespaces,
+            pods: l.pods,
+            network_policies: l.network_policies,
+            cluster_network_policies: l.cluster_network_policies,
         }
     }
 }
@@ -208,6 +220,10 @@ impl From<LimitsConfig> for Limits {
             fdb_entries: c.fdb_entries,
             fdb_entries_per_segment: c.fdb_entries_per_segment,
             rules: c.rules,
+            namespaces: c.namespaces,
+            pods: c.pods,
+            network_policies: c.network_policies,
+            cluster_network_policies: c.cluster_network_policies,
         }
     }
 }

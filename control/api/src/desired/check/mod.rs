@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What one object must be by itself, whatever else there is.
 
+mod kubernetes;
+mod policy;
 mod port;
 mod route;
 mod rule;
@@ -72,6 +74,10 @@ pub fn check_object(object: &Object, bounds: &Bounds) -> Result<(), RpcError> {
         Object::Route(o) => route::route(o, bounds),
         Object::Fdb(o) => segment::fdb(o),
         Object::Rule(o) => rule::rule(o),
+        Object::Namespace(o) => kubernetes::namespace(o),
+        Object::Pod(o) => kubernetes::pod(o, bounds),
+        Object::NetworkPolicy(o) => policy::network_policy(o),
+        Object::ClusterNetworkPolicy(o) => policy::cluster_network_policy(o),
     }
     .map_err(|e| locate(e, object))
 }
