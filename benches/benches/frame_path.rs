@@ -5,7 +5,8 @@
 use std::time::{Duration, Instant};
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use podswitch_benches::frame_path::{Pipeline, Whole, bare, frames_beyond_l2, scenarios};
+use podswitch_benches::frame_path::{Whole, bare, scenarios};
+use podswitch_benches::turned::{Pipeline, frames_beyond_l2};
 
 /// Time for about `packets` packets; the turns move more or fewer, which is put right.
 fn time(pipeline: &mut dyn Pipeline, packets: u64) -> Duration {

@@ -14,7 +14,8 @@
 //! | [`outcome`], [`stats`] | samples, medians, interleaved rounds, confidence intervals |
 //! | [`report`], [`svg`], [`machine`], [`criterion`] | JSON, and one HTML page with plots |
 //! | [`traffic`] | pods, frames and tables |
-//! | [`bare`] | the loop without a pipeline |
+//! | [`turned`], [`bare`] | pipelines that the benchmark turns itself; the loop without one |
+//! | [`valve`] | when sources of frames may send, and how fast |
 //! | [`pods`], [`ping`], [`process`] | a daemon with pods, and what /proc says of it |
 #![forbid(unsafe_code)]
 
@@ -33,6 +34,8 @@ pub mod report;
 pub mod stats;
 pub mod svg;
 pub mod traffic;
+pub mod turned;
+pub mod valve;
 pub mod xdp;
 
 use outcome::Outcome;

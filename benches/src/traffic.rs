@@ -2,7 +2,10 @@
 //! Pods, the tables that describe them, and the frames they send.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
 
+use podswitch_datapath::frame::Frame;
+use podswitch_datapath::port::FrameSource;
 use podswitch_datapath::switch::Switch;
 use podswitch_datapath::tables::{
     Action, Direction, Gateway, PortKindSpec, PortSpec, Rule, Tables,
@@ -10,6 +13,8 @@ use podswitch_datapath::tables::{
 use podswitch_datapath::wire::MacAddr;
 use podswitch_datapath::{PortId, VrfId, WorkerId};
 use podswitch_tests::frames::Ends;
+
+use crate::valve::{Tap, Valve};
 
 /// The gateway's address on every port.
 pub const GATEWAY_MAC: MacAddr = MacAddr([2, 0xff, 0, 0, 0, 1]);
@@ -64,6 +69,54 @@ pub fn frame(flow: Flow, family: Family) -> Vec<u8> {
     let headers = 14 + 8 + if family == Family::V4 { 20 } else { 40 };
     let payload = vec![0x5a; FRAME.saturating_sub(headers)];
     ends.udp((flow.port, SERVICE), 64, &payload)
+}
+
+/// Frames that come in turn, each as often as the others.
+#[derive(Debug)]
+pub struct Templates {
+    frames: Box<[Vec<u8>]>,
+    next: usize,
+    tap: Tap,
+}
+
+impl Templates {
+    /// These frames, while the valve is open.
+    pub fn new(frames: impl Iterator<Item = Vec<u8>>, valve: &Arc<Valve>) -> Templates {
+        Templates {
+            frames: frames.collect(),
+            next: 0,
+            tap: Tap::new(valve),
+        }
+    }
+}
+
+impl FrameSource for Templates {
+    #[inline]
+    fn write(&mut self, frame: &mut Frame) -> bool {
+        let Some(bytes) = self.frames.get(self.next % self.frames.len().max(1)) else {
+            return false;
+        };
+        self.next = self.next.wrapping_add(1);
+        overwrite(frame, bytes)
+    }
+
+    fn ready(&self) -> usize {
+        self.tap.ready()
+    }
+
+    fn received(&mut self, frames: usize) {
+        self.tap.take(frames);
+    }
+}
+
+/// Makes a frame these bytes; false when they do not fit.
+#[inline]
+pub fn overwrite(frame: &mut Frame, bytes: &[u8]) -> bool {
+    let fits = frame.resize(bytes.len() as u16);
+    if fits {
+        frame.bytes_mut().copy_from_slice(bytes);
+    }
+    fits
 }
 
 /// Tables without pods.

@@ -3,12 +3,12 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
 use podswitch_datapath::port::MemoryDevice;
 
 use crate::stats::Random;
-use crate::traffic::{Family, Flow, frame};
+use crate::traffic::{Family, Flow, Templates, frame};
+use crate::valve::Valve;
 
 /// Pods, each on a port of its own.
 pub const PORTS: usize = 32;
@@ -102,8 +102,9 @@ impl Scenario {
         }
     }
 
-    /// The memory ports of the pods; `frames` frames in all circle among them once `open` is true.
-    pub fn devices(&self, frames: u32, open: &Arc<AtomicBool>) -> Vec<MemoryDevice> {
+    /// The memory ports of the pods; `frames` frames in all circle among them while the valve is
+    /// open.
+    pub fn devices(&self, frames: u32, valve: &Arc<Valve>) -> Vec<MemoryDevice> {
         let each = frames / self.senders() as u32;
         let device = |pod: usize| {
             let mut sequence: Vec<Flow> = Vec::new();
@@ -111,10 +112,9 @@ impl Scenario {
                 sequence.extend(self.flows_from(pod));
             }
             Random::new(pod as u64).shuffle(&mut sequence);
-            let templates: Arc<[Vec<u8>]> =
-                sequence.iter().map(|&f| frame(f, self.family)).collect();
-            let frames = if templates.is_empty() { 0 } else { each };
-            MemoryDevice::generator(frames, templates, open.clone())
+            let frames = if sequence.is_empty() { 0 } else { each };
+            let templates = sequence.iter().map(|&f| frame(f, self.family));
+            MemoryDevice::circle(frames, Box::new(Templates::new(templates, valve)))
         };
         (0..PORTS).map(device).collect()
     }

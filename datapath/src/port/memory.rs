@@ -12,6 +12,7 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use rustix::event::{EventfdFlags, eventfd};
 
+use super::generator::{FrameSource, Generator};
 use super::{Caps, PortCounters, give};
 use crate::frame::{Arena, Batch, Frame, MAX_SEGMENTS, Pool};
 use crate::ids::PortId;
@@ -63,23 +64,20 @@ impl MemoryDevice {
         Ok((device, handle))
     }
 
-    /// A port that holds `frames` frames filled from `templates` in turn, and receives them oldest first. A frame sent out
-    /// of it is filled with its next template and goes to the end of that queue. So the frames circle through memory as
-    /// through a device's rings, and none is written shortly before it is received. Nothing is received before `open` is true.
-    pub fn generator(
-        frames: u32,
-        templates: Arc<[Vec<u8>]>,
-        open: Arc<AtomicBool>,
-    ) -> MemoryDevice {
+    /// A port that holds `frames` frames of `source`, and receives them oldest first. A frame sent out of it is written
+    /// anew and goes to the end of that queue. So the frames circle through memory as through a device's rings, and none is
+    /// written shortly before it is received. One that is dropped is missing from then on.
+    pub fn circle(frames: u32, source: Box<dyn FrameSource>) -> MemoryDevice {
         MemoryDevice {
-            kind: Kind::Generator(Generator {
-                frames,
-                templates,
-                next: 0,
-                open,
-                queue: VecDeque::new(),
-                filled: false,
-            }),
+            kind: Kind::Generator(Generator::circle(frames, source)),
+            caps: MEMORY_CAPS,
+        }
+    }
+
+    /// A port whose frames `source` writes when they are received; what is sent out of it is gone.
+    pub fn spring(source: Box<dyn FrameSource>) -> MemoryDevice {
+        MemoryDevice {
+            kind: Kind::Generator(Generator::spring(source)),
             caps: MEMORY_CAPS,
         }
     }
@@ -157,57 +155,6 @@ struct Pipe {
     bell: Arc<Bell>,
 }
 
-#[derive(Debug)]
-struct Generator {
-    frames: u32,
-    templates: Arc<[Vec<u8>]>,
-    next: usize,
-    open: Arc<AtomicBool>,
-    queue: VecDeque<Frame>,
-    filled: bool,
-}
-
-impl Generator {
-    /// Writes the next template into a frame of one segment; false when it does not fit.
-    #[inline]
-    fn refill(&mut self, frame: &mut Frame) -> bool {
-        let Some(template) = self.templates.get(self.next % self.templates.len().max(1)) else {
-            return false;
-        };
-        self.next = self.next.wrapping_add(1);
-        if !frame.resize(template.len() as u16) {
-            return false;
-        }
-        frame.offload = crate::frame::Offload::default();
-        frame.bytes_mut().copy_from_slice(template);
-        true
-    }
-
-    #[inline]
-    fn has_work(&self) -> bool {
-        (!self.filled || !self.queue.is_empty()) && self.open.load(Ordering::Relaxed)
-    }
-
-    fn recycle(&mut self, mut frame: Frame, pool: &mut Pool) {
-        if self.refill(&mut frame) {
-            self.queue.push_back(frame);
-        } else {
-            pool.free(frame);
-        }
-    }
-
-    fn fill(&mut self, arena: &Arc<Arena>, pool: &mut Pool) {
-        self.filled = true;
-        self.queue.reserve(self.frames as usize * 2);
-        for _ in 0..self.frames {
-            let Some(frame) = pool.alloc(arena) else {
-                break;
-            };
-            self.recycle(frame, pool);
-        }
-    }
-}
-
 /// A memory port on its worker.
 #[derive(Debug)]
 pub struct MemoryPort {
@@ -262,19 +209,7 @@ impl MemoryPort {
                 }
                 n
             }
-            Kind::Generator(generator) => {
-                if !generator.has_work() {
-                    return 0;
-                }
-                if !generator.filled {
-                    generator.fill(&self.arena, pool);
-                }
-                let n = budget.min(generator.queue.len());
-                for frame in generator.queue.drain(..n) {
-                    give(batch, frame, id, pool);
-                }
-                n
-            }
+            Kind::Generator(generator) => generator.receive(id, &self.arena, pool, batch, budget),
         }
     }
 
@@ -301,7 +236,7 @@ impl MemoryPort {
             Kind::Generator(generator) => {
                 let n = outbox.len();
                 for frame in outbox.drain(..) {
-                    generator.recycle(frame, pool);
+                    generator.sent(frame, pool);
                 }
                 n
             }
@@ -328,9 +263,7 @@ impl MemoryPort {
 
     pub(super) fn close(self, pool: &mut Pool) {
         if let Kind::Generator(generator) = self.kind {
-            for frame in generator.queue {
-                pool.free(frame);
-            }
+            generator.close(pool);
         }
     }
 }

@@ -9,6 +9,7 @@
 //! | `Fault` | another port behind loss, duplication, reorder and corruption |
 
 mod fault;
+mod generator;
 mod memory;
 mod pcap;
 pub mod xdp;
@@ -19,6 +20,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use fault::{FaultPlan, FaultPort, Faults, MAX_DELAY};
+pub use generator::FrameSource;
 pub use memory::{MEMORY_CAPS, MemoryDevice, MemoryHandle, MemoryPort};
 pub use pcap::{
     Capture, MAX_REPLAY_BYTES, Pace, PcapError, PcapPort, PcapSpec, PcapStatus, RecordStatus,

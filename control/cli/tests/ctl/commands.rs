@@ -86,12 +86,12 @@ fn objects_of_every_kind_are_added_shown_and_deleted() {
             "lab 02:00:00:00:00:bb --vlan 10",
         ),
         (
-            "policy add web-in --port web --direction ingress --action allow --source 10.0.0.0/8 --protocol udp --ports 53-54",
+            "rule add web-in --port web --direction ingress --action allow --source 10.0.0.0/8 --protocol udp --ports 53-54",
             "rule",
             "web-in",
         ),
         (
-            "policy add esp --port web --direction egress --action deny --protocol 50 --priority 7",
+            "rule add esp --port web --direction egress --action deny --protocol 50 --priority 7",
             "rule",
             "esp",
         ),
@@ -133,7 +133,7 @@ fn objects_of_every_kind_are_added_shown_and_deleted() {
 #[test]
 fn flags_become_fields() {
     let daemon = Daemon::furnished();
-    let words = "policy add r --port web --direction egress --action deny --priority 7 --destination fd00::/8 --protocol icmpv6";
+    let words = "rule add r --port web --direction egress --action deny --priority 7 --destination fd00::/8 --protocol icmpv6";
     daemon.ctl(&words.split(' ').collect::<Vec<_>>()).ok();
     let shown = read(&daemon.ctl(&["rule", "get", "r", "-o", "json"]).ok());
     assert_eq!(

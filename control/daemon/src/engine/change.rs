@@ -81,6 +81,7 @@ impl Engine {
             Ok(tables)
         });
         if ready.is_err() {
+            self.policies.revert(&applied.delta.differences);
             self.unplan(moves);
         }
         ready
@@ -89,13 +90,21 @@ impl Engine {
     /// Gives the workers new tables. Frames are let in of new ports once every worker has them.
     fn put_in_force(&mut self, tables: Tables, moves: &Moves) {
         self.disconnect(moves);
-        self.switch.publish(tables);
+        self.publish(tables);
         if !moves.open.is_empty() {
             self.await_tables();
         }
         for port in &moves.open {
             self.connect(&port.name);
         }
+    }
+
+    /// Gives the workers the tables that were compiled last.
+    fn publish(&mut self, tables: Tables) {
+        for rule in self.policies.commit() {
+            self.switch.begin_policy_rule(rule);
+        }
+        self.switch.publish(tables);
     }
 
     /// A frame received under tables that do not know its port would be dropped.
@@ -106,7 +115,7 @@ impl Engine {
     }
 
     /// The tables after these differences, which the model has taken already.
-    fn compile(&self, delta: &Delta, plan: &Plan) -> Result<Tables, RpcError> {
+    fn compile(&mut self, delta: &Delta, plan: &Plan) -> Result<Tables, RpcError> {
         let mut edit = self.switch.edit();
         let delta = with_dependents(delta, self.model.state());
         let segments_before: HashMap<String, u32> = segments_before(&delta, self.model.state());
@@ -120,6 +129,8 @@ impl Engine {
         for difference in &delta {
             compiler.difference(&mut edit, difference)?;
         }
+        let differences = &delta[..];
+        self.policies.change(&mut edit, differences, &self.names)?;
         edit.build().map_err(|e| table_error(&e))
     }
 
@@ -127,7 +138,7 @@ impl Engine {
     pub(super) fn compile_all(&mut self) {
         let whole = DesiredState::default().diff(self.model.state());
         match self.compile(&whole, &Plan::new()) {
-            Ok(tables) => self.switch.publish(tables),
+            Ok(tables) => self.publish(tables),
             // The store holds only what was in force once; a limit of the configuration may have shrunk since.
             Err(e) => {
                 error!(error = %e, "the stored desired state does not fit the tables; all ports stay closed")

@@ -30,6 +30,7 @@ use tracing::{debug, error, info, warn};
 
 use crate::kernel::Kernel;
 use crate::names::Names;
+use crate::policy::Policies;
 use crate::server::{Answer, Answers, ClientId, Job};
 use ports::LivePort;
 use stats::Pulse;
@@ -82,6 +83,7 @@ pub struct Engine {
     switch: Switch,
     kernel: Kernel,
     names: Names,
+    policies: Policies,
     ports: BTreeMap<String, LivePort>,
     /// Ports that are gone and could not be removed.
     unremoved: BTreeSet<String>,
@@ -130,8 +132,9 @@ impl Engine {
             v4: bounds.gateway.ipv4,
             v6: bounds.gateway.ipv6,
         };
+        let had_ports = !model.state().ports.is_empty();
         let switch = Switch::start(
-            start::switch_config(&config, features),
+            start::switch_config(&config, features, had_ports),
             Tables::new(gateway),
         )?;
         let mut engine = Engine {
@@ -143,6 +146,7 @@ impl Engine {
             store,
             switch,
             names: Names::default(),
+            policies: Policies::new(false),
             ports: BTreeMap::new(),
             unremoved: BTreeSet::new(),
             transactions: HashMap::new(),

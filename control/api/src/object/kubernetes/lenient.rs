@@ -13,7 +13,7 @@ const UNKNOWN: &str = "unknown";
 
 /// A reader that reads an object by name, and notes in its field `unknown` that there were fields of no known name.
 #[derive(Debug)]
-pub struct Lenient<D>(pub D);
+pub(super) struct Lenient<D>(pub(super) D);
 
 impl<'de, D: Deserializer<'de>> Deserializer<'de> for Lenient<D> {
     type Error = D::Error;

@@ -1,0 +1,182 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Pipelines on ports in memory that the benchmark turns itself, instead of a thread.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use podswitch_datapath::frame::{Arena, Pool};
+use podswitch_datapath::port::{MemoryDevice, MemoryPort, Port};
+use podswitch_datapath::switch::{Device, MemoryPlan, Mode, PortSpec, Switch, SwitchConfig};
+use podswitch_datapath::verdict::Reason;
+use podswitch_datapath::worker::clock::{Clock, cycles};
+use podswitch_datapath::{PortId, WorkerId};
+
+use crate::bare::Bare;
+use crate::{Settings, machine, traffic};
+
+/// Largest packet of every port.
+pub const MTU: u32 = 1500;
+
+/// Something that moves frames when it is turned.
+pub trait Pipeline {
+    /// One turn.
+    fn turn(&mut self);
+    /// Frames received so far.
+    fn packets(&mut self) -> u64;
+    /// What another thread does between some turns.
+    fn control(&mut self) {}
+}
+
+impl Pipeline for Bare {
+    fn turn(&mut self) {
+        Bare::turn(self);
+    }
+
+    fn packets(&mut self) -> u64 {
+        self.packets
+    }
+}
+
+/// Turns between two looks at the clock.
+const TURNS: u32 = 16;
+
+/// Turns it for about so many cycles; cycles a packet, without those of [`Pipeline::control`].
+///
+/// # Panics
+/// When no frame moved.
+pub fn measure(pipeline: &mut dyn Pipeline, at_least: u64) -> f64 {
+    let before = pipeline.packets();
+    let mut spent = 0;
+    while spent < at_least {
+        let start = cycles();
+        for _ in 0..TURNS {
+            pipeline.turn();
+        }
+        spent += cycles().wrapping_sub(start);
+        pipeline.control();
+    }
+    let packets = pipeline.packets() - before;
+    assert!(packets > 0, "no frame moved in {spent} cycles");
+    spent as f64 / packets as f64
+}
+
+/// As many frames as the second-level cache has lines. Each takes one, beside those of its template, its owner tag and its
+/// place in queues; and frames lie a chunk apart, so that only a few of the cache's sets are theirs.
+pub fn frames_beyond_l2() -> u32 {
+    const LINE: usize = 64;
+    let lines = machine::l2_bytes() / LINE;
+    (lines as u32).clamp(8 << 10, 64 << 10)
+}
+
+/// How long to measure in memory, in cycles.
+#[derive(Clone, Copy, Debug)]
+pub struct Lengths {
+    /// Of a sample.
+    pub slice: u64,
+    /// Before the first one.
+    pub warm: u64,
+    /// Rounds of samples.
+    pub rounds: usize,
+}
+
+impl Lengths {
+    /// As the settings say.
+    pub fn of(settings: Settings) -> Lengths {
+        let cycles = |millis| Clock::get().cycles(Duration::from_millis(millis));
+        Lengths {
+            slice: cycles(settings.pick(40, 5)),
+            warm: cycles(settings.pick(200, 20)),
+            rounds: settings.pick(40, 5),
+        }
+    }
+
+    /// A sample, in milliseconds.
+    pub fn slice_millis(&self) -> u64 {
+        Clock::get().nanoseconds(self.slice) / 1_000_000
+    }
+}
+
+/// Keeps the calling thread to the last core.
+pub fn stay_on_last_core() {
+    if let Some(core) = core_affinity::get_core_ids().and_then(|c| c.last().copied()) {
+        core_affinity::set_for_current(core);
+    }
+}
+
+/// Chunks of the share of one of `ports` ports, `frames` frames circling among them: these, and a little more, as a port's
+/// plan has it.
+fn chunks_per_port(frames: u32, ports: usize) -> u32 {
+    let each = frames.div_ceil(ports as u32);
+    each + each / 4
+}
+
+/// The bare loop over devices among which `frames` frames circle, with memory as a [`Node`] has it.
+///
+/// # Panics
+/// When there is no memory.
+pub fn bare(devices: Vec<MemoryDevice>, frames: u32) -> Bare {
+    let chunks = chunks_per_port(frames, devices.len()) * devices.len() as u32;
+    let arena = Arena::new(WorkerId(0), chunks);
+    let arena = Arc::new(arena.expect("memory for the frames"));
+    let mut pool = Pool::new(WorkerId(0));
+    pool.add_arena(arena.clone());
+    let port = |device| Port::Memory(MemoryPort::new(device, arena.clone()));
+    let ports: Vec<Port> = devices.into_iter().map(port).collect();
+    Bare::new(ports, pool)
+}
+
+/// A whole switch of one worker, without a thread.
+pub struct Node {
+    /// The switch.
+    pub switch: Switch,
+}
+
+impl Node {
+    /// With room for `ports` ports among which `frames` frames circle, and empty tables.
+    ///
+    /// # Panics
+    /// When it cannot be made.
+    pub fn start(config: SwitchConfig, ports: usize, frames: u32) -> Node {
+        let config = SwitchConfig {
+            mode: Mode::Inline,
+            memory: MemoryPlan {
+                // One arena: frames are not copied on their way.
+                ports_per_arena: Some(ports as u32),
+                chunks_per_port: Some(chunks_per_port(frames, ports)),
+            },
+            ..config
+        };
+        let switch = Switch::start(config, traffic::empty_tables()).expect("a switch");
+        Node { switch }
+    }
+
+    /// Adds ports, numbered from 0. Each turns the worker, so nobody should send before all are there.
+    ///
+    /// # Panics
+    /// When one cannot be added.
+    pub fn add(&mut self, devices: Vec<MemoryDevice>) {
+        for (n, device) in devices.into_iter().enumerate() {
+            let spec = PortSpec {
+                worker: Some(WorkerId(0)),
+                mtu: MTU,
+                device: Device::Memory(device),
+                faults: None,
+            };
+            let added = self.switch.add_port(PortId(n as u16), spec);
+            added.expect("a memory port");
+        }
+    }
+
+    /// Frames received so far.
+    pub fn received(&self) -> u64 {
+        let counters = self.switch.counters();
+        counters.ports.values().map(|p| p.rx.packets).sum()
+    }
+
+    /// Frames dropped so far, by reason; those that were dropped for no reason are absent.
+    pub fn drops(&self) -> Vec<(Reason, u64)> {
+        let counters = self.switch.counters();
+        let drops = Reason::ALL.iter().copied().zip(counters.drops);
+        drops.filter(|(_, n)| *n > 0).collect()
+    }
+}

@@ -1,0 +1,335 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Policies as rules: what Kubernetes says in several ways is one thing here.
+//!
+//! What is not known fails closed: a peer or port of a kind that a later Kubernetes has is nobody and nothing where a rule accepts or passes, and
+//! everybody and everything where it denies. Peers by nodes and by names of hosts are among these.
+
+use ipnet::IpNet;
+use podswitch_api::object::kubernetes::{
+    ClusterAction, ClusterEgressPeer, ClusterIngressPeer, IpBlock, LabelSelector, NamespacedPods,
+    NetworkPolicyPeer, NetworkPolicyPort, PolicyPort, PolicyTier, PolicyType, ProtocolMatch,
+    Subject, TransportMatch, TransportProtocol,
+};
+use podswitch_api::object::{ClusterNetworkPolicy, NetworkPolicy, Pod};
+
+use crate::labels::{Labels, keys, matches, matches_namespace};
+use crate::population::{Attention, Namespaces};
+use crate::spec::{Action, Direction, PolicyKey, PortSpec, Tier};
+
+/// Which pods a rule's peer is.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct PodPeer {
+    pub(crate) namespaces: Namespaces,
+    pub(crate) pods: LabelSelector,
+}
+
+/// Who a rule is for.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Peers {
+    pub(crate) any: bool,
+    pub(crate) pods: Vec<PodPeer>,
+    pub(crate) blocks: Vec<IpBlock>,
+}
+
+/// What a rule is for.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Ports {
+    pub(crate) any: bool,
+    pub(crate) numbers: Vec<PortSpec>,
+    /// By name, and by protocol where that is given.
+    pub(crate) names: Vec<(String, Option<u8>)>,
+}
+
+/// A rule.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Rule {
+    pub(crate) name: Option<String>,
+    pub(crate) action: Action,
+    pub(crate) peers: Peers,
+    pub(crate) ports: Ports,
+}
+
+/// A policy of either kind.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Policy {
+    pub(crate) key: PolicyKey,
+    pub(crate) tier: Tier,
+    pub(crate) priority: u16,
+    pub(crate) ingress: Vec<Rule>,
+    pub(crate) egress: Vec<Rule>,
+    isolates_ingress: bool,
+    isolates_egress: bool,
+    subject: PolicySubject,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+enum PolicySubject {
+    /// Pods of its own namespace.
+    Own(LabelSelector),
+    Cluster(Subject),
+}
+
+impl Policy {
+    /// The rules for a direction.
+    pub(crate) fn rules(&self, direction: Direction) -> &[Rule] {
+        match direction {
+            Direction::Ingress => &self.ingress,
+            Direction::Egress => &self.egress,
+        }
+    }
+
+    /// Whether the pods it selects are isolated in a direction.
+    pub(crate) fn isolates(&self, direction: Direction) -> bool {
+        match direction {
+            Direction::Ingress => self.isolates_ingress,
+            Direction::Egress => self.isolates_egress,
+        }
+    }
+
+    /// Whether it says anything about a direction.
+    pub(crate) fn concerns(&self, direction: Direction) -> bool {
+        self.isolates(direction) || self.tier != Tier::Network && !self.rules(direction).is_empty()
+    }
+
+    /// Whether it is for a pod, of a namespace with these labels.
+    pub(crate) fn selects(&self, pod: &Pod, namespace: &Labels) -> bool {
+        let in_namespace = |selector| matches_namespace(selector, &pod.namespace, namespace);
+        match &self.subject {
+            PolicySubject::Own(pods) => matches(pods, &pod.labels),
+            PolicySubject::Cluster(subject) => {
+                let all = subject.namespaces.as_ref().is_some_and(in_namespace);
+                all || subject.pods.as_ref().is_some_and(|s| {
+                    in_namespace(&s.namespace_selector) && matches(&s.pod_selector, &pod.labels)
+                })
+            }
+        }
+    }
+
+    /// The label keys and port names that it looks at, `more` or fewer.
+    pub(crate) fn attention(&self, more: bool, attention: &mut Attention) {
+        for rule in self.ingress.iter().chain(&self.egress) {
+            for peer in &rule.peers.pods {
+                let keys = keys(&peer.pods).map(|key| (key.clone(), more));
+                attention.keys.extend(keys);
+            }
+        }
+        for rule in &self.egress {
+            let names = rule
+                .ports
+                .names
+                .iter()
+                .map(|(name, _)| (name.clone(), more));
+            attention.names.extend(names);
+        }
+    }
+
+    /// Names of ports that its ingress rules give.
+    pub(crate) fn ingress_names(&self) -> impl Iterator<Item = &(String, Option<u8>)> {
+        self.ingress.iter().flat_map(|rule| &rule.ports.names)
+    }
+}
+
+// NetworkPolicy
+
+impl From<&NetworkPolicy> for Policy {
+    fn from(o: &NetworkPolicy) -> Policy {
+        let rule = |peers: &[NetworkPolicyPeer], ports: &[NetworkPolicyPort]| Rule {
+            name: None,
+            action: Action::Accept,
+            peers: network_peers(&o.namespace, peers),
+            ports: network_ports(ports),
+        };
+        let ingress = o.spec.ingress.iter().map(|r| rule(&r.from, &r.ports));
+        let egress = o.spec.egress.iter().map(|r| rule(&r.to, &r.ports));
+        let isolates_ingress = o.spec.isolates(PolicyType::Ingress);
+        let isolates_egress = o.spec.isolates(PolicyType::Egress);
+        Policy {
+            key: PolicyKey::Network(o.key()),
+            tier: Tier::Network,
+            priority: 0,
+            // Rules for a direction in which it does not isolate say nothing.
+            ingress: ingress.filter(|_| isolates_ingress).collect(),
+            egress: egress.filter(|_| isolates_egress).collect(),
+            isolates_ingress,
+            isolates_egress,
+            subject: PolicySubject::Own(o.spec.pod_selector.clone()),
+        }
+    }
+}
+
+fn network_peers(namespace: &str, all: &[NetworkPolicyPeer]) -> Peers {
+    let mut peers = Peers {
+        any: all.is_empty(),
+        ..Peers::default()
+    };
+    for peer in all.iter().filter(|p| !p.unknown) {
+        peers.blocks.extend(peer.ip_block.clone());
+        let namespaces = match (&peer.namespace_selector, &peer.pod_selector) {
+            (Some(selector), _) => Namespaces::With(selector.clone()),
+            (None, Some(_)) => Namespaces::One(namespace.to_owned()),
+            (None, None) => continue,
+        };
+        peers.pods.push(PodPeer {
+            namespaces,
+            pods: peer.pod_selector.clone().unwrap_or_default(),
+        });
+    }
+    peers
+}
+
+fn network_ports(all: &[NetworkPolicyPort]) -> Ports {
+    let mut ports = Ports {
+        any: all.is_empty(),
+        ..Ports::default()
+    };
+    for port in all.iter().filter(|p| !p.unknown) {
+        let protocol = port.protocol.number().0;
+        let (first, last) = match &port.port {
+            Some(PolicyPort::Name(name)) => {
+                ports.names.push((name.clone(), Some(protocol)));
+                continue;
+            }
+            Some(PolicyPort::Number(first)) => (*first, port.end_port.unwrap_or(*first)),
+            None => (0, u16::MAX),
+        };
+        ports.numbers.push(PortSpec {
+            protocol,
+            first,
+            last,
+        });
+    }
+    ports
+}
+
+// ClusterNetworkPolicy
+
+impl From<&ClusterNetworkPolicy> for Policy {
+    fn from(o: &ClusterNetworkPolicy) -> Policy {
+        let action = |action| match action {
+            ClusterAction::Accept => Action::Accept,
+            ClusterAction::Deny => Action::Deny,
+            ClusterAction::Pass => Action::Pass,
+        };
+        let ingress = o.spec.ingress.iter().map(|r| Rule {
+            name: r.name.clone(),
+            action: action(r.action),
+            peers: cluster_peers(r.action, r.from.iter().map(ingress_peer)),
+            ports: cluster_ports(r.action, &r.protocols),
+        });
+        let egress = o.spec.egress.iter().map(|r| Rule {
+            name: r.name.clone(),
+            action: action(r.action),
+            peers: cluster_peers(r.action, r.to.iter().map(egress_peer)),
+            ports: cluster_ports(r.action, &r.protocols),
+        });
+        Policy {
+            key: PolicyKey::Cluster(o.name.clone()),
+            tier: match o.spec.tier {
+                PolicyTier::Admin => Tier::Admin,
+                PolicyTier::Baseline => Tier::Baseline,
+            },
+            priority: o.spec.priority,
+            ingress: ingress.collect(),
+            egress: egress.collect(),
+            isolates_ingress: false,
+            isolates_egress: false,
+            subject: PolicySubject::Cluster(o.spec.subject.clone()),
+        }
+    }
+}
+
+/// A peer of a ClusterNetworkPolicy: `None` if it is not known.
+type ClusterPeer<'a> = Option<(Option<PodPeer>, &'a [IpNet])>;
+
+fn pods(o: &NamespacedPods) -> PodPeer {
+    PodPeer {
+        namespaces: Namespaces::With(o.namespace_selector.clone()),
+        pods: o.pod_selector.clone(),
+    }
+}
+
+fn all_of(namespaces: &LabelSelector) -> PodPeer {
+    PodPeer {
+        namespaces: Namespaces::With(namespaces.clone()),
+        pods: LabelSelector::default(),
+    }
+}
+
+fn ingress_peer(o: &ClusterIngressPeer) -> ClusterPeer<'_> {
+    match (&o.namespaces, &o.pods) {
+        _ if o.unknown => None,
+        (Some(namespaces), _) => Some((Some(all_of(namespaces)), &[])),
+        (_, Some(some)) => Some((Some(pods(some)), &[])),
+        (None, None) => None,
+    }
+}
+
+fn egress_peer(o: &ClusterEgressPeer) -> ClusterPeer<'_> {
+    match (&o.namespaces, &o.pods, &o.networks) {
+        _ if o.unknown => None,
+        (Some(namespaces), _, _) => Some((Some(all_of(namespaces)), &[])),
+        (_, Some(some), _) => Some((Some(pods(some)), &[])),
+        (_, _, Some(networks)) => Some((None, networks)),
+        // Nodes, names of hosts.
+        (None, None, None) => None,
+    }
+}
+
+fn cluster_peers<'a>(action: ClusterAction, all: impl Iterator<Item = ClusterPeer<'a>>) -> Peers {
+    let mut peers = Peers::default();
+    for peer in all {
+        match peer {
+            None => peers.any |= action == ClusterAction::Deny,
+            Some((pods, networks)) => {
+                peers.pods.extend(pods);
+                peers.blocks.extend(networks.iter().map(|cidr| IpBlock {
+                    cidr: *cidr,
+                    except: Vec::new(),
+                }));
+            }
+        }
+    }
+    peers
+}
+
+fn cluster_ports(action: ClusterAction, all: &[ProtocolMatch]) -> Ports {
+    let mut ports = Ports {
+        any: all.is_empty(),
+        ..Ports::default()
+    };
+    for o in all {
+        let named = &o.destination_named_port;
+        let mut known = named.is_some();
+        ports
+            .names
+            .extend(named.iter().map(|name| (name.clone(), None)));
+        for (protocol, transport) in [
+            (TransportProtocol::Tcp, &o.tcp),
+            (TransportProtocol::Udp, &o.udp),
+            (TransportProtocol::Sctp, &o.sctp),
+        ] {
+            if let Some(transport) = transport {
+                known = true;
+                ports.numbers.push(transport_ports(protocol, transport));
+            }
+        }
+        if o.unknown || !known {
+            ports.any |= action == ClusterAction::Deny;
+        }
+    }
+    ports
+}
+
+fn transport_ports(protocol: TransportProtocol, o: &TransportMatch) -> PortSpec {
+    let port = o.destination_port.unwrap_or_default();
+    let (first, last) = match (port.number, port.range) {
+        (Some(number), _) => (number, number),
+        (None, Some(range)) => (range.start, range.end),
+        (None, None) => (0, u16::MAX),
+    };
+    PortSpec {
+        protocol: protocol.number().0,
+        first,
+        last,
+    }
+}
