@@ -416,3 +416,47 @@ fn wrong_words_are_usage_errors() {
         ctl(words).fails(2, &[hint]);
     }
 }
+
+#[test]
+fn why_says_who_decides_and_exits_by_the_verdict() {
+    let daemon = Daemon::start();
+    let ask = |port| {
+        daemon.ctl(&[
+            "why", "--from", "shop/a", "--to", "10.0.0.2", "--port", port,
+        ])
+    };
+    let out = ask("443/tcp").ok();
+    for words in [
+        "ALLOWED",
+        "pod shop/a",
+        "out of port web to 02:00:00:00:00:02",
+        "the port's default",
+    ] {
+        assert!(out.contains(words), "{words} is not in {out}");
+    }
+    let done = ask("22");
+    let by = "isolated by NetworkPolicy shop/deny";
+    assert!(
+        done.out.contains("DENIED (policy_isolated_ingress)") && done.out.contains(by),
+        "{done:?}"
+    );
+    done.fails(1, &["policy_isolated_ingress"]);
+    let done = daemon.ctl(&["why", "--from", "nobody", "--to", "10.0.0.2", "--port", "1"]);
+    done.fails(2, &["nobody", "NAMESPACE/NAME"]);
+    let done = daemon.ctl(&["why", "--from", "::1", "--to", "::2", "--port", "1/quic"]);
+    done.fails(2, &["quic"]);
+    daemon
+        .ctl(&[
+            "why",
+            "--from",
+            "::1",
+            "--to",
+            "::2",
+            "--protocol",
+            "icmpv6",
+        ])
+        .ok();
+    daemon
+        .ctl(&["why", "--from", "::1", "--to", "::2"])
+        .fails(2, &["--port"]);
+}

@@ -8,6 +8,7 @@ mod ports;
 mod read;
 mod start;
 mod stats;
+mod why;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
@@ -141,12 +142,12 @@ impl Engine {
             kernel: Kernel::new(config.xdp.mode),
             start_problems: start::problems(&config),
             pulse: Pulse::default(),
+            policies: Policies::new(config.policy.expect),
             config,
             model,
             store,
             switch,
             names: Names::default(),
-            policies: Policies::new(false),
             ports: BTreeMap::new(),
             unremoved: BTreeSet::new(),
             transactions: HashMap::new(),
@@ -278,6 +279,7 @@ impl Engine {
             Call::Get(p) => answer(id, &self.get(&p)?),
             Call::Stats(p) => answer(id, &self.stats(&p)?),
             Call::Health(_) => answer(id, &self.health()),
+            Call::Why(p) => answer(id, &self.why(&p)?),
             Call::Audit(_) => answer(id, &self.audit()?),
             Call::Teardown(_) => Err(RpcError::new(
                 ErrorCode::Internal,
