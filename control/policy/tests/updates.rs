@@ -390,6 +390,7 @@ fn a_pod_is_described_by_its_object_and_its_namespace() {
     );
     assert!(m.compiler.is_described("p") && m.peers.len() == 1);
     assert_eq!(said(m.apply(Change::Namespace("shop", None))), [false]);
+    assert!(m.peers.is_empty(), "who is not described is nobody");
     assert_eq!(said(m.namespace("shop", json!({}))), [true]);
     assert_eq!(said(m.apply(Change::Endpoint("p", None))), [false]);
     assert!(!m.compiler.is_described("p"));
