@@ -362,6 +362,11 @@ impl FlowTable {
         self.len
     }
 
+    /// How many of them are of connections that are not over: the table is full when that is its capacity.
+    pub fn live(&self) -> usize {
+        self.live
+    }
+
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
         self.len == 0

@@ -146,7 +146,7 @@ pub(super) fn decide(
         if let Some(reason) = half.drop {
             // What the sender's end denies never gets to the receiver's.
             if direction == Direction::Egress || outcome.egress.drop.is_none() {
-                note(ctx, passage, packet, reason, half);
+                note(ctx, passage, packet, direction, reason, half);
             }
         }
     }
@@ -163,14 +163,23 @@ fn is_of(found: &Found, packet: &Packet) -> bool {
     known.is_none_or(|port| port == packet.meta.in_port)
 }
 
-fn note(ctx: &mut Context<'_>, passage: Passage<'_>, packet: &Packet, reason: Reason, half: Half) {
+fn note(
+    ctx: &mut Context<'_>,
+    passage: Passage<'_>,
+    packet: &Packet,
+    direction: Direction,
+    reason: Reason,
+    half: Half,
+) {
     ctx.refusals.note(Refusal {
         at: ctx.now.0,
         key: packet.meta.parsed.key,
         in_port: packet.meta.in_port,
         out_port: passage.receiver.map(|port| port.id),
+        direction,
         reason,
-        rule: half.policy,
+        rule: half.rule,
+        policy: half.policy,
     });
 }
 

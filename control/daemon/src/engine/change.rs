@@ -73,6 +73,8 @@ impl Engine {
     /// touched, and devices that were not there are opened before those that are opened anew.
     fn prepare(&mut self, applied: &Applied, moves: &Moves) -> Result<Tables, RpcError> {
         let plan = self.plan(moves)?;
+        // What was refused until now is named by what is in force until now: numbers of rules may be others' soon.
+        self.collect_refusals();
         self.policies.change(&applied.delta.differences);
         let ready = self.compile(&applied.delta, &plan).and_then(|tables| {
             let opened = self.open_ports(moves, &plan)?;

@@ -7,7 +7,8 @@
 mod compiled;
 mod owed;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Instant;
 
 use podswitch_api::RpcError;
@@ -15,7 +16,7 @@ use podswitch_api::desired::{DesiredState, Difference};
 use podswitch_api::object::{Key, NamespacedName, Object, Port};
 use podswitch_datapath::tables::{Edit, PortPolicy, TableError};
 use podswitch_datapath::{CidrClass, IdentityId, PeerClass, PolicyRuleId};
-use podswitch_policy::{Change, Compiler, Endpoint, EndpointPolicy, RuleId, RuleName};
+use podswitch_policy::{Change, Compiler, Endpoint, EndpointPolicy, RuleId, RuleName, Update};
 
 use crate::compile::table_error;
 use crate::names::Names;
@@ -28,6 +29,8 @@ pub struct Policies {
     compiler: Compiler,
     owed: Owed,
     compiled: Compiled,
+    /// The rules that have a number.
+    rules: BTreeMap<RuleId, Arc<RuleName>>,
     /// Somebody will describe every pod.
     expect: bool,
     /// Ports that wait to be described, since when.
@@ -57,7 +60,25 @@ impl Policies {
 
     /// The name of a rule.
     pub fn rule(&self, id: PolicyRuleId) -> Option<&RuleName> {
-        self.compiler.rule(RuleId(id.0))
+        self.rules.get(&RuleId(id.0)).map(|name| &**name)
+    }
+
+    /// Every rule that some port has, by its number.
+    pub fn rules(&self) -> impl Iterator<Item = (PolicyRuleId, &RuleName)> {
+        self.rules
+            .iter()
+            .map(|(id, name)| (PolicyRuleId(id.0), &**name))
+    }
+
+    /// The rules of a port, each once.
+    pub fn rules_of(&self, port: &str) -> Vec<(PolicyRuleId, &RuleName)> {
+        let policy = self.compiler.policy_of(port);
+        let both = policy.iter().flat_map(|p| [&p.egress, &p.ingress]);
+        let ids = both.flat_map(|direction| direction.rules.iter().map(|rule| rule.id));
+        let ids: BTreeSet<RuleId> = ids.collect();
+        ids.into_iter()
+            .filter_map(|id| Some((PolicyRuleId(id.0), &**self.rules.get(&id)?)))
+            .collect()
     }
 
     /// Takes a whole desired state in, where there was none.
@@ -74,7 +95,7 @@ impl Policies {
             .chain(cluster.map(|(name, o)| Change::ClusterNetworkPolicy(name, Some(o))))
             .chain(ports.map(|(name, o)| Change::Endpoint(name, endpoint(o))));
         let update = self.compiler.apply(changes);
-        self.owed.add(update);
+        self.note(update);
     }
 
     /// Takes differences in.
@@ -96,6 +117,16 @@ impl Policies {
         let changes = differences.iter().zip(&keys);
         let changes = changes.filter_map(|(difference, key)| change(key, side(difference)));
         let update = self.compiler.apply(changes);
+        self.note(update);
+    }
+
+    fn note(&mut self, update: Update) {
+        for (id, name) in &update.rules {
+            match name {
+                Some(name) => drop(self.rules.insert(*id, name.clone())),
+                None => drop(self.rules.remove(id)),
+            }
+        }
         self.owed.add(update);
     }
 
