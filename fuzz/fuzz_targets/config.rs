@@ -48,7 +48,7 @@ fn judge(config: &Config) {
     assert!((MIN_MTU..=MAX_MTU).contains(&bounds.default_mtu));
     let (l, most) = (bounds.limits, Limits::MAX);
     assert!(l.ports <= most.ports && l.routes <= most.routes && l.rules <= most.rules);
-    assert!(config.flow.entries.is_power_of_two());
+    assert!(config.conntrack.entries.is_power_of_two());
 }
 
 /// Fields are read by name, never by their order.

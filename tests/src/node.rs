@@ -238,10 +238,25 @@ impl Node {
     pub fn pod_with(&self, change: impl FnOnce(&mut Value)) -> Pod {
         let mut conf = self.conf();
         change(&mut conf);
+        self.add(conf, |_| {})
+    }
+
+    /// A pod, attached by an ADD that was changed first.
+    ///
+    /// # Panics
+    /// If ADD fails.
+    #[track_caller]
+    pub fn pod_called(&self, change: impl FnOnce(&mut Call)) -> Pod {
+        self.add(self.conf(), change)
+    }
+
+    #[track_caller]
+    fn add(&self, conf: Value, change: impl FnOnce(&mut Call)) -> Pod {
         let netns = Netns::new("pod");
         let container = self.container_id();
         let mut call = self.call("ADD", &container, &netns.path().to_string_lossy());
         call.stdin = conf.to_string().into_bytes();
+        change(&mut call);
         let result = self.execute(&call).result();
         Pod {
             netns,

@@ -7,6 +7,7 @@
 //! | [`engine`] | carries requests out: desired state to store, switch and kernel |
 //! | [`kernel`] | the host end of a pod's veth |
 //! | [`compile`], [`names`] | from differences of the desired state to an edit of the switch's tables |
+//! | [`policy`] | network policy: from the same differences, by the policy compiler, to the same edit |
 //! | [`logging`] | structured logs |
 //! | [`server`] | the control socket, a mio loop on the main thread |
 #![forbid(unsafe_code)]
@@ -17,5 +18,6 @@ pub mod engine;
 pub mod kernel;
 pub mod logging;
 pub mod names;
+pub mod policy;
 pub mod probe;
 pub mod server;

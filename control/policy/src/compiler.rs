@@ -142,8 +142,13 @@ impl Compiler {
             return;
         }
         self.population.set_namespace(name, o.map(|o| &o.labels));
-        let ports = self.by_namespace.get(name).into_iter().flatten();
-        touched.ports.extend(ports.cloned());
+        for name in self.by_namespace.get(name).into_iter().flatten() {
+            // Whether the pod behind it is described, and so who has its addresses, may be another matter now.
+            if let Some(port) = self.ports.get(name) {
+                touched.addresses.extend(&port.endpoint.addresses);
+            }
+            touched.ports.insert(name.clone());
+        }
     }
 
     fn pod(&mut self, key: &NamespacedName, o: Option<&Pod>, touched: &mut Touched) {

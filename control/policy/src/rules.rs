@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Policies as rules: what Kubernetes says in several ways is one thing here.
 //!
-//! What is not known fails closed: a peer or port of a kind that a later Kubernetes has is nobody and nothing where a rule accepts or passes, and
-//! everybody and everything where it denies. Peers by nodes and by names of hosts are among these.
+//! What is not known fails closed. A NetworkPolicy's peer or port of a kind that a later Kubernetes has is nobody and nothing. A rule of a
+//! ClusterNetworkPolicy with such a peer or protocol matches nothing if it accepts, and denies everything if it denies or passes. Peers by nodes
+//! and by names of hosts are among these.
 
 use ipnet::IpNet;
 use podswitch_api::object::kubernetes::{
@@ -205,22 +206,13 @@ fn network_ports(all: &[NetworkPolicyPort]) -> Ports {
 
 impl From<&ClusterNetworkPolicy> for Policy {
     fn from(o: &ClusterNetworkPolicy) -> Policy {
-        let action = |action| match action {
-            ClusterAction::Accept => Action::Accept,
-            ClusterAction::Deny => Action::Deny,
-            ClusterAction::Pass => Action::Pass,
-        };
-        let ingress = o.spec.ingress.iter().map(|r| Rule {
-            name: r.name.clone(),
-            action: action(r.action),
-            peers: cluster_peers(r.action, r.from.iter().map(ingress_peer)),
-            ports: cluster_ports(r.action, &r.protocols),
+        let ingress = o.spec.ingress.iter().map(|r| {
+            let peers = r.from.iter().map(ingress_peer);
+            cluster_rule(&r.name, r.action, peers, &r.protocols)
         });
-        let egress = o.spec.egress.iter().map(|r| Rule {
-            name: r.name.clone(),
-            action: action(r.action),
-            peers: cluster_peers(r.action, r.to.iter().map(egress_peer)),
-            ports: cluster_ports(r.action, &r.protocols),
+        let egress = o.spec.egress.iter().map(|r| {
+            let peers = r.to.iter().map(egress_peer);
+            cluster_rule(&r.name, r.action, peers, &r.protocols)
         });
         Policy {
             key: PolicyKey::Cluster(o.name.clone()),
@@ -275,24 +267,53 @@ fn egress_peer(o: &ClusterEgressPeer) -> ClusterPeer<'_> {
     }
 }
 
-fn cluster_peers<'a>(action: ClusterAction, all: impl Iterator<Item = ClusterPeer<'a>>) -> Peers {
-    let mut peers = Peers::default();
-    for peer in all {
-        match peer {
-            None => peers.any |= action == ClusterAction::Deny,
-            Some((pods, networks)) => {
-                peers.pods.extend(pods);
-                peers.blocks.extend(networks.iter().map(|cidr| IpBlock {
-                    cidr: *cidr,
-                    except: Vec::new(),
-                }));
-            }
+/// A rule with a peer or protocol that is not known matches nothing if it accepts, and denies everything otherwise (v1alpha2, on peers).
+fn cluster_rule<'a>(
+    name: &Option<String>,
+    action: ClusterAction,
+    peers: impl Iterator<Item = ClusterPeer<'a>>,
+    protocols: &[ProtocolMatch],
+) -> Rule {
+    let known = cluster_peers(peers).zip(cluster_ports(protocols));
+    let (action, peers, ports) = match (action, known) {
+        (ClusterAction::Accept, Some((peers, ports))) => (Action::Accept, peers, ports),
+        (ClusterAction::Deny, Some((peers, ports))) => (Action::Deny, peers, ports),
+        (ClusterAction::Pass, Some((peers, ports))) => (Action::Pass, peers, ports),
+        (ClusterAction::Accept, None) => (Action::Accept, Peers::default(), Ports::default()),
+        (ClusterAction::Deny | ClusterAction::Pass, None) => {
+            let everybody = Peers {
+                any: true,
+                ..Peers::default()
+            };
+            let everything = Ports {
+                any: true,
+                ..Ports::default()
+            };
+            (Action::Deny, everybody, everything)
         }
+    };
+    Rule {
+        name: name.clone(),
+        action,
+        peers,
+        ports,
     }
-    peers
 }
 
-fn cluster_ports(action: ClusterAction, all: &[ProtocolMatch]) -> Ports {
+fn cluster_peers<'a>(all: impl Iterator<Item = ClusterPeer<'a>>) -> Option<Peers> {
+    let mut peers = Peers::default();
+    for peer in all {
+        let (pods, networks) = peer?;
+        peers.pods.extend(pods);
+        peers.blocks.extend(networks.iter().map(|cidr| IpBlock {
+            cidr: *cidr,
+            except: Vec::new(),
+        }));
+    }
+    Some(peers)
+}
+
+fn cluster_ports(all: &[ProtocolMatch]) -> Option<Ports> {
     let mut ports = Ports {
         any: all.is_empty(),
         ..Ports::default()
@@ -300,9 +321,8 @@ fn cluster_ports(action: ClusterAction, all: &[ProtocolMatch]) -> Ports {
     for o in all {
         let named = &o.destination_named_port;
         let mut known = named.is_some();
-        ports
-            .names
-            .extend(named.iter().map(|name| (name.clone(), None)));
+        let names = named.iter().map(|name| (name.clone(), None));
+        ports.names.extend(names);
         for (protocol, transport) in [
             (TransportProtocol::Tcp, &o.tcp),
             (TransportProtocol::Udp, &o.udp),
@@ -314,10 +334,10 @@ fn cluster_ports(action: ClusterAction, all: &[ProtocolMatch]) -> Ports {
             }
         }
         if o.unknown || !known {
-            ports.any |= action == ClusterAction::Deny;
+            return None;
         }
     }
-    ports
+    Some(ports)
 }
 
 fn transport_ports(protocol: TransportProtocol, o: &TransportMatch) -> PortSpec {

@@ -306,15 +306,21 @@ fn tiers_are_asked_in_their_order() {
         (ask(&m, 1), ask(&m, 2), ask(&m, 3)),
         (Said::Accept, Said::Isolated, Said::Deny)
     );
-    m.cluster("first", json!({"tier": "Admin", "priority": 4, "subject": {"namespaces": {}},
-        "ingress": [{"action": "Accept", "from": [{"planets": {}}]}, {"action": "Deny", "from": [{"planets": {}}], "protocols": [{"tcp": {"destinationPort": {"number": 1}}}]}]}));
-    assert_eq!(
-        (ask(&m, 1), ask(&m, 2)),
-        (Said::Deny, Said::Isolated),
-        "unknown peers"
-    );
     m.namespace("shop", json!({}));
     assert_eq!(ask(&m, 3), Said::Isolated, "no subject of it any more");
+    // A peer that is not known: what accepts matches nothing, what denies or passes denies everything.
+    let first = |action: &str| {
+        json!({"tier": "Admin", "priority": 4, "subject": {"namespaces": {}}, "ingress": [{"action": action,
+            "from": [{"planets": {}}, {"namespaces": {}}], "protocols": [{"tcp": {"destinationPort": {"number": 2}}}]}]})
+    };
+    for (action, said) in [
+        ("Accept", Said::Accept),
+        ("Deny", Said::Deny),
+        ("Pass", Said::Deny),
+    ] {
+        m.cluster("first", first(action));
+        assert_eq!(ask(&m, 1), said, "{action}");
+    }
 }
 
 #[test]
@@ -384,6 +390,7 @@ fn a_pod_is_described_by_its_object_and_its_namespace() {
     );
     assert!(m.compiler.is_described("p") && m.peers.len() == 1);
     assert_eq!(said(m.apply(Change::Namespace("shop", None))), [false]);
+    assert!(m.peers.is_empty(), "who is not described is nobody");
     assert_eq!(said(m.namespace("shop", json!({}))), [true]);
     assert_eq!(said(m.apply(Change::Endpoint("p", None))), [false]);
     assert!(!m.compiler.is_described("p"));

@@ -49,6 +49,7 @@ fn the_example_has_every_key_with_its_default() {
     let whole = Config::parse(&text.replace("\n# ", "\n")).unwrap();
     assert_eq!(whole.socket_group.as_deref(), Some("podswitch"));
     assert!(whole.memory.ports_per_arena.is_some() && whole.memory.chunks_per_port.is_some());
+    assert!(whole.conntrack.entries_per_port.is_some());
     assert_eq!(whole.check(), []);
 }
 
@@ -59,6 +60,7 @@ fn the_documentation_has_every_key_with_its_default() {
         "socket_group",
         "memory.ports_per_arena",
         "memory.chunks_per_port",
+        "conntrack.entries_per_port",
     ] {
         wanted.insert(optional.into(), "none".into());
     }
@@ -102,7 +104,7 @@ fn an_unknown_key_is_named_with_its_line() {
 fn a_list_is_no_table() {
     for (text, table) in [
         ("workers = [1]\nlog = [\"info\", \"json\"]", "log"),
-        ("workers = [1]\nflow = []", "flow"),
+        ("workers = [1]\nconntrack = []", "conntrack"),
         ("workers = [1]\n[[limits]]\nports = 1", "limits"),
         ("workers = [1]\ngateway = 1", "gateway"),
     ] {
@@ -185,7 +187,16 @@ fn values_that_cannot_be_are_all_named() {
         ("limits.rules = 65537", "limits.rules"),
         ("xdp.kick_budget = 0", "xdp.kick_budget"),
         ("icmp.errors_per_second = 1000001", "icmp.errors_per_second"),
-        ("flow.entries = 1000", "flow.entries"),
+        ("conntrack.entries = 1000", "conntrack.entries"),
+        (
+            "conntrack.entries_per_port = 0",
+            "conntrack.entries_per_port",
+        ),
+        ("conntrack.fragments = 63", "conntrack.fragments"),
+        ("conntrack.join_seconds = 3601", "conntrack.join_seconds"),
+        ("conntrack.tcp_syn_sent = 0", "conntrack.tcp_syn_sent"),
+        ("conntrack.other = 1400001", "conntrack.other"),
+        ("policy.deadline_seconds = 0", "policy.deadline_seconds"),
     ] {
         let workers = if text.starts_with("workers") {
             ""
@@ -200,7 +211,7 @@ fn values_that_cannot_be_are_all_named() {
         );
         assert!(problems[0].to_string().starts_with(key) && !problems[0].value.is_empty());
     }
-    let several = Config::parse("workers = []\nmtu = 1\nflow.entries = 3")
+    let several = Config::parse("workers = []\nmtu = 1\nconntrack.entries = 3")
         .unwrap()
         .check();
     assert_eq!(several.len(), 3, "{several:?}");

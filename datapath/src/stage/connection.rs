@@ -187,7 +187,7 @@ fn judge_both(
                 port,
                 other,
             };
-            policy::judge(ctx, end, key, later, standing)
+            policy::judge(ctx.tables, end, key, later, standing)
         }
         _ => Half::default(),
     };

@@ -24,6 +24,7 @@
 #![forbid(unsafe_code)]
 
 mod connection;
+mod explain;
 mod fragment;
 mod icmp_error;
 mod limit;
@@ -37,6 +38,7 @@ mod source;
 mod superframe;
 mod trim;
 
+pub use explain::{By, Explained, Said, explain};
 pub use limit::{Rate, RateLimiter};
 pub use segment::{Learned, LearnedEntry};
 use source::Own;

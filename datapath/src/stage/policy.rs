@@ -10,10 +10,11 @@
 
 use std::sync::Arc;
 
-use super::Context;
 use crate::counters::WorkerCounters;
 use crate::ids::{PolicyRuleId, RuleId};
-use crate::tables::{Direction, DirectionPolicy, PolicyJudgement, PortEntry, PortPolicy, RuleSet};
+use crate::tables::{
+    Direction, DirectionPolicy, PolicyJudgement, PortEntry, PortPolicy, RuleSet, Tables,
+};
 use crate::verdict::Reason;
 use crate::wire::{FlowKey, Fragment, Parsed};
 
@@ -61,7 +62,7 @@ impl<'t> End<'t> {
     }
 
     /// The network policy in force, if there is any.
-    fn policy(&self) -> Option<&'t DirectionPolicy> {
+    pub(super) fn policy(&self) -> Option<&'t DirectionPolicy> {
         let policy: &Arc<DirectionPolicy> = match (&self.port.policy, self.direction) {
             (PortPolicy::Judged { egress, .. }, Direction::Egress) => egress,
             (PortPolicy::Judged { ingress, .. }, Direction::Ingress) => ingress,
@@ -71,7 +72,7 @@ impl<'t> End<'t> {
     }
 
     /// The address of the other end.
-    fn peer(&self, key: &'t FlowKey) -> &'t [u8; 16] {
+    pub(super) fn peer(&self, key: &'t FlowKey) -> &'t [u8; 16] {
         match self.direction {
             Direction::Egress => &key.dst,
             Direction::Ingress => &key.src,
@@ -79,7 +80,7 @@ impl<'t> End<'t> {
     }
 
     /// A pod and itself, or a pod and its node.
-    fn is_exempt(&self, key: &FlowKey) -> bool {
+    pub(super) fn is_exempt(&self, key: &FlowKey) -> bool {
         let peer = match self.direction {
             Direction::Egress => &key.dst,
             Direction::Ingress => &key.src,
@@ -92,7 +93,7 @@ impl<'t> End<'t> {
 
 /// Judges a packet at one end; `later` for a later fragment.
 pub(super) fn judge(
-    ctx: &Context<'_>,
+    tables: &Tables,
     end: End<'_>,
     key: &FlowKey,
     later: bool,
@@ -125,7 +126,7 @@ pub(super) fn judge(
         }
         Standing::New => {}
     }
-    let peer = ctx.tables.peer(end.peer(key));
+    let peer = tables.peer(end.peer(key));
     match policy.judge(&peer, key.protocol(), key.dport) {
         PolicyJudgement::Accept(rule) => Half {
             policy: Some(rule),

@@ -6,6 +6,7 @@ mod change;
 mod get;
 mod health;
 mod stats;
+mod why;
 
 pub use audit::{ArenaAudit, AuditResult, TeardownFailure, TeardownItem, TeardownReport};
 pub use change::{
@@ -20,6 +21,10 @@ pub use health::{
     Gateway, HealthResult, HealthStatus, Problem, Severity, VersionResult, WorkerHealth,
 };
 pub use stats::{PortStats, RuleStats, Section, StatsParams, StatsResult, TableStats, WorkerStats};
+
+pub use why::{
+    DecidedBy, PolicyRuleRef, WhyEnd, WhyJudgement, WhyParams, WhyParty, WhyResult, WhyRoute,
+};
 
 use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
@@ -125,6 +130,8 @@ methods! {
     Stats = "stats": StatsParams => StatsResult, optional: true;
     /// Says whether everything works, and what does not.
     Health = "health": NoParams => HealthResult, optional: true;
+    /// Says whether a connection may begin, what decides that, and where it goes.
+    Why = "why": WhyParams => WhyResult, optional: false;
     /// Accounts for every chunk of packet memory.
     Audit = "audit": NoParams => AuditResult, optional: true;
     /// Takes everything apart that podswitch made in the kernel, forgets the desired state and stops the daemon.

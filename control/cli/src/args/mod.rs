@@ -2,6 +2,7 @@
 //! The command line. Parsing, help, completions and man pages come from these definitions.
 
 mod object;
+mod why;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -14,6 +15,7 @@ pub(crate) use object::{
     FdbCommand, FdbKeyArgs, NeighborCommand, NeighborKeyArgs, PortAdd, PortCommand, RouteCommand,
     RouteKeyArgs, RuleCommand, SegmentCommand, Selector,
 };
+pub(crate) use why::WhyArgs;
 
 /// Shows and changes what podswitchd, the pod switch of this node, does.
 #[derive(Debug, Parser)]
@@ -66,6 +68,8 @@ pub(crate) enum Command {
     /// Rules of ports
     #[command(subcommand)]
     Rule(RuleCommand),
+    /// Says whether a connection may begin, what decides that, and where it goes; exits with 1 when it may not
+    Why(WhyArgs),
     /// Shows counters of ports, drops, workers, rules and tables
     Stats(StatsArgs),
     /// Shows rates of ports and drops, again and again

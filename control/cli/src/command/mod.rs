@@ -4,6 +4,7 @@
 mod generate;
 mod object;
 mod stats;
+mod why;
 
 use std::time::Duration;
 
@@ -48,6 +49,7 @@ pub(crate) fn run(args: Args) -> Result {
         Command::Neighbor(c) => object::neighbor(&context, c),
         Command::Segment(c) => object::segment(&context, c),
         Command::Rule(c) => object::rule(&context, c),
+        Command::Why(a) => why::why(&context, a),
         Command::Stats(a) => stats::stats(&context, a),
         Command::Top(a) => stats::top(&context, a),
         Command::Apply(a) => apply(&context, &a),

@@ -5,10 +5,12 @@ mod kubernetes;
 mod objects;
 mod status;
 mod table;
+mod why;
 
 pub(crate) use objects::{describe, list};
 pub(crate) use status::{audit, health, rates, stats, teardown, version};
 pub(crate) use table::Table;
+pub(crate) use why::why;
 
 use std::io::{self, Write};
 

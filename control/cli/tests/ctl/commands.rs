@@ -86,12 +86,12 @@ fn objects_of_every_kind_are_added_shown_and_deleted() {
             "lab 02:00:00:00:00:bb --vlan 10",
         ),
         (
-            "policy add web-in --port web --direction ingress --action allow --source 10.0.0.0/8 --protocol udp --ports 53-54",
+            "rule add web-in --port web --direction ingress --action allow --source 10.0.0.0/8 --protocol udp --ports 53-54",
             "rule",
             "web-in",
         ),
         (
-            "policy add esp --port web --direction egress --action deny --protocol 50 --priority 7",
+            "rule add esp --port web --direction egress --action deny --protocol 50 --priority 7",
             "rule",
             "esp",
         ),
@@ -133,7 +133,7 @@ fn objects_of_every_kind_are_added_shown_and_deleted() {
 #[test]
 fn flags_become_fields() {
     let daemon = Daemon::furnished();
-    let words = "policy add r --port web --direction egress --action deny --priority 7 --destination fd00::/8 --protocol icmpv6";
+    let words = "rule add r --port web --direction egress --action deny --priority 7 --destination fd00::/8 --protocol icmpv6";
     daemon.ctl(&words.split(' ').collect::<Vec<_>>()).ok();
     let shown = read(&daemon.ctl(&["rule", "get", "r", "-o", "json"]).ok());
     assert_eq!(
@@ -415,4 +415,48 @@ fn wrong_words_are_usage_errors() {
     ] {
         ctl(words).fails(2, &[hint]);
     }
+}
+
+#[test]
+fn why_says_who_decides_and_exits_by_the_verdict() {
+    let daemon = Daemon::start();
+    let ask = |port| {
+        daemon.ctl(&[
+            "why", "--from", "shop/a", "--to", "10.0.0.2", "--port", port,
+        ])
+    };
+    let out = ask("443/tcp").ok();
+    for words in [
+        "ALLOWED",
+        "pod shop/a",
+        "out of port web to 02:00:00:00:00:02",
+        "the port's default",
+    ] {
+        assert!(out.contains(words), "{words} is not in {out}");
+    }
+    let done = ask("22");
+    let by = "isolated by NetworkPolicy shop/deny";
+    assert!(
+        done.out.contains("DENIED (policy_isolated_ingress)") && done.out.contains(by),
+        "{done:?}"
+    );
+    done.fails(1, &["policy_isolated_ingress"]);
+    let done = daemon.ctl(&["why", "--from", "nobody", "--to", "10.0.0.2", "--port", "1"]);
+    done.fails(2, &["nobody", "NAMESPACE/NAME"]);
+    let done = daemon.ctl(&["why", "--from", "::1", "--to", "::2", "--port", "1/quic"]);
+    done.fails(2, &["quic"]);
+    daemon
+        .ctl(&[
+            "why",
+            "--from",
+            "::1",
+            "--to",
+            "::2",
+            "--protocol",
+            "icmpv6",
+        ])
+        .ok();
+    daemon
+        .ctl(&["why", "--from", "::1", "--to", "::2"])
+        .fails(2, &["--port"]);
 }

@@ -169,6 +169,22 @@ impl State {
     fn call(&mut self, call: Call) -> Result<Value, RpcError> {
         let generation = self.model.generation();
         Ok(match call {
+            Call::Why(p) => {
+                let denied = p.port == Some(22);
+                let judgement =
+                    |port: &str| json!({"allowed": true, "port": port, "by": "default"});
+                let mut ingress = judgement("web");
+                if denied {
+                    ingress = json!({"allowed": false, "port": "web", "by": "isolation", "isolated_by": [{"namespace": "shop", "name": "deny"}]});
+                }
+                let mut why = json!({"allowed": !denied, "from": {"address": "10.0.0.1", "pod": {"namespace": "shop", "name": "a"}},
+                    "to": {"address": "10.0.0.2", "port": "web"}, "egress": judgement("a"),
+                    "route": {"port": "web", "mac": "02:00:00:00:00:02", "mtu": 1500}, "ingress": ingress});
+                if denied {
+                    why["reason"] = json!("policy_isolated_ingress");
+                }
+                why
+            }
             Call::Apply(p) => {
                 self.model.expect(p.expect_generation)?;
                 let applied = self.model.apply(&p.changes)?;

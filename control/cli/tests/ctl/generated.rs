@@ -97,7 +97,7 @@ fn man_pages_are_written_for_every_command() {
             page(&format!("podswitchctl-{kind}-{verb}.1"));
         }
     }
-    assert!(page("podswitchctl-policy-add.1").contains("Destination ports"));
+    assert!(page("podswitchctl-rule-add.1").contains("Destination ports"));
     let file = directory.path().join("file");
     std::fs::write(&file, "").unwrap();
     ctl(&["man", file.to_str().unwrap()]).fails(2, &["file"]);

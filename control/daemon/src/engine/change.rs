@@ -2,12 +2,13 @@
 //! Changes of the desired state, all or nothing: judge, build tables, open ports, store, publish, close what went.
 //! Everything up to the store can be undone; what comes after cannot fail.
 
-use std::collections::HashMap;
+use std::borrow::Cow;
+use std::collections::{HashMap, HashSet};
 
 use podswitch_api::RpcError;
 use podswitch_api::desired::{Applied, Delta, DesiredState, Difference};
 use podswitch_api::method::{ApplyParams, ApplyResult, CommitResult};
-use podswitch_api::object::{Object, Port};
+use podswitch_api::object::{Key, Kind, Object, Port};
 use podswitch_datapath::tables::Tables;
 use podswitch_datapath::{PortId, WorkerId};
 use tracing::{error, info, warn};
@@ -72,6 +73,7 @@ impl Engine {
     /// touched, and devices that were not there are opened before those that are opened anew.
     fn prepare(&mut self, applied: &Applied, moves: &Moves) -> Result<Tables, RpcError> {
         let plan = self.plan(moves)?;
+        self.policies.change(&applied.delta.differences);
         let ready = self.compile(&applied.delta, &plan).and_then(|tables| {
             let opened = self.open_ports(moves, &plan)?;
             self.store.commit(applied).map_err(|e| {
@@ -82,20 +84,43 @@ impl Engine {
         });
         if ready.is_err() {
             self.unplan(moves);
+            self.policies.revert(&applied.delta.differences);
+            self.settle_policies();
         }
         ready
+    }
+
+    /// After a change that did not come about, things of network policy may have other numbers than the tables know.
+    fn settle_policies(&mut self) {
+        if !self.policies.is_owed() {
+            return;
+        }
+        let mut edit = self.switch.edit();
+        let put = self.policies.put(&mut edit, &self.names);
+        match put.and_then(|()| edit.build().map_err(|e| table_error(&e))) {
+            Ok(tables) => self.publish(tables),
+            Err(e) => warn!(error = %e, "network policy goes into the tables with the next change"),
+        }
     }
 
     /// Gives the workers new tables. Frames are let in of new ports once every worker has them.
     fn put_in_force(&mut self, tables: Tables, moves: &Moves) {
         self.disconnect(moves);
-        self.switch.publish(tables);
+        self.publish(tables);
         if !moves.open.is_empty() {
             self.await_tables();
         }
         for port in &moves.open {
             self.connect(&port.name);
         }
+    }
+
+    /// Gives the workers the tables that were compiled last.
+    fn publish(&mut self, tables: Tables) {
+        for rule in self.policies.commit() {
+            self.switch.begin_policy_rule(rule);
+        }
+        self.switch.publish(tables);
     }
 
     /// A frame received under tables that do not know its port would be dropped.
@@ -106,10 +131,10 @@ impl Engine {
     }
 
     /// The tables after these differences, which the model has taken already.
-    fn compile(&self, delta: &Delta, plan: &Plan) -> Result<Tables, RpcError> {
+    fn compile(&mut self, delta: &Delta, plan: &Plan) -> Result<Tables, RpcError> {
         let mut edit = self.switch.edit();
-        let delta = with_dependents(delta, self.model.state());
-        let segments_before: HashMap<String, u32> = segments_before(&delta, self.model.state());
+        let all = with_dependents(delta, self.model.state());
+        let segments_before = segments_before(&all);
         let compiler = Compiler {
             names: &self.names,
             state: self.model.state(),
@@ -117,17 +142,28 @@ impl Engine {
             worker: &|id| plan.get(&id).copied().unwrap_or_else(|| self.worker_of(id)),
             default_mtu: self.config.mtu,
         };
-        for difference in &delta {
+        for difference in all.iter() {
             compiler.difference(&mut edit, difference)?;
         }
+        self.policies.put(&mut edit, &self.names)?;
         edit.build().map_err(|e| table_error(&e))
     }
 
     /// Puts the whole desired state into force when the daemon starts.
     pub(super) fn compile_all(&mut self) {
-        let whole = DesiredState::default().diff(self.model.state());
+        let state = self.model.state();
+        self.policies.load(state);
+        let objects = Kind::ALL
+            .into_iter()
+            .filter(|kind| is_of_tables(*kind))
+            .flat_map(|kind| state.objects(kind));
+        let whole = Delta {
+            differences: objects
+                .filter_map(|object| Difference::new(None, Some(object)))
+                .collect(),
+        };
         match self.compile(&whole, &Plan::new()) {
-            Ok(tables) => self.switch.publish(tables),
+            Ok(tables) => self.publish(tables),
             // The store holds only what was in force once; a limit of the configuration may have shrunk since.
             Err(e) => {
                 error!(error = %e, "the stored desired state does not fit the tables; all ports stay closed")
@@ -181,8 +217,7 @@ impl Engine {
 }
 
 /// Objects refer to a segment by name, tables by its id: when the id changes, they are compiled again.
-fn with_dependents(delta: &Delta, state: &DesiredState) -> Vec<Difference> {
-    let mut all = delta.differences.clone();
+fn with_dependents<'a>(delta: &'a Delta, state: &DesiredState) -> Cow<'a, [Difference]> {
     let renumbered: Vec<&str> = delta
         .differences
         .iter()
@@ -194,7 +229,7 @@ fn with_dependents(delta: &Delta, state: &DesiredState) -> Vec<Difference> {
         })
         .collect();
     if renumbered.is_empty() {
-        return all;
+        return Cow::Borrowed(&delta.differences);
     }
     let touched = |o: &Object| match o {
         Object::Port(p) => p
@@ -204,24 +239,30 @@ fn with_dependents(delta: &Delta, state: &DesiredState) -> Vec<Difference> {
         Object::Fdb(f) => renumbered.contains(&f.segment.as_str()),
         _ => false,
     };
-    for object in state.iter().filter(touched) {
-        if !delta.differences.iter().any(|d| d.key() == object.key()) {
-            all.extend(Difference::new(Some(object.clone()), Some(object)));
-        }
-    }
-    all
+    let known: HashSet<Key> = delta.differences.iter().map(Difference::key).collect();
+    let objects = [Kind::Port, Kind::Fdb]
+        .into_iter()
+        .flat_map(|kind| state.objects(kind));
+    let dependents = objects
+        .filter(|o| touched(o) && !known.contains(&o.key()))
+        .filter_map(|o| Difference::new(Some(o.clone()), Some(o)));
+    let all = delta.differences.iter().cloned().chain(dependents);
+    Cow::Owned(all.collect())
 }
 
-fn segments_before(delta: &[Difference], state: &DesiredState) -> HashMap<String, u32> {
-    let mut ids: HashMap<String, u32> = state
-        .segments
-        .values()
-        .map(|s| (s.name.clone(), s.id))
-        .collect();
-    for difference in delta {
-        if let Some(Object::Segment(s)) = &difference.before {
-            ids.insert(s.name.clone(), s.id);
-        }
+/// Ids that segments had before differences of them.
+fn segments_before(delta: &[Difference]) -> HashMap<&str, u32> {
+    let before = delta.iter().filter_map(|d| match &d.before {
+        Some(Object::Segment(s)) => Some((s.name.as_str(), s.id)),
+        _ => None,
+    });
+    before.collect()
+}
+
+/// Whether objects of a kind are in the tables by themselves; the others are what network policy is made of.
+fn is_of_tables(kind: Kind) -> bool {
+    match kind {
+        Kind::Segment | Kind::Port | Kind::Neighbor | Kind::Route | Kind::Fdb | Kind::Rule => true,
+        Kind::Namespace | Kind::Pod | Kind::NetworkPolicy | Kind::ClusterNetworkPolicy => false,
     }
-    ids
 }

@@ -8,6 +8,7 @@ mod ports;
 mod read;
 mod start;
 mod stats;
+mod why;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
@@ -30,6 +31,7 @@ use tracing::{debug, error, info, warn};
 
 use crate::kernel::Kernel;
 use crate::names::Names;
+use crate::policy::Policies;
 use crate::server::{Answer, Answers, ClientId, Job};
 use ports::LivePort;
 use stats::Pulse;
@@ -82,6 +84,7 @@ pub struct Engine {
     switch: Switch,
     kernel: Kernel,
     names: Names,
+    policies: Policies,
     ports: BTreeMap<String, LivePort>,
     /// Ports that are gone and could not be removed.
     unremoved: BTreeSet<String>,
@@ -130,14 +133,16 @@ impl Engine {
             v4: bounds.gateway.ipv4,
             v6: bounds.gateway.ipv6,
         };
+        let had_ports = !model.state().ports.is_empty();
         let switch = Switch::start(
-            start::switch_config(&config, features),
+            start::switch_config(&config, features, had_ports),
             Tables::new(gateway),
         )?;
         let mut engine = Engine {
             kernel: Kernel::new(config.xdp.mode),
             start_problems: start::problems(&config),
             pulse: Pulse::default(),
+            policies: Policies::new(config.policy.expect),
             config,
             model,
             store,
@@ -274,6 +279,7 @@ impl Engine {
             Call::Get(p) => answer(id, &self.get(&p)?),
             Call::Stats(p) => answer(id, &self.stats(&p)?),
             Call::Health(_) => answer(id, &self.health()),
+            Call::Why(p) => answer(id, &self.why(&p)?),
             Call::Audit(_) => answer(id, &self.audit()?),
             Call::Teardown(_) => Err(RpcError::new(
                 ErrorCode::Internal,

@@ -4,11 +4,12 @@
 use std::time::Duration;
 
 use podswitch_api::method::{Problem, Severity};
+use podswitch_datapath::flow::{Phase, Timeouts};
 use podswitch_datapath::port::xdp::Features;
 use podswitch_datapath::stage::Rate;
 use podswitch_datapath::switch::{IdleConfig, MemoryPlan, SwitchConfig, WorkerConfig};
 use podswitch_host::probe;
-use podswitch_state::config::Config;
+use podswitch_state::config::{Config, ConntrackConfig};
 use rustix::process::{Resource, getrlimit};
 use tracing::warn;
 
@@ -17,8 +18,12 @@ const PER_PORT: u64 = 5;
 /// Descriptors of everything else but ports and clients: the store, memory, workers, links, logs.
 const OTHERS: u64 = 256;
 
-/// The switch's configuration after the daemon's.
-pub(super) fn switch_config(config: &Config, features: Features) -> SwitchConfig {
+/// The switch's configuration after the daemon's. Connections that began before may be joined where there were ports before.
+pub(super) fn switch_config(config: &Config, features: Features, had_ports: bool) -> SwitchConfig {
+    let joins_for = match had_ports {
+        true => Duration::from_secs(config.conntrack.join_seconds.into()),
+        false => Duration::ZERO,
+    };
     let per_second = config.icmp.errors_per_second;
     SwitchConfig {
         workers: config
@@ -37,7 +42,11 @@ pub(super) fn switch_config(config: &Config, features: Features) -> SwitchConfig
             ports_per_arena: config.memory.ports_per_arena,
             chunks_per_port: config.memory.chunks_per_port,
         },
-        flow_entries: config.flow.entries as usize,
+        flow_entries: config.conntrack.entries as usize,
+        flow_timeouts: timeouts(&config.conntrack),
+        flow_quota: config.conntrack.entries_per_port.unwrap_or(u32::MAX),
+        joins_for,
+        fragment_entries: config.conntrack.fragments as usize,
         icmp_errors: Rate {
             per_second,
             burst: (per_second / 2).max(1),
@@ -46,6 +55,28 @@ pub(super) fn switch_config(config: &Config, features: Features) -> SwitchConfig
         kicks_per_turn: config.xdp.kick_budget,
         ..SwitchConfig::default()
     }
+}
+
+fn timeouts(config: &ConntrackConfig) -> Timeouts {
+    let mut timeouts = Timeouts::default();
+    for (phase, seconds) in [
+        (Phase::TcpSynSent, config.tcp_syn_sent),
+        (Phase::TcpSynReceived, config.tcp_syn_received),
+        (Phase::TcpEstablished, config.tcp_established),
+        (Phase::TcpHalfClosed, config.tcp_half_closed),
+        (Phase::TcpTimeWait, config.tcp_time_wait),
+        (Phase::TcpClosed, config.tcp_closed),
+        (Phase::UdpNew, config.udp),
+        (Phase::UdpReplied, config.udp_replied),
+        (Phase::Icmp, config.icmp),
+        (Phase::SctpNew, config.sctp_new),
+        (Phase::SctpEstablished, config.sctp_established),
+        (Phase::SctpClosed, config.sctp_closed),
+        (Phase::Other, config.other),
+    ] {
+        timeouts.set(phase, seconds.saturating_mul(1000));
+    }
+    timeouts
 }
 
 /// Throttled or shared cores cost every packet, and too few descriptors the last ports: found at the start and said, in the log and in `health`.
@@ -104,4 +135,31 @@ pub(super) fn problems(config: &Config) -> Vec<Problem> {
         );
     }
     problems
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_configuration_says_of_connections_is_what_the_switch_gets() {
+        let mut config = Config::new(vec![0]);
+        let phases = [Phase::TcpSynSent, Phase::TcpEstablished, Phase::Other];
+        let switch = switch_config(&config, Features::default(), true);
+        for phase in phases {
+            let usual = Timeouts::default().of(phase);
+            assert_eq!(switch.flow_timeouts.of(phase), usual, "{phase:?}");
+        }
+        assert_eq!(
+            (switch.flow_quota, switch.joins_for),
+            (u32::MAX, Duration::from_secs(60))
+        );
+        config.conntrack.entries_per_port = Some(7);
+        config.conntrack.other = 1_400_000;
+        config.conntrack.udp = 2;
+        let switch = switch_config(&config, Features::default(), false);
+        assert_eq!(switch.flow_timeouts.of(Phase::Other), Timeouts::MAX);
+        assert_eq!(switch.flow_timeouts.of(Phase::UdpNew), 2000);
+        assert_eq!((switch.flow_quota, switch.joins_for), (7, Duration::ZERO));
+    }
 }

@@ -10,6 +10,7 @@ use podswitch_api::Limits;
 use podswitch_api::limits::{MAX_MTU, MAX_WORKERS, MIN_MTU};
 
 use super::Config;
+use super::conntrack::MAX_TIMEOUT;
 
 /// Longest path of a unix socket (`sun_path` less its terminating zero, unix(7)).
 const MAX_SOCKET_PATH: usize = 107;
@@ -105,7 +106,9 @@ pub(super) fn check(config: &Config) -> Vec<Problem> {
         config.icmp.errors_per_second,
         0..=1_000_000,
     );
-    problems.power_of_two("flow.entries", config.flow.entries, 1024..=1 << 24);
+    conntrack(config, &mut problems);
+    let deadline = config.policy.deadline_seconds;
+    problems.range("policy.deadline_seconds", deadline, 1..=86_400);
     problems.0
 }
 
@@ -193,6 +196,19 @@ fn memory(config: &Config, problems: &mut Problems) {
             let range = 64..=MAX_ARENA_CHUNKS;
             problems.range("memory.chunks_per_port", chunks, range);
         }
+    }
+}
+
+fn conntrack(config: &Config, problems: &mut Problems) {
+    let c = &config.conntrack;
+    problems.power_of_two("conntrack.entries", c.entries, 1024..=1 << 24);
+    if let Some(of_a_port) = c.entries_per_port {
+        problems.range("conntrack.entries_per_port", of_a_port, 1..=1 << 24);
+    }
+    problems.range("conntrack.fragments", c.fragments, 64..=1 << 20);
+    problems.range("conntrack.join_seconds", c.join_seconds, 0..=3600);
+    for (key, seconds) in c.timeouts() {
+        problems.range(key, seconds, 1..=MAX_TIMEOUT);
     }
 }
 

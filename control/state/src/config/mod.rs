@@ -2,6 +2,7 @@
 //! The daemon's configuration: a TOML file (1.0.0). docs/configuration.md describes every key.
 
 mod check;
+mod conntrack;
 mod values;
 
 use std::io;
@@ -12,9 +13,10 @@ use podswitch_api::{DEFAULT_SOCKET, Limits};
 use serde::{Deserialize, Serialize};
 
 pub use check::Problem;
+pub use conntrack::{ConntrackConfig, PolicyConfig};
 pub use values::{
-    FileMode, FlowConfig, GatewayConfig, IcmpConfig, IdleConfig, LimitsConfig, LogConfig,
-    LogFormat, LogLevel, MemoryConfig, XdpConfig,
+    FileMode, GatewayConfig, IcmpConfig, IdleConfig, LimitsConfig, LogConfig, LogFormat, LogLevel,
+    MemoryConfig, XdpConfig,
 };
 
 /// Longest configuration file, in bytes.
@@ -62,9 +64,12 @@ pub struct Config {
     /// ICMP and ICMPv6 errors.
     #[serde(default)]
     pub icmp: IcmpConfig,
-    /// Flow tables.
+    /// Connections.
     #[serde(default)]
-    pub flow: FlowConfig,
+    pub conntrack: ConntrackConfig,
+    /// Network policy.
+    #[serde(default)]
+    pub policy: PolicyConfig,
 }
 
 /// Why there is no configuration.
@@ -154,7 +159,8 @@ impl Config {
             limits: LimitsConfig::default(),
             xdp: XdpConfig::default(),
             icmp: IcmpConfig::default(),
-            flow: FlowConfig::default(),
+            conntrack: ConntrackConfig::default(),
+            policy: PolicyConfig::default(),
         }
     }
 

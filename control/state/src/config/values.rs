@@ -263,20 +263,6 @@ impl Default for IcmpConfig {
     }
 }
 
-/// Flow tables.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[serde(remote = "Self", deny_unknown_fields, default)]
-pub struct FlowConfig {
-    /// Flows whose decision each worker remembers; a power of two.
-    pub entries: u32,
-}
-
-impl Default for FlowConfig {
-    fn default() -> Self {
-        FlowConfig { entries: 65_536 }
-    }
-}
-
 podswitch_api::by_name!(
     LogConfig,
     GatewayConfig,
@@ -284,8 +270,7 @@ podswitch_api::by_name!(
     MemoryConfig,
     LimitsConfig,
     XdpConfig,
-    IcmpConfig,
-    FlowConfig
+    IcmpConfig
 );
 
 podswitch_api::by_word!(LogLevel, LogFormat);

@@ -130,7 +130,7 @@ pub struct ClusterIngressPeer {
     /// Some pods of some namespaces.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pods: Option<NamespacedPods>,
-    /// It is of a kind that is not known: nobody where it allows, everybody where it denies.
+    /// It is of a kind that is not known: its rule matches nothing if it accepts, and denies everything if not.
     #[serde(default, skip_serializing_if = "is_default")]
     pub unknown: bool,
 }
@@ -156,7 +156,7 @@ pub struct ClusterEgressPeer {
     /// Names of hosts. Not known to this podswitch: as `unknown`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub domain_names: Option<Vec<String>>,
-    /// It is of a kind that is not known: nobody where it allows, everybody where it denies.
+    /// It is of a kind that is not known: its rule matches nothing if it accepts, and denies everything if not.
     #[serde(default, skip_serializing_if = "is_default")]
     pub unknown: bool,
 }
@@ -177,7 +177,7 @@ pub struct ProtocolMatch {
     /// A port by its name in the pod that is reached, with the protocol it has there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub destination_named_port: Option<String>,
-    /// It is of a kind that is not known: no port where it allows, every one where it denies.
+    /// It is of a kind that is not known: its rule matches nothing if it accepts, and denies everything if not.
     #[serde(default, skip_serializing_if = "is_default")]
     pub unknown: bool,
 }

@@ -1,0 +1,113 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What would become of a new connection, and why: the stages' own judgement and route, asked without a packet.
+
+use std::net::IpAddr;
+
+use super::policy::{self, End, Half, Standing};
+use crate::ids::{PolicyRuleId, PortId, RuleId, VrfId};
+use crate::tables::{Adjacency, Direction, Hop, Peer, PortEntry, PortPolicy, Tables};
+use crate::verdict::Reason;
+use crate::wire::FlowKey;
+
+/// What decided at one end.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum By {
+    /// The pod is closed until it is described.
+    Pending,
+    /// A rule of the port.
+    Rule(RuleId),
+    /// A policy's rule.
+    Policy(PolicyRuleId),
+    /// NetworkPolicies isolate the pod, and none accepts it.
+    Isolation,
+    /// A pod and itself, or a pod and its node.
+    Exempt,
+    /// Nothing else does, and the port's default action says so.
+    Default,
+}
+
+/// What one end says.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Said {
+    /// The port of that end.
+    pub port: PortId,
+    /// Why it is dropped; `None` lets it on.
+    pub drop: Option<Reason>,
+    /// What decided.
+    pub by: By,
+    /// Who the other end is to it.
+    pub peer: Peer,
+}
+
+/// What would become of a new connection.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Explained<'t> {
+    /// The sender's end; none where nothing is known of the port it comes from.
+    pub egress: Option<Said>,
+    /// The way out, or why there is none.
+    pub route: Result<&'t Adjacency, Reason>,
+    /// The receiver's end; none without a way out.
+    pub ingress: Option<Said>,
+}
+
+impl Explained<'_> {
+    /// Why the first packet would be dropped.
+    pub fn drop(&self) -> Option<Reason> {
+        let said = |said: Option<Said>| said.and_then(|s| s.drop);
+        said(self.egress)
+            .or(self.route.err())
+            .or(said(self.ingress))
+    }
+}
+
+/// Asks the tables about the first packet of a connection, which comes from the port that has its source address, or that a packet to it
+/// would leave by. Whether the flow table has room, and what is on its way already, is not asked.
+pub fn explain<'t>(tables: &'t Tables, vrf: VrfId, key: &FlowKey) -> Explained<'t> {
+    let way = |key: &FlowKey| match tables.route(vrf, key) {
+        Hop::Adjacency(way) => Ok(way),
+        Hop::Drop(reason) => Err(reason),
+    };
+    let source: IpAddr = crate::wire::flow_key::to_ip(&key.src);
+    let back = || tables.port(way(&key.reversed()).ok()?.port);
+    let sender = tables.neighbor_owner(vrf, source).or_else(back);
+    let route = way(key);
+    let receiver = route.ok().and_then(|way| tables.port(way.port));
+    let said = |direction, port: Option<&'t PortEntry>, other| {
+        let end = End {
+            direction,
+            port: port?,
+            other,
+        };
+        Some(said(tables, end, key))
+    };
+    Explained {
+        egress: said(Direction::Egress, sender, receiver),
+        route,
+        ingress: said(Direction::Ingress, receiver, sender),
+    }
+}
+
+fn said(tables: &Tables, end: End<'_>, key: &FlowKey) -> Said {
+    let half = policy::judge(tables, end, key, false, Standing::New);
+    Said {
+        port: end.port.id,
+        drop: half.drop,
+        by: by(end, key, half),
+        peer: tables.peer(end.peer(key)),
+    }
+}
+
+fn by(end: End<'_>, key: &FlowKey, half: Half) -> By {
+    let isolated = matches!(
+        half.drop,
+        Some(Reason::PolicyIsolatedEgress | Reason::PolicyIsolatedIngress)
+    );
+    match (half.rule, half.policy) {
+        _ if matches!(end.port.policy, PortPolicy::Pending) => By::Pending,
+        (Some(rule), _) => By::Rule(rule),
+        (None, Some(rule)) => By::Policy(rule),
+        (None, None) if isolated => By::Isolation,
+        (None, None) if end.policy().is_some() && end.is_exempt(key) => By::Exempt,
+        (None, None) => By::Default,
+    }
+}

@@ -1,0 +1,20 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A naive reading of Kubernetes network policy, to hold the policy compiler and the tables against.
+//!
+//! [`oracle`] is written from the Kubernetes texts alone and shares nothing with what it judges: it reads policies as manifests, the
+//! JSON that the API server has, and walks over plain lists for each packet. [`generate`] makes small clusters in which much
+//! overlaps, packets aimed at the edges of policies, and changes.
+//!
+//! | module | what is there |
+//! |---|---|
+//! | [`cluster`] | a cluster as lists |
+//! | [`oracle`] | what the Kubernetes texts say about one connection |
+//! | [`generate`] | random clusters, packets and changes from a seed |
+//! | [`corpus`] | manifests from files |
+#![forbid(unsafe_code)]
+
+pub mod cluster;
+pub mod corpus;
+pub mod generate;
+pub mod oracle;
+mod selector;
