@@ -80,6 +80,11 @@ pub const ALL: &[Bench] = &[
         run: policy::path::run,
     },
     Bench {
+        name: "connections",
+        about: "TCP connections a second under network policy",
+        run: policy::connections::run,
+    },
+    Bench {
         name: "xdp",
         about: "frames a second between pods on veths, against a bare forwarder",
         run: xdp::run,

@@ -8,7 +8,9 @@
 //! | [`flows`] | established flows of datagrams
 
 pub mod cluster;
+pub mod connections;
 pub mod control;
+pub mod conversations;
 pub mod flows;
 pub mod node;
 pub mod path;
