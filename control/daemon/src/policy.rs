@@ -219,6 +219,7 @@ fn direction_policy(spec: &DirectionSpec) -> Result<DirectionPolicy, TableError>
             Action::Pass => PolicyAction::Pass,
         },
         any_peer: rule.any_peer,
+        both: rule.both,
         ports: rule
             .ports
             .iter()
