@@ -133,6 +133,8 @@ pub struct RuleSpec {
     pub action: Action,
     /// It is for every peer, known or not.
     pub any_peer: bool,
+    /// It is for peers that are of one of its classes and have one of its classes of addresses; else either will do.
+    pub both: bool,
     /// The ports it is for; empty: every port and every protocol.
     pub ports: Vec<PortSpec>,
 }

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use podswitch_api::object::Pod;
+use podswitch_api::object::kubernetes::LabelSelector;
 
 use crate::blocks::Blocks;
 use crate::intern::Interner;
@@ -479,54 +480,72 @@ impl Make<'_> {
         if !rule.peers.any && pods.is_empty() && blocks.is_empty() {
             return;
         }
-        self.push(rule.peers.any, ports, (pods, blocks), built);
+        let spec = self.spec(ports);
+        built.push(Built {
+            spec: RuleSpec {
+                any_peer: rule.peers.any,
+                ..spec
+            },
+            selectors: pods,
+            blocks,
+        });
     }
 
     /// For those peers that have a named port.
     fn named(&self, port: NamedPort, workshop: &mut Workshop<'_>, built: &mut Vec<Built>) {
         let ports = vec![one_port(port.protocol, port.number)];
-        let selector = |namespaces: &Namespaces, pods| PeerSelector {
-            namespaces: namespaces.clone(),
-            pods,
-            port: Some(port.clone()),
-        };
         let peers = &self.rule.peers;
         let selectors: Vec<PeerSelector> = match peers.any {
-            true => vec![selector(
-                &Namespaces::With(Default::default()),
-                Default::default(),
-            )],
-            false => peers
-                .pods
-                .iter()
-                .map(|peer| selector(&peer.namespaces, peer.pods.clone()))
-                .collect(),
+            true => vec![all_pods(&port)],
+            false => {
+                let pods = peers.pods.iter().map(|peer| PeerSelector {
+                    namespaces: peer.namespaces.clone(),
+                    pods: peer.pods.clone(),
+                    port: Some(port.clone()),
+                });
+                pods.collect()
+            }
         };
         if !selectors.is_empty() {
             let selectors = selectors.into_iter();
-            let selectors = selectors.map(|s| workshop.population.activate(s)).collect();
-            self.push(false, ports, (selectors, Vec::new()), built);
+            built.push(Built {
+                spec: self.spec(ports.clone()),
+                selectors: selectors.map(|s| workshop.population.activate(s)).collect(),
+                blocks: Vec::new(),
+            });
+        }
+        if !peers.any && !peers.blocks.is_empty() {
+            let blocks = peers.blocks.iter();
+            built.push(Built {
+                spec: RuleSpec {
+                    both: true,
+                    ..self.spec(ports)
+                },
+                selectors: vec![workshop.population.activate(all_pods(&port))],
+                blocks: blocks.map(|b| workshop.blocks.activate(b)).collect(),
+            });
         }
     }
 
-    fn push(
-        &self,
-        any_peer: bool,
-        ports: Vec<PortSpec>,
-        (selectors, blocks): (Vec<u32>, Vec<u32>),
-        built: &mut Vec<Built>,
-    ) {
-        built.push(Built {
-            spec: RuleSpec {
-                id: self.id,
-                tier: self.policy.tier,
-                action: self.rule.action,
-                any_peer,
-                ports,
-            },
-            selectors,
-            blocks,
-        });
+    /// The rule with these ports, for peers that are of one of its classes.
+    fn spec(&self, ports: Vec<PortSpec>) -> RuleSpec {
+        RuleSpec {
+            id: self.id,
+            tier: self.policy.tier,
+            action: self.rule.action,
+            any_peer: false,
+            both: false,
+            ports,
+        }
+    }
+}
+
+/// All pods that have a named port.
+fn all_pods(port: &NamedPort) -> PeerSelector {
+    PeerSelector {
+        namespaces: Namespaces::With(LabelSelector::default()),
+        pods: LabelSelector::default(),
+        port: Some(port.clone()),
     }
 }
 

@@ -121,13 +121,17 @@ impl Mirror {
         let class = self.peers.get(&peer).and_then(|i| self.identities.get(i));
         let covering = self.cidrs.iter().filter(|(p, _)| p.contains(&peer));
         let cidr = covering.max_by_key(|(p, _)| p.prefix_len()).map(|(_, c)| c);
-        let mut of: Vec<u32> = Vec::new();
         let lists = spec.classes.iter().filter(|(c, _)| Some(c) == class);
-        of.extend(lists.flat_map(|(_, l)| l));
+        let by_class: Vec<u32> = lists.flat_map(|(_, l)| l).copied().collect();
         let lists = spec.cidr_classes.iter().filter(|(c, _)| Some(c) == cidr);
-        of.extend(lists.flat_map(|(_, l)| l));
+        let by_cidr: Vec<u32> = lists.flat_map(|(_, l)| l).copied().collect();
         let matches = |(at, rule): &(usize, &RuleSpec)| {
-            let peer = rule.any_peer || of.contains(&(*at as u32));
+            let at = *at as u32;
+            let (class, cidr) = (by_class.contains(&at), by_cidr.contains(&at));
+            let peer = match rule.both {
+                true => class && cidr,
+                false => rule.any_peer || class || cidr,
+            };
             let port = rule.ports.is_empty()
                 || rule
                     .ports
@@ -280,6 +284,33 @@ fn a_named_port_is_what_the_receiver_means_by_it() {
         Said::Isolated,
         "another protocol"
     );
+}
+
+#[test]
+fn a_named_port_within_a_block_is_that_of_the_pod_with_the_address() {
+    let mut m = cluster();
+    m.policy(
+        "shop/out",
+        json!({"podSelector": {}, "policyTypes": ["Egress"], "egress": [{
+            "to": [{"ipBlock": {"cidr": "10.0.0.0/23", "except": ["10.0.1.0/24"]}}],
+            "ports": [{"port": "http"}]}]}),
+    );
+    let ask = |m: &Mirror, peer, port| m.ask("p-web", Egress, peer, (TCP, port));
+    assert_eq!(ask(&m, "10.0.0.2", 9090), Said::Accept);
+    assert_eq!(ask(&m, "10.0.0.2", 8080), Said::Isolated);
+    assert_eq!(ask(&m, "10.0.0.7", 9090), Said::Isolated, "nobody's");
+    m.pod(
+        "mon/far",
+        "10.0.1.9",
+        json!({"ports": [{"name": "http", "containerPort": 9090}]}),
+    );
+    assert_eq!(ask(&m, "10.0.1.9", 9090), Said::Isolated, "excepted");
+    m.pod(
+        "mon/far",
+        "10.0.0.9",
+        json!({"ports": [{"name": "http", "containerPort": 9090}]}),
+    );
+    assert_eq!(ask(&m, "10.0.0.9", 9090), Said::Accept);
 }
 
 #[test]

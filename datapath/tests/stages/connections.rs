@@ -32,6 +32,7 @@ fn rule(id: u32, ports: &[(u8, u16)]) -> PolicyRule {
         tier: Tier::Network,
         action: PolicyAction::Accept,
         any_peer: false,
+        both: false,
         ports: ports.collect(),
     }
 }

@@ -66,7 +66,7 @@ pub struct Endpoint {
     pub addresses: Vec<IpAddr>,
 }
 
-/// What a node knows of its cluster.
+/// What a node knows of its cluster. Lists are in the order in which their objects changed last.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct Cluster {
     /// Namespaces.
@@ -89,11 +89,33 @@ impl Cluster {
         self.namespaces.iter().find(|n| n.name == name)
     }
 
+    /// The labels of a namespace that selectors see. Of one that is not heard of yet, nothing is known but its name.
+    pub fn namespace_labels(&self, name: &str) -> Labels {
+        let mut labels = self
+            .namespace(name)
+            .map_or(Labels::new(), |n| n.labels.clone());
+        labels.retain(|(key, _)| key != NAMESPACE_NAME);
+        labels.push((NAMESPACE_NAME.to_owned(), name.to_owned()));
+        labels
+    }
+
     /// The pod of a name.
     pub fn pod(&self, namespace: &str, name: &str) -> Option<&Pod> {
         self.pods
             .iter()
             .find(|p| p.namespace == namespace && p.name == name)
+    }
+
+    /// Who has an address: podswitch takes a port of its own first, then what it was told last. None for the node's own
+    /// addresses and pods in its network.
+    pub fn owner(&self, address: IpAddr) -> Option<&Pod> {
+        let endpoints = self.endpoints.iter().rev();
+        let mut endpoints = endpoints.filter(|e| e.addresses.contains(&address));
+        if let Some(endpoint) = endpoints.next() {
+            return self.described(endpoint);
+        }
+        let mut pods = self.pods.iter().rev();
+        pods.find(|pod| !pod.host_network && pod.addresses.contains(&address))
     }
 
     /// The endpoint of a pod, if it is attached here and both mean the same pod.
@@ -103,22 +125,15 @@ impl Cluster {
             .find(|e| e.namespace == pod.namespace && e.name == pod.name && e.uid == pod.uid)
     }
 
-    /// The pod behind an endpoint, if it is known.
-    pub fn pod_behind(&self, endpoint: &Endpoint) -> Option<&Pod> {
+    /// The pod behind an endpoint, if podswitch knows all that policy asks for: the pod of this very uid, and its namespace.
+    pub fn described(&self, endpoint: &Endpoint) -> Option<&Pod> {
         let pod = self.pod(&endpoint.namespace, &endpoint.name)?;
-        (pod.uid == endpoint.uid).then_some(pod)
+        self.namespace(&pod.namespace)?;
+        (pod.uid == endpoint.uid && !pod.host_network).then_some(pod)
     }
 }
 
 impl Namespace {
-    /// The labels that selectors see.
-    pub fn all_labels(&self) -> Labels {
-        let mut labels = self.labels.clone();
-        labels.retain(|(key, _)| key != NAMESPACE_NAME);
-        labels.push((NAMESPACE_NAME.to_owned(), self.name.clone()));
-        labels
-    }
-
     /// As the API server has it.
     pub fn manifest(&self) -> Value {
         json!({

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use crate::cluster::{Cluster, Endpoint, Labels, NAMESPACE_NAME, NamedPort, Namespace, Pod};
+use crate::cluster::{Cluster, Endpoint, Labels, NAMESPACE_NAME, NamedPort, Namespace, Pod, name};
 use crate::generate::Rng;
 use crate::selector::list;
 
@@ -116,9 +116,25 @@ pub fn cluster(rng: &mut Rng, policies: &[Value]) -> Cluster {
                 .unwrap_or("default")
                 .to_owned();
             policy["metadata"]["namespace"] = json!(namespace);
+            if cluster
+                .network_policies
+                .iter()
+                .any(|p| name(p) == name(&policy))
+            {
+                policy["metadata"]["name"] =
+                    json!(format!("policy-{}", cluster.network_policies.len()));
+            }
             add_namespace(rng, &mut cluster, &asked, &namespace);
             cluster.network_policies.push(policy);
         } else {
+            if cluster
+                .cluster_policies
+                .iter()
+                .any(|p| name(p) == name(&policy))
+            {
+                policy["metadata"]["name"] =
+                    json!(format!("policy-{}", cluster.cluster_policies.len()));
+            }
             cluster.cluster_policies.push(policy);
         }
     }

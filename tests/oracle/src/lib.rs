@@ -11,10 +11,14 @@
 //! | [`oracle`] | what the Kubernetes texts say about one connection |
 //! | [`generate`] | random clusters, packets and changes from a seed |
 //! | [`corpus`] | manifests from files |
+//! | [`node`] | compiler and tables, as a daemon has them |
+//! | [`compare`] | both held against each other, and what they disagree about made small |
 #![forbid(unsafe_code)]
 
 pub mod cluster;
+pub mod compare;
 pub mod corpus;
 pub mod generate;
+pub mod node;
 pub mod oracle;
 mod selector;

@@ -2,8 +2,8 @@
 //! Policy rules compiled for lookup, at most [`MAX`](super::sets::MAX) of them.
 //!
 //! Every rule is a bit, the first rule the lowest. The peer's class, its CIDR class and (protocol, destination port)
-//! yield a set of rules each; the lowest bit that the third shares with one of the others is the rule. The set of any
-//! class has the rules for every peer in it.
+//! yield a set of rules each; the lowest bit that the third shares with one of the others is the rule; rules in the set `both`
+//! must be in all three. The set of any class has the rules for every peer in it.
 #![forbid(unsafe_code)]
 
 use std::ops::RangeInclusive;
@@ -35,6 +35,8 @@ pub(super) struct Chunk {
     by_port: [Ranges<u16>; 3],
     /// The set of all other protocols.
     portless: SetAt,
+    /// Rules that the peer's class and its CIDR class must both have.
+    both: SetAt,
 }
 
 impl Chunk {
@@ -42,12 +44,16 @@ impl Chunk {
     pub(super) fn new(rules: &[PolicyRule], start: usize, slots: &[Vec<u32>]) -> Chunk {
         let mut pool = Pool::new(rules.len());
         let (mut any_peer, mut portless) = (pool.empty(), pool.empty());
+        let mut both = pool.empty();
         for (bit, rule) in rules.iter().enumerate() {
             if rule.any_peer {
                 set(&mut any_peer, bit);
             }
             if rule.ports.is_empty() {
                 set(&mut portless, bit);
+            }
+            if rule.both {
+                set(&mut both, bit);
             }
         }
         let everybody = pool.intern(&any_peer);
@@ -80,6 +86,7 @@ impl Chunk {
             by_peer,
             by_port,
             portless: pool.intern(&portless),
+            both: pool.intern(&both),
             sets: pool.finish(),
         }
     }
@@ -96,13 +103,14 @@ impl Chunk {
         };
         let by_peer = |slot: Slot| self.sets.get(*self.by_peer.get(slot as usize)?);
         let (class, cidr) = (by_peer(query.class)?, by_peer(query.cidr)?);
-        let by_port = self.sets.get(by_port)?;
+        let (by_port, both) = (self.sets.get(by_port)?, self.sets.get(self.both)?);
         let (first, rest) = (from / BITS, u64::MAX << (from % BITS));
         let summary = (class.first()? | cidr.first()?) & by_port.first()?;
         let beginning = u64::MAX.checked_shl(first as u32).unwrap_or(0);
         lowest(summary & beginning, |word| {
             let at = word + 1;
-            let shared = (class.get(at)? | cidr.get(at)?) & by_port.get(at)?;
+            let (class, cidr) = (class.get(at)?, cidr.get(at)?);
+            let shared = ((class | cidr) & !both.get(at)? | class & cidr) & by_port.get(at)?;
             Some(if word == first { shared & rest } else { shared })
         })
     }

@@ -64,6 +64,8 @@ pub struct PolicyRule {
     pub action: PolicyAction,
     /// It is for every peer, known or not.
     pub any_peer: bool,
+    /// It is for peers that are of one of its classes and have one of its CIDR classes; else either will do.
+    pub both: bool,
     /// The ports it is for; empty: every protocol and port.
     pub ports: Vec<PortMatch>,
 }

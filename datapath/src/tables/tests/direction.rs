@@ -41,9 +41,13 @@ impl Policy {
     fn first(&self, tier: Tier, peer: &Peer, protocol: u8, dport: u16) -> Option<&PolicyRule> {
         let has_ports = [protocol::TCP, protocol::UDP, protocol::SCTP].contains(&protocol);
         let found = self.rules.iter().find(|(rule, peers, cidrs)| {
-            let by_peer = rule.any_peer
-                || peer.class.is_some_and(|class| peers.contains(&class.0))
-                || peer.cidr.is_some_and(|class| cidrs.contains(&class.0));
+            let by_class = peer.class.is_some_and(|class| peers.contains(&class.0));
+            let by_cidr = peer.cidr.is_some_and(|class| cidrs.contains(&class.0));
+            let by_peer = match rule.both {
+                true => by_class && by_cidr,
+                false => by_class || by_cidr,
+            };
+            let by_peer = rule.any_peer || by_peer;
             let mut ports = rule.ports.iter();
             let by_port = rule.ports.is_empty()
                 || has_ports && ports.any(|p| p.protocol == protocol && p.ports.contains(&dport));
@@ -89,11 +93,12 @@ fn rule() -> impl Strategy<Value = Row> {
         0..3usize,
         0..3usize,
         proptest::bool::weighted(0.1),
+        proptest::bool::weighted(0.3),
         proptest::collection::vec(ports, 0..4),
         classes(),
         classes(),
     )
-        .prop_map(|(tier, action, any_peer, ports, peers, cidrs)| {
+        .prop_map(|(tier, action, any_peer, both, ports, peers, cidrs)| {
             let tier = [Tier::Admin, Tier::Network, Tier::Baseline][tier];
             let action =
                 match [PolicyAction::Accept, PolicyAction::Deny, PolicyAction::Pass][action] {
@@ -105,6 +110,7 @@ fn rule() -> impl Strategy<Value = Row> {
                 tier,
                 action,
                 any_peer,
+                both,
                 ports,
             };
             (rule, Vec::from_iter(peers), Vec::from_iter(cidrs))
@@ -170,6 +176,7 @@ fn ten_thousand(admin: usize, network: usize) -> Policy {
                 _ => PolicyAction::Accept,
             },
             any_peer: n.is_multiple_of(997),
+            both: n.is_multiple_of(7),
             ports: if n % 501 == 500 {
                 Vec::new()
             } else {
@@ -224,6 +231,7 @@ fn one(tier: Tier, action: PolicyAction, any_peer: bool) -> PolicyRule {
         tier,
         action,
         any_peer,
+        both: false,
         ports: Vec::new(),
     }
 }

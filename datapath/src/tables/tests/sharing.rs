@@ -194,6 +194,7 @@ fn ports_share_a_policy() {
         tier: Tier::Network,
         action: PolicyAction::Accept,
         any_peer: false,
+        both: false,
         ports: Vec::new(),
     });
     let classes: Vec<_> = (0..1000).map(|n| (PeerClass(n), vec![n])).collect();

@@ -2,6 +2,8 @@
 //! Changes of a cluster, in steps as a node hears of them: what belongs together may come at once, in any order, or one
 //! after the other with other things between.
 
+use std::fmt;
+
 use serde_json::Value;
 
 use super::Rng;
@@ -11,21 +13,6 @@ use super::cluster::{
 };
 use super::policy::{cluster_policy, network_policy};
 use crate::cluster::{Cluster, Endpoint, Namespace, Pod, name};
-
-/// What changes.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Key {
-    /// A namespace, by name.
-    Namespace(String),
-    /// A pod, by namespace and name.
-    Pod(String, String),
-    /// A NetworkPolicy, by namespace and name.
-    NetworkPolicy(String, String),
-    /// A ClusterNetworkPolicy, by name.
-    ClusterPolicy(String),
-    /// An endpoint, by its port's name.
-    Endpoint(String),
-}
 
 /// One object from now on, or none any more.
 #[derive(Clone, PartialEq, Debug)]
@@ -42,28 +29,54 @@ pub enum Change {
     Endpoint(String, Option<Endpoint>),
 }
 
-/// Puts a new object in the place of the old one.
-fn set<T>(list: &mut Vec<T>, same: impl Fn(&T) -> bool, new: &Option<T>)
-where
-    T: Clone,
-{
-    match (list.iter().position(same), new) {
-        (Some(at), Some(new)) => list[at] = new.clone(),
-        (Some(at), None) => drop(list.remove(at)),
-        (None, Some(new)) => list.push(new.clone()),
-        (None, None) => {}
+impl fmt::Display for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Change::Namespace(_, Some(new)) => write!(f, "{}", new.manifest()),
+            Change::Pod(_, _, Some(new)) => write!(f, "{}", new.manifest()),
+            Change::NetworkPolicy(_, _, Some(new)) | Change::ClusterPolicy(_, Some(new)) => {
+                write!(f, "{new}")
+            }
+            Change::Endpoint(port, Some(e)) => {
+                let Endpoint {
+                    namespace,
+                    name,
+                    uid,
+                    addresses,
+                    ..
+                } = e;
+                write!(f, "{port} is {namespace}/{name} {uid} {addresses:?}")
+            }
+            Change::Namespace(name, None) => write!(f, "namespace {name} goes"),
+            Change::Pod(namespace, name, None) => write!(f, "pod {namespace}/{name} goes"),
+            Change::NetworkPolicy(namespace, name, None) => {
+                write!(f, "NetworkPolicy {namespace}/{name} goes")
+            }
+            Change::ClusterPolicy(name, None) => write!(f, "ClusterNetworkPolicy {name} goes"),
+            Change::Endpoint(port, None) => write!(f, "{port} goes"),
+        }
+    }
+}
+
+/// Puts a new object behind all others, in place of the old one, if it differs.
+fn set<T: Clone + PartialEq>(list: &mut Vec<T>, same: impl Fn(&T) -> bool, new: &Option<T>) {
+    if list.iter().find(|old| same(old)) != new.as_ref() {
+        list.retain(|old| !same(old));
+        list.extend(new.clone());
     }
 }
 
 impl Change {
-    /// What changes.
-    pub fn key(&self) -> Key {
-        match self.clone() {
-            Change::Namespace(name, _) => Key::Namespace(name),
-            Change::Pod(namespace, name, _) => Key::Pod(namespace, name),
-            Change::NetworkPolicy(namespace, name, _) => Key::NetworkPolicy(namespace, name),
-            Change::ClusterPolicy(name, _) => Key::ClusterPolicy(name),
-            Change::Endpoint(port, _) => Key::Endpoint(port),
+    /// The same object, gone.
+    pub fn gone(self) -> Change {
+        match self {
+            Change::Namespace(name, _) => Change::Namespace(name, None),
+            Change::Pod(namespace, name, _) => Change::Pod(namespace, name, None),
+            Change::NetworkPolicy(namespace, name, _) => {
+                Change::NetworkPolicy(namespace, name, None)
+            }
+            Change::ClusterPolicy(name, _) => Change::ClusterPolicy(name, None),
+            Change::Endpoint(port, _) => Change::Endpoint(port, None),
         }
     }
 

@@ -8,7 +8,7 @@ mod packet;
 mod policy;
 mod rng;
 
-pub use change::{Change, Key, Steps};
+pub use change::{Change, Steps};
 pub use cluster::cluster;
 pub use packet::{Aim, Packet};
 pub use rng::Rng;

@@ -53,17 +53,20 @@ fn is_pod(pods: &Value, pod: &Labels, namespace: &Labels) -> bool {
 /// What a rule says to a connection, if it is for it.
 fn says<'a>(rule: &'a Value, peers: &str, other: &Side, traffic: &Traffic) -> Option<&'a str> {
     let action = rule["action"].as_str()?;
-    let by_peer = list(&rule[peers]).iter().map(|p| is_peer(p, peers, other));
-    let peers: Vec<Option<bool>> = by_peer.collect();
-    let protocols = list(&rule["protocols"]);
-    let protocols: Vec<Option<bool>> = protocols.iter().map(|p| is_protocol(p, traffic)).collect();
-    if peers.contains(&None) || protocols.contains(&None) {
-        // "For 'Accept' rules, 'fail closed' means: 'treat the rule as matching no traffic'. For 'Deny' and 'Pass' rules,
-        // 'fail closed' means: 'treat the rule as a Deny all rule'."
+    let by_peer: Vec<Option<bool>> = (list(&rule[peers]).iter())
+        .map(|peer| is_peer(peer, peers, other))
+        .collect();
+    let by_protocol: Vec<Option<bool>> = (list(&rule["protocols"]).iter())
+        .map(|protocol| is_protocol(protocol, traffic))
+        .collect();
+    // "For 'Accept' rules, 'fail closed' means: 'treat the rule as matching no traffic'. For 'Deny' and 'Pass' rules,
+    // 'fail closed' means: 'treat the rule as a Deny all rule'." It is said of peers; protocols are taken alike.
+    if by_peer.contains(&None) || by_protocol.contains(&None) {
         return (action != "Accept").then_some("Deny");
     }
-    let by_protocol = rule["protocols"].is_null() || protocols.contains(&Some(true));
-    (peers.contains(&Some(true)) && by_protocol).then_some(action)
+    let matches = by_peer.contains(&Some(true))
+        && (by_protocol.is_empty() || by_protocol.contains(&Some(true)));
+    matches.then_some(action)
 }
 
 /// The one field of an object that must have one.

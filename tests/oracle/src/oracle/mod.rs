@@ -33,17 +33,14 @@ pub enum Peer {
 }
 
 impl Peer {
-    /// Who may be behind an address. More than one pod, while the objects disagree.
-    pub fn behind(cluster: &Cluster, address: IpAddr) -> Vec<Peer> {
+    /// Who is behind an address.
+    pub fn behind(cluster: &Cluster, address: IpAddr) -> Peer {
         if cluster.node.contains(&address) {
-            return vec![Peer::Node(address)];
+            return Peer::Node(address);
         }
-        let in_cluster_network = cluster.pods.iter().filter(|pod| !pod.host_network);
-        let pods = in_cluster_network.filter(|pod| pod.addresses.contains(&address));
-        let peers: Vec<Peer> = pods.map(|pod| Peer::pod(pod, address)).collect();
-        match peers.is_empty() {
-            true => vec![Peer::World(address)],
-            false => peers,
+        match cluster.owner(address) {
+            Some(pod) => Peer::pod(pod, address),
+            None => Peer::World(address),
         }
     }
 
@@ -236,10 +233,8 @@ fn side<'a>(cluster: &'a Cluster, peer: &Peer) -> Side<'a> {
     };
     let pod = cluster.pod(namespace, name);
     // "Host-networked pods are not included in this type of peer."
-    if let Some(pod) = pod.filter(|pod| !pod.host_network)
-        && let Some(namespace) = cluster.namespace(namespace)
-    {
-        side.pod = Some((pod, namespace.all_labels()));
+    if let Some(pod) = pod.filter(|pod| !pod.host_network) {
+        side.pod = Some((pod, cluster.namespace_labels(namespace)));
     }
     side
 }
