@@ -134,6 +134,7 @@ pub fn compile(spec: &DirectionSpec) -> DirectionPolicy {
             Action::Pass => PolicyAction::Pass,
         },
         any_peer: rule.any_peer,
+        both: rule.both,
         ports: rule.ports.iter().map(port_match).collect(),
     });
     let classes = spec.classes.iter();
