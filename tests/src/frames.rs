@@ -88,6 +88,21 @@ impl Ends {
         frame
     }
 
+    /// A packet of any protocol; its payload is as it is given.
+    pub fn packet(&self, protocol: u8, payload: &[u8]) -> Vec<u8> {
+        let step = ip(
+            self.source_mac,
+            self.destination_mac,
+            self.from,
+            self.to,
+            64,
+        );
+        let mut frame = Vec::new();
+        step.write(&mut frame, etherparse::IpNumber(protocol), payload)
+            .expect("a packet");
+        frame
+    }
+
     /// An ICMP or ICMPv6 echo request with right checksums.
     pub fn echo_request(&self, id: u16, sequence: u16, ttl: u8, payload: &[u8]) -> Vec<u8> {
         let step = ip(
