@@ -8,6 +8,7 @@
 //! | [`idle`] | what a quiet worker costs, and how long it takes to wake |
 //! | [`memory`] | memory of ports: the daemon's and the kernel's |
 //! | [`cni`] | attaching and detaching pods |
+//! | [`policy`] | network policy and connections in a large cluster |
 //!
 //! | module | |
 //! |---|---|
@@ -29,6 +30,7 @@ pub mod memory;
 pub mod outcome;
 pub mod ping;
 pub mod pods;
+pub mod policy;
 pub mod process;
 pub mod report;
 pub mod stats;
@@ -71,6 +73,16 @@ pub const ALL: &[Bench] = &[
         name: "frame-path",
         about: "cycles a packet of the whole pipeline on ports in memory, against a bare loop",
         run: frame_path::run,
+    },
+    Bench {
+        name: "policy-path",
+        about: "cycles a packet of established flows under network policy, against none and a bare loop",
+        run: policy::path::run,
+    },
+    Bench {
+        name: "connections",
+        about: "TCP connections a second under network policy",
+        run: policy::connections::run,
     },
     Bench {
         name: "xdp",

@@ -112,6 +112,20 @@ impl Rounds {
     }
 }
 
+/// Samples of several things in rounds of A B C C B A, as [`Rounds`] of two: `sample` measures one of them, by number.
+pub fn rounds<const N: usize>(
+    rounds: usize,
+    mut sample: impl FnMut(usize) -> f64,
+) -> [Vec<f64>; N] {
+    let mut samples = std::array::from_fn(|_| Vec::with_capacity(2 * rounds));
+    for _ in 0..rounds {
+        for n in (0..N).chain((0..N).rev()) {
+            samples[n].push(sample(n));
+        }
+    }
+    samples
+}
+
 /// Means of the two samples of each round.
 pub fn round_means(samples: &[f64]) -> Vec<f64> {
     samples
@@ -155,6 +169,17 @@ mod tests {
         assert!(many.high - many.low < few.high - few.low);
         assert_eq!(few, estimate(&noise(20)));
         assert!(estimate(&[]).median.is_nan());
+    }
+
+    #[test]
+    fn things_are_measured_there_and_back() {
+        let mut order = Vec::new();
+        let samples: [Vec<f64>; 3] = rounds(2, |n| {
+            order.push(n);
+            n as f64
+        });
+        assert_eq!(order, [0, 1, 2, 2, 1, 0, 0, 1, 2, 2, 1, 0]);
+        assert_eq!(samples, [vec![0.0; 4], vec![1.0; 4], vec![2.0; 4]]);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Pods, the tables that describe them, and the frames they send.
 
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
@@ -8,7 +9,7 @@ use podswitch_datapath::frame::Frame;
 use podswitch_datapath::port::FrameSource;
 use podswitch_datapath::switch::Switch;
 use podswitch_datapath::tables::{
-    Action, Direction, Gateway, PortKindSpec, PortSpec, Rule, Tables,
+    Action, Direction, Edit, Gateway, PortKindSpec, PortSpec, Rule, Tables,
 };
 use podswitch_datapath::wire::MacAddr;
 use podswitch_datapath::{PortId, VrfId, WorkerId};
@@ -32,6 +33,15 @@ pub enum Family {
     V4,
     /// IPv6.
     V6,
+}
+
+impl fmt::Display for Family {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Family::V4 => "IPv4",
+            Family::V6 => "IPv6",
+        })
+    }
 }
 
 /// A conversation's packets in one direction, between pods by number.
@@ -58,17 +68,26 @@ pub fn address(pod: usize, family: Family) -> IpAddr {
     }
 }
 
-/// A UDP datagram of a flow, checksums filled: 60 bytes for IPv4, 62 (no payload) for IPv6, the shortest there is.
-pub fn frame(flow: Flow, family: Family) -> Vec<u8> {
-    let ends = Ends {
-        source_mac: mac(flow.from).0,
+/// MAC and IP addresses of what pod `from` sends to pod `to`.
+pub fn ends(from: usize, to: usize, family: Family) -> Ends {
+    Ends {
+        source_mac: mac(from).0,
         destination_mac: GATEWAY_MAC.0,
-        from: address(flow.from, family),
-        to: address(flow.to, family),
-    };
-    let headers = 14 + 8 + if family == Family::V4 { 20 } else { 40 };
+        from: address(from, family),
+        to: address(to, family),
+    }
+}
+
+/// A UDP datagram of a flow.
+pub fn frame(flow: Flow, family: Family) -> Vec<u8> {
+    datagram(&ends(flow.from, flow.to, family), (flow.port, SERVICE))
+}
+
+/// A UDP datagram, checksums filled: 60 bytes for IPv4, 62 (no payload) for IPv6, the shortest there is.
+pub fn datagram(ends: &Ends, ports: (u16, u16)) -> Vec<u8> {
+    let headers = 14 + 8 + if ends.from.is_ipv4() { 20 } else { 40 };
     let payload = vec![0x5a; FRAME.saturating_sub(headers)];
-    ends.udp((flow.port, SERVICE), 64, &payload)
+    ends.udp(ports, 64, &payload)
 }
 
 /// Frames that come in turn, each as often as the others.
@@ -128,39 +147,61 @@ pub fn empty_tables() -> Tables {
     })
 }
 
-/// Describes pods `0..count` to a switch: routed, source checked, everything denied but what a rule allows, and 16 rules
-/// in each direction of which the last one allows the pods' service.
+/// The name of a pod's port.
+pub fn port_name(pod: usize) -> String {
+    format!("pod-{pod}")
+}
+
+/// The pod of a port's name.
+pub fn port_number(name: &str) -> Option<usize> {
+    name.strip_prefix("pod-")?.parse().ok()
+}
+
+/// A pod's port: routed, source checked; `default` becomes of what nothing else decides about.
+pub fn port(pod: usize, mtu: u32, default: Action) -> PortSpec {
+    PortSpec {
+        id: PortId(pod as u16),
+        name: port_name(pod),
+        worker: WorkerId(0),
+        mac: mac(pod),
+        mtu,
+        kind: PortKindSpec::Routed {
+            vrf: VrfId(0),
+            addresses: vec![address(pod, Family::V4), address(pod, Family::V6)],
+        },
+        check_source: true,
+        node: false,
+        egress_default: default,
+        ingress_default: default,
+    }
+}
+
+/// Publishes an edit to a switch, and waits until its workers have it.
+///
+/// # Panics
+/// When the tables refuse it, or the workers do not take them.
+pub fn publish(switch: &mut Switch, edit: Edit) {
+    let tables = edit.build().expect("tables");
+    switch.publish(tables);
+    switch.wait_for_tables().expect("the workers take tables");
+}
+
+/// Describes pods `0..count` to a switch: everything denied but what a rule allows, and 16 rules in each direction of which
+/// the last one allows the pods' service.
 ///
 /// # Panics
 /// When the tables refuse them, or the workers do not take the tables.
 pub fn describe_pods(switch: &mut Switch, count: usize, mtu: u32) {
     let mut edit = switch.edit();
     for pod in 0..count {
-        let id = PortId(pod as u16);
-        edit.set_port(PortSpec {
-            id,
-            name: format!("pod-{pod}"),
-            worker: WorkerId(0),
-            mac: mac(pod),
-            mtu,
-            kind: PortKindSpec::Routed {
-                vrf: VrfId(0),
-                addresses: vec![address(pod, Family::V4), address(pod, Family::V6)],
-            },
-            check_source: true,
-            node: false,
-            egress_default: Action::Deny,
-            ingress_default: Action::Deny,
-        });
+        edit.set_port(port(pod, mtu, Action::Deny));
         for direction in [Direction::Egress, Direction::Ingress] {
             for rule in rules() {
-                edit.set_rule(id, direction, rule);
+                edit.set_rule(PortId(pod as u16), direction, rule);
             }
         }
     }
-    let tables = edit.build().expect("tables of pods and rules");
-    switch.publish(tables);
-    switch.wait_for_tables().expect("the workers take tables");
+    publish(switch, edit);
 }
 
 fn rules() -> impl Iterator<Item = Rule> {

@@ -5,8 +5,9 @@
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
-use crate::ids::{PolicyRuleId, PortId};
+use crate::ids::{PolicyRuleId, PortId, RuleId};
 use crate::stage::{Now, Rate, RateLimiter};
+use crate::tables::Direction;
 use crate::verdict::Reason;
 use crate::wire::FlowKey;
 
@@ -29,10 +30,14 @@ pub struct Refusal {
     pub in_port: PortId,
     /// The port it would have left by, where that was known.
     pub out_port: Option<PortId>,
+    /// The end that refused it: the sender's ([`Direction::Egress`]) or the receiver's.
+    pub direction: Direction,
     /// Why.
     pub reason: Reason,
+    /// The port's own rule that denied it, if one did.
+    pub rule: Option<RuleId>,
     /// The policy rule that denied it, if one did.
-    pub rule: Option<PolicyRuleId>,
+    pub policy: Option<PolicyRuleId>,
 }
 
 /// A worker's end.

@@ -6,11 +6,11 @@
 pub const MAX_PORTS: usize = 4096;
 /// Most workers of a switch; a [`WorkerId`] is below it.
 pub const MAX_WORKERS: usize = 64;
-/// Most rules of a kind with a counter of their own; a [`RuleId`] and a [`PolicyRuleId`] are below it. One less than
-/// 16 bits can say, so that they can say "none" too.
+/// Most static rules, and most policy rules of a port in one direction; a [`RuleId`] is below it. One less than 16 bits can
+/// say, so that they can say "none" too.
 pub const MAX_RULES: usize = 65_535;
 
-/// Most policy rules with a counter of their own; what rules beyond it decide is counted for the port alone.
+/// Most policy rules; a [`PolicyRuleId`] is below it.
 pub const MAX_POLICY_RULES: usize = 1 << 20;
 
 macro_rules! id {

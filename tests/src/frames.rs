@@ -70,6 +70,11 @@ impl Ends {
 
     /// A TCP SYN with right checksums.
     pub fn syn(&self, ports: (u16, u16)) -> Vec<u8> {
+        self.syn_with(ports, 0)
+    }
+
+    /// The same with so many bytes of data.
+    pub fn syn_with(&self, ports: (u16, u16), data: usize) -> Vec<u8> {
         let step = ip(
             self.source_mac,
             self.destination_mac,
@@ -78,8 +83,8 @@ impl Ends {
             64,
         );
         let step = step.tcp(ports.0, ports.1, 1, 64_240).syn();
-        let mut frame = Vec::with_capacity(step.size(0));
-        step.write(&mut frame, &[]).expect("a SYN");
+        let mut frame = Vec::with_capacity(step.size(data));
+        step.write(&mut frame, &vec![0; data]).expect("a SYN");
         frame
     }
 

@@ -302,10 +302,9 @@ fn errors_and_fragments_belong_to_their_connections() {
         });
         assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
         // In three fragments there, and three back.
-        let pinged = eventually("a large ping", HUNG, || {
+        eventually("a large ping", HUNG, || {
             ping_once(&scene.client.netns, to, 4000, 1).then_some(())
         });
-        let () = pinged;
         let socket = udp_socket(&scene.client.netns, to, WEB);
         assert!(
             (0..10).any(|_| udp_echo(&socket, &[7; 4000], Duration::from_secs(2))),

@@ -39,17 +39,13 @@ pub struct Scenario {
 
 impl fmt::Display for Scenario {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let family = match self.family {
-            Family::V4 => "IPv4",
-            Family::V6 => "IPv6",
-        };
         let (flows, s) = (self.flows, if self.flows == 1 { "" } else { "s" });
         let spread = match self.spread {
             Spread::TwoPods => "2 pods",
             Spread::Pairs => "pod to pod",
             Spread::All => "any to any",
         };
-        write!(f, "{family}, {flows} flow{s}, {spread}")
+        write!(f, "{}, {flows} flow{s}, {spread}", self.family)
     }
 }
 

@@ -1,13 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Reads the files of `apply`: YAML documents or JSON values. Each is an object, a list of objects, or what `list` and `get`
-//! print; a change of the control protocol (`op`) does in place of an object.
+//! Reads the files of `apply` and `policy`: YAML documents or JSON values. To `apply` each is an object, a list of objects, or what
+//! `list` and `get` print; a change of the control protocol (`op`) does in place of an object. To `policy` each is a manifest.
 
+use std::collections::HashMap;
+use std::fmt::Display;
 use std::io::Read;
 use std::path::Path;
 
+use podswitch_api::Key;
 use podswitch_api::method::Change;
 use podswitch_api::object::Object;
 use podswitch_api::strict::Tree;
+use podswitch_policy::manifest::ManifestError;
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -18,11 +22,8 @@ const MAX_BYTES: u64 = 1 << 30;
 
 /// The changes of a file; `-` is standard input.
 pub(crate) fn changes(path: &Path) -> Result<Vec<Change>> {
-    let text = read(path).map_err(|e| Failure::file(path, e))?;
-    let documents = parse(&text).map_err(|e| Failure::file(path, e))?;
     let mut changes = Vec::new();
-    for (number, document) in documents.into_iter().enumerate() {
-        let place = format!("document {}", number + 1);
+    for (place, document) in documents(path)? {
         collect(document, &place, &mut changes).map_err(|e| Failure::file(path, e))?;
     }
     match changes.is_empty() {
@@ -32,6 +33,43 @@ pub(crate) fn changes(path: &Path) -> Result<Vec<Change>> {
         )),
         false => Ok(changes),
     }
+}
+
+/// What a reader of manifests finds in a file, each key once; `-` is standard input.
+pub(crate) fn manifests<T>(
+    path: &Path,
+    read: impl Fn(&Value) -> std::result::Result<Vec<T>, ManifestError>,
+    key: impl Fn(&T) -> Key,
+) -> Result<Vec<T>> {
+    let mut found = Vec::new();
+    let mut places: HashMap<Key, String> = HashMap::new();
+    for (place, document) in documents(path)?.filter(|(_, d)| !d.is_null()) {
+        let refuse = |e: &dyn Display| Failure::file(path, format_args!("{place}: {e}"));
+        for item in read(&document).map_err(|e| refuse(&e))? {
+            let key = key(&item);
+            if let Some(first) = places.get(&key) {
+                let what = format_args!("{key} is in {first}, too; write it once");
+                return Err(refuse(&what));
+            }
+            places.insert(key, place.clone());
+            found.push(item);
+        }
+    }
+    match found.is_empty() {
+        true => Err(Failure::file(
+            path,
+            "no manifest in it; docs/network-policy.md shows how they are written",
+        )),
+        false => Ok(found),
+    }
+}
+
+/// The documents of a file, with their places.
+fn documents(path: &Path) -> Result<impl Iterator<Item = (String, Value)>> {
+    let text = read(path).map_err(|e| Failure::file(path, e))?;
+    let documents = parse(&text).map_err(|e| Failure::file(path, e))?;
+    let documents = documents.into_iter().enumerate();
+    Ok(documents.map(|(number, document)| (format!("document {}", number + 1), document)))
 }
 
 fn read(path: &Path) -> std::io::Result<String> {
@@ -76,6 +114,11 @@ fn collect(value: Value, place: &str, into: &mut Vec<Change>) -> std::result::Re
             Ok(())
         }
         Value::Object(mut fields) => {
+            if fields.contains_key("apiVersion") {
+                return Err(format!(
+                    "{place}: a manifest of Kubernetes; use `podswitchctl policy apply`"
+                ));
+            }
             if fields.contains_key("op") {
                 into.push(change(Value::Object(fields), place)?);
                 return Ok(());

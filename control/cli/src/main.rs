@@ -5,7 +5,7 @@
 //! |---|---|
 //! | [`args`] | the command line: parsing, help, completions and man pages come from these definitions |
 //! | [`command`] | what each command does |
-//! | [`input`] | reads the files of `apply` |
+//! | [`input`] | reads the files of `apply` and `policy` |
 //! | [`output`] | tables, JSON and YAML |
 //! | [`exit`] | errors and exit codes |
 #![forbid(unsafe_code)]

@@ -20,8 +20,8 @@ pub struct Compiler<'a> {
     pub names: &'a Names,
     /// The desired state after the differences.
     pub state: &'a DesiredState,
-    /// The desired state's segments before them, by name.
-    pub segments_before: &'a HashMap<String, u32>,
+    /// The ids before them of segments that differ, by name.
+    pub segments_before: &'a HashMap<&'a str, u32>,
     /// Which worker serves a port.
     pub worker: &'a dyn Fn(PortId) -> WorkerId,
     /// MTU of ports that name none.
@@ -63,8 +63,8 @@ impl Compiler<'_> {
                 edit.remove_route(VrfId(r.vrf), r.prefix);
             }
             Object::Fdb(f) => {
-                if let Some(id) = self.segments_before.get(&f.segment) {
-                    edit.remove_fdb(VrfId(*id), f.vlan.unwrap_or(0), mac(f.mac));
+                if let Some(id) = self.segment_before(&f.segment) {
+                    edit.remove_fdb(VrfId(id), f.vlan.unwrap_or(0), mac(f.mac));
                 }
             }
             Object::Rule(r) => {
@@ -114,6 +114,11 @@ impl Compiler<'_> {
         self.names
             .id(port)
             .ok_or_else(|| internal(format!("port {port} has no id")))
+    }
+
+    fn segment_before(&self, name: &str) -> Option<u32> {
+        let differs = self.segments_before.get(name).copied();
+        differs.or_else(|| self.state.segments.get(name).map(|s| s.id))
     }
 
     fn segment_id(&self, name: &str) -> Result<VrfId, RpcError> {

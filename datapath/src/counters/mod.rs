@@ -175,6 +175,7 @@ pub struct WorkerCounters {
     policy_rules: TrafficPages,
     events: [Cell; Event::COUNT],
     flows: Cell,
+    connections: Cell,
     learned: Cell,
 }
 
@@ -194,6 +195,7 @@ impl WorkerCounters {
             policy_rules: TrafficPages::new(MAX_POLICY_RULES),
             events: std::array::from_fn(|_| Cell::default()),
             flows: Cell::default(),
+            connections: Cell::default(),
             learned: Cell::default(),
         }
     }
@@ -277,10 +279,17 @@ impl WorkerCounters {
         self.events[event as usize].add(n);
     }
 
-    /// How many flows and how many learned MAC addresses the worker has now.
-    pub fn holds(&self, flows: usize, learned: usize) {
+    /// How many entries its flow table has now, how many of those are of connections that are not over, and how many
+    /// learned MAC addresses it has.
+    pub fn holds(&self, flows: usize, connections: usize, learned: usize) {
         self.flows.set(flows as u64);
+        self.connections.set(connections as u64);
         self.learned.set(learned as u64);
+    }
+
+    /// Connections of its flow table that are not over, of a moment ago.
+    pub fn connections(&self) -> u64 {
+        self.connections.get()
     }
 
     /// What the device counted since it was opened, and whether it can be used.
@@ -415,7 +424,7 @@ pub struct Counters {
     pub policy_rules: BTreeMap<PolicyRuleId, Traffic>,
     /// By `Event as usize`.
     pub events: [u64; Event::COUNT],
-    /// Connections in the flow tables, of a moment ago.
+    /// Entries of the flow tables, of a moment ago; those of connections that are over included.
     pub flows: u64,
     /// MAC addresses that the workers have learned, each for itself, of a moment ago.
     pub learned: u64,
@@ -651,9 +660,10 @@ mod tests {
     #[test]
     fn what_workers_hold_is_added_up_and_replaced() {
         let (a, b) = (WorkerCounters::new(), WorkerCounters::new());
-        a.holds(9, 9);
-        a.holds(3, 1);
-        b.holds(4, 0);
+        a.holds(9, 9, 9);
+        a.holds(3, 2, 1);
+        b.holds(4, 4, 0);
+        assert_eq!((a.connections(), b.connections()), (2, 4));
         let mut s = a.snapshot();
         s.add(&b);
         assert_eq!((s.flows, s.learned), (7, 1));

@@ -362,6 +362,11 @@ impl FlowTable {
         self.len
     }
 
+    /// How many of them are of connections that are not over: the table is full when that is its capacity.
+    pub fn live(&self) -> usize {
+        self.live
+    }
+
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
         self.len == 0
@@ -609,12 +614,15 @@ impl FlowTable {
             if let Some(slot) = slots_with(self.bucket(index), 0).next() {
                 return Some((index, slot));
             }
-            let of_use = |&slot: &usize| {
-                let over = is_past(over_at(self.bucket(index), slot), now);
-                let record = self.record(Self::place(index, slot));
-                !over && !record.state.phase().is_over()
+            // Who is over the longest first: stragglers of the others may still come.
+            let bucket = self.bucket(index);
+            let mut slots: [usize; SLOTS] = std::array::from_fn(|slot| slot);
+            slots.sort_unstable_by_key(|&slot| over_at(bucket, slot).wrapping_sub(now) as i32);
+            let of_no_use = |slot: &usize| {
+                let phase = || self.record(Self::place(index, *slot)).state.phase();
+                is_past(over_at(bucket, *slot), now) || phase().is_over()
             };
-            if let Some(slot) = (0..SLOTS).find(|slot| !of_use(slot)) {
+            if let Some(slot) = slots.into_iter().find(of_no_use) {
                 self.free(Self::place(index, slot));
                 return Some((index, slot));
             }

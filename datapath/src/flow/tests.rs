@@ -147,7 +147,7 @@ fn one_port_leaves_half_to_the_others_and_keeps_to_its_quota() {
 }
 
 #[test]
-fn connections_that_are_over_make_room() {
+fn connections_that_are_over_make_room_the_oldest_first() {
     let mut t = table(32);
     let syn = Signal {
         protocol: TCP,
@@ -157,18 +157,23 @@ fn connections_that_are_over_make_room() {
         protocol: TCP,
         bits: 4,
     };
+    let key = |n: u32| FlowKey::new(VrfId(0), TCP, [1; 16], [2; 16], n as u16, 80);
     for n in 0..10_000u32 {
-        let key = FlowKey::new(VrfId(0), TCP, [1; 16], [2; 16], n as u16, 80);
-        let conversation = Conversation::of(&key, SEED);
-        t.insert(&conversation, way(1, 1), 1, State::first(syn), 0)
+        let (key_n, now) = (key(n), n);
+        let conversation = Conversation::of(&key_n, SEED);
+        t.insert(&conversation, way(1, 1), 1, State::first(syn), now)
             .unwrap();
-        let found = t.find_now(&conversation, 0).unwrap();
+        let found = t.find_now(&conversation, now).unwrap();
         let state = found.state().next(1 - conversation.from, rst);
         assert_eq!(state.phase(), Phase::TcpClosed);
-        t.seen(&found, state, 0);
+        t.seen(&found, state, now);
         assert_eq!(t.held_by(PortId(1)), 0);
-        let found = t.find_now(&conversation, 0).expect("kept for stragglers");
-        assert!(found.state().begins_anew(syn) && !found.state().begins_anew(rst));
+        // A bucket has room for this one and the seven before it, at least.
+        for n in n.saturating_sub(7)..=n {
+            let found = t.find_now(&Conversation::of(&key(n), SEED), now);
+            let found = found.expect("kept for stragglers");
+            assert!(found.state().begins_anew(syn) && !found.state().begins_anew(rst));
+        }
     }
 }
 

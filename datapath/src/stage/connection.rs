@@ -51,7 +51,7 @@ impl Outcome {
         }
     }
 
-    fn is_allowed(&self) -> bool {
+    pub(super) fn is_allowed(&self) -> bool {
         self.egress.drop.is_none() && self.ingress.drop.is_none()
     }
 
@@ -146,7 +146,7 @@ pub(super) fn decide(
         if let Some(reason) = half.drop {
             // What the sender's end denies never gets to the receiver's.
             if direction == Direction::Egress || outcome.egress.drop.is_none() {
-                note(ctx, passage, packet, reason, half);
+                note(ctx, passage, packet, direction, reason, half);
             }
         }
     }
@@ -156,19 +156,30 @@ pub(super) fn decide(
 /// Whether it is the packet's connection, and not that of a port which had the same address before.
 fn is_of(found: &Found, packet: &Packet) -> bool {
     let from = usize::from(packet.meta.from_upper);
-    found
-        .way(from)
-        .is_none_or(|way| way.in_port == packet.meta.in_port)
+    let known = match from == found.state().origin() {
+        true => Some(found.begun_at()),
+        false => found.way(from).map(|way| way.in_port),
+    };
+    known.is_none_or(|port| port == packet.meta.in_port)
 }
 
-fn note(ctx: &mut Context<'_>, passage: Passage<'_>, packet: &Packet, reason: Reason, half: Half) {
+fn note(
+    ctx: &mut Context<'_>,
+    passage: Passage<'_>,
+    packet: &Packet,
+    direction: Direction,
+    reason: Reason,
+    half: Half,
+) {
     ctx.refusals.note(Refusal {
         at: ctx.now.0,
         key: packet.meta.parsed.key,
         in_port: packet.meta.in_port,
         out_port: passage.receiver.map(|port| port.id),
+        direction,
         reason,
-        rule: half.policy,
+        rule: half.rule,
+        policy: half.policy,
     });
 }
 

@@ -318,7 +318,7 @@ fn leave_judged(
             fits(way) || superframe::is_one(ctx.caps, packet) || may_be_cut(packet)
         });
     let outcome = connection::decide(ctx, passage, packet, found, install);
-    if packet.meta.parsed.fragment == Fragment::First {
+    if outcome.is_allowed() {
         connection::note_first_fragment(ctx, packet);
     }
     match way {
@@ -478,7 +478,7 @@ fn receive_routed(
         adjacency: out.id.0.into(),
     };
     let outcome = connection::decide(ctx, passage, packet, found, true);
-    if meta.parsed.fragment == Fragment::First && outcome.ingress.drop.is_none() {
+    if outcome.is_allowed() {
         connection::note_first_fragment(ctx, packet);
     }
     outcome

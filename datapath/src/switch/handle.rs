@@ -95,6 +95,7 @@ impl Handle {
             waiting: self.waiting,
             wake_latency: self.wake_latency,
             ports,
+            connections: self.counters.connections(),
             cycles: self.stats.read(),
             run_delay: tid.and_then(run_delay),
         }

@@ -326,11 +326,11 @@ impl Switch {
     /// Makes room for the counters of rules that are new in `next` (or in the present tables at the start).
     fn prepare_rules(&mut self, next: Option<&Tables>) {
         let present = self.publisher.current();
-        let (old, new) = match next {
-            Some(next) => (present.rule_ids().collect(), next),
-            None => (Vec::new(), present),
+        let added = match next {
+            Some(next) => next.added_rule_ids(present),
+            None => present.rule_ids().collect(),
         };
-        for id in new.rule_ids().filter(|id| old.binary_search(id).is_err()) {
+        for id in added {
             for handle in &self.workers {
                 handle.counters.prepare_rule(id);
             }

@@ -282,6 +282,11 @@ impl Tables {
         self.rule_ids.iter().map(|(id, ())| RuleId(id))
     }
 
+    /// The ids of rules that `before` does not have.
+    pub(crate) fn added_rule_ids(&self, before: &Tables) -> Vec<RuleId> {
+        self.rule_ids.added(&before.rule_ids).map(RuleId).collect()
+    }
+
     /// How much is in them.
     pub fn counts(&self) -> Counts {
         Counts {

@@ -42,6 +42,19 @@ impl<T: Clone + Default, const N: usize> Paged<T, N> {
         self.pages.iter().flat_map(|p| p.iter()).enumerate()
     }
 
+    /// Every element, with its index, of pages that `other` does not share.
+    pub(crate) fn iter_unshared<'a>(
+        &'a self,
+        other: &'a Paged<T, N>,
+    ) -> impl Iterator<Item = (usize, &'a T)> {
+        let whole = Arc::ptr_eq(&self.pages, &other.pages);
+        let pages = self.pages.iter().enumerate().filter(move |(n, page)| {
+            let shared = |theirs| Arc::ptr_eq(*page, theirs);
+            !whole && !other.pages.get(*n).is_some_and(shared)
+        });
+        pages.flat_map(|(n, page)| page.iter().enumerate().map(move |(i, t)| (n * N + i, t)))
+    }
+
     /// Calls `f` with address and size of every allocation of the array itself.
     pub(crate) fn visit_allocations(&self, f: &mut dyn FnMut(usize, usize)) {
         allocation(&self.pages, f);
@@ -166,6 +179,14 @@ impl<T: Clone, const N: usize> Slab<T, N> {
             Slot::Used(item) => Some((i as u32, item)),
             Slot::Free { .. } => None,
         })
+    }
+
+    /// The indices of elements that `before` does not have. Costs little where the two share most.
+    pub(crate) fn added<'a>(&'a self, before: &'a Slab<T, N>) -> impl Iterator<Item = u32> + 'a {
+        let unshared = self.slots.iter_unshared(&before.slots);
+        let used = unshared.filter(|(_, slot)| matches!(slot, Slot::Used(_)));
+        let indices = used.map(|(index, _)| index as u32);
+        indices.filter(|index| before.get(*index).is_none())
     }
 
     /// Calls `f` with address and size of every allocation of the slab itself.

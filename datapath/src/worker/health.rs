@@ -98,6 +98,8 @@ pub struct WorkerHealth {
     pub wake_latency: Option<Duration>,
     /// Ports it serves.
     pub ports: usize,
+    /// Connections that it tracks and that are not over, of a moment ago.
+    pub connections: u64,
     /// Its own counts.
     pub cycles: WorkerCycles,
     /// Nanoseconds its thread was ready to run and did not, by /proc/self/task/*/schedstat.

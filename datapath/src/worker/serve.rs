@@ -308,7 +308,8 @@ impl Engine {
     /// Says how full the worker's own tables are.
     fn publish_sizes(&self) {
         let counters = &self.outlets.counters;
-        counters.holds(self.memory.flows.len(), self.memory.fdb.len());
+        let flows = &self.memory.flows;
+        counters.holds(flows.len(), flows.live(), self.memory.fdb.len());
     }
 
     /// The port that was looked after last.

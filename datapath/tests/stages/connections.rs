@@ -386,6 +386,31 @@ fn errors_about_ipv6_connections_pass() {
 }
 
 #[test]
+fn a_pod_that_gets_an_address_does_not_get_its_connections() {
+    for mut w in worlds() {
+        handshake(&mut w);
+        // The client goes, and another pod has its address, its labels and all.
+        let worker = w.tables.port(PortId(1)).unwrap().worker;
+        w.edit(|e| {
+            e.remove_port(PortId(1));
+        });
+        let successor = PortSpec {
+            worker,
+            mac: mac(1),
+            kind: pod(1).kind,
+            ..pod(6)
+        };
+        w.edit(|e| {
+            e.set_port(successor);
+        });
+        let stray = frame4(1, &segment(1, 2, ACK));
+        assert_eq!(arrived(w.send_one(6, &stray), 2), refused("no_connection"));
+        let syn = frame4(1, &segment(1, 2, SYN));
+        assert_eq!(arrived(w.send_one(6, &syn), 2), Ok(()));
+    }
+}
+
+#[test]
 fn later_fragments_go_as_the_first_did() {
     for mut w in worlds() {
         let fragments = |from, port: u16, id| {

@@ -2,12 +2,13 @@
 //! Who holds what must be unique, and what refers to what; kept in step with the objects so that a change is judged by what
 //! it touches, not by everything there is. During a transaction several objects may hold one thing; at its end none may.
 
+use std::borrow::Borrow;
 use std::collections::{BTreeSet, HashMap};
 use std::hash::Hash;
 use std::net::IpAddr;
 
 use crate::mac::MacAddr;
-use crate::object::{Device, Key, Object, Port};
+use crate::object::{Device, Key, Object, Port, RouteKey};
 
 /// Something that one port alone may hold.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -74,6 +75,8 @@ pub(super) struct Index {
     fixed: HashMap<String, usize>,
     /// Routed ports, routes and neighbors by VRF.
     vrfs: HashMap<u32, usize>,
+    /// Routes by VRF and next hop.
+    next_hops: HashMap<(u32, IpAddr), BTreeSet<RouteKey>>,
 }
 
 impl Index {
@@ -90,6 +93,11 @@ impl Index {
     /// How many FDB entries the segment has.
     pub(super) fn fixed_entries(&self, segment: &str) -> usize {
         self.fixed.get(segment).copied().unwrap_or_default()
+    }
+
+    /// Routes by way of this address.
+    pub(super) fn routes_via(&self, vrf: u32, address: IpAddr) -> impl Iterator<Item = &RouteKey> {
+        self.next_hops.get(&(vrf, address)).into_iter().flatten()
     }
 
     /// Whether a routed port, route or neighbor is in the VRF.
@@ -122,6 +130,9 @@ impl Index {
                 count(&mut self.vrfs, &o.vrf, add);
                 if let Some(port) = &o.port {
                     refer(&mut self.ports, port, Key::Route(o.key()), add);
+                }
+                if let Some(via) = o.via {
+                    refer(&mut self.next_hops, &(o.vrf, via), o.key(), add);
                 }
             }
             Object::Fdb(o) => {
@@ -187,7 +198,10 @@ pub(super) fn claims(o: &Port) -> Vec<Claim> {
     claims
 }
 
-fn refer(map: &mut HashMap<String, BTreeSet<Key>>, name: &str, key: Key, add: bool) {
+fn refer<N, K: Ord>(map: &mut HashMap<N::Owned, BTreeSet<K>>, name: &N, key: K, add: bool)
+where
+    N: ToOwned<Owned: Hash + Eq + Borrow<N>> + Hash + Eq + ?Sized,
+{
     if add {
         map.entry(name.to_owned()).or_default().insert(key);
     } else if let Some(keys) = map.get_mut(name) {

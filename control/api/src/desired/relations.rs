@@ -190,7 +190,7 @@ impl<'a> View<'a> {
                 prefix: IpNet::from(address),
             })
         } else {
-            return Ok(());
+            return self.next_hop(o, key, address);
         };
         let hint = "delete that object: the addresses of ports are reached by themselves";
         Err(conflict(
@@ -200,6 +200,27 @@ impl<'a> View<'a> {
         )
         .field("addresses")
         .value(address))
+    }
+
+    /// A next hop is behind the port that its route names.
+    fn next_hop(&self, o: &Port, key: &Key, address: IpAddr) -> Result<(), RpcError> {
+        let elsewhere = |r: &&RouteKey| {
+            let route = self.state.routes.get(r);
+            route.is_some_and(|r| r.port.as_ref() != Some(&o.name))
+        };
+        match self.index.routes_via(o.vrf, address).find(elsewhere) {
+            Some(route) => Err(conflict(
+                key,
+                format_args!(
+                    "address {address} is the next hop of {}, behind another port",
+                    Key::Route(*route)
+                ),
+                "correct that route, or choose another address",
+            )
+            .field("addresses")
+            .value(address)),
+            None => Ok(()),
+        }
     }
 
     fn neighbor(&self, o: &Neighbor) -> Result<(), RpcError> {

@@ -64,7 +64,7 @@ pub enum Severity {
     Notice,
     /// Something does not work: `degraded`.
     Warning,
-    /// Nothing works: `failing`.
+    /// What must work does not: of a worker, `failing`, else `degraded`.
     Error,
 }
 

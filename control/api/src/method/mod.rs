@@ -3,6 +3,7 @@
 
 mod audit;
 mod change;
+mod events;
 mod get;
 mod health;
 mod stats;
@@ -13,6 +14,7 @@ pub use change::{
     AbortResult, ApplyParams, ApplyResult, BeginParams, BeginResult, Change, CommitResult,
     PutParams, PutResult, TransactionParams,
 };
+pub use events::{DenyEvent, EventsParams, EventsResult};
 pub use get::{
     Entry, FdbStatus, Filter, GetParams, GetResult, PortState, PortStatus, RuleStatus,
     SegmentStatus, Status,
@@ -20,7 +22,10 @@ pub use get::{
 pub use health::{
     Gateway, HealthResult, HealthStatus, Problem, Severity, VersionResult, WorkerHealth,
 };
-pub use stats::{PortStats, RuleStats, Section, StatsParams, StatsResult, TableStats, WorkerStats};
+pub use stats::{
+    PolicyRuleStats, PortStats, RuleStats, Section, StatsParams, StatsResult, TableStats,
+    WorkerStats,
+};
 
 pub use why::{
     DecidedBy, PolicyRuleRef, WhyEnd, WhyJudgement, WhyParams, WhyParty, WhyResult, WhyRoute,
@@ -132,6 +137,8 @@ methods! {
     Health = "health": NoParams => HealthResult, optional: true;
     /// Says whether a connection may begin, what decides that, and where it goes.
     Why = "why": WhyParams => WhyResult, optional: false;
+    /// Reads samples of what was refused, and waits for some if there are none.
+    Events = "events": EventsParams => EventsResult, optional: true;
     /// Accounts for every chunk of packet memory.
     Audit = "audit": NoParams => AuditResult, optional: true;
     /// Takes everything apart that podswitch made in the kernel, forgets the desired state and stops the daemon.

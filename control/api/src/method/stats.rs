@@ -7,6 +7,8 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::why::PolicyRuleRef;
+use crate::object::kubernetes::ClusterAction;
 use crate::object::{Action, Direction};
 
 /// A part of the answer.
@@ -21,6 +23,8 @@ pub enum Section {
     Workers,
     /// `rules`.
     Rules,
+    /// `policies`.
+    Policies,
     /// `tables`.
     Tables,
 }
@@ -29,7 +33,7 @@ pub enum Section {
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(remote = "Self", deny_unknown_fields)]
 pub struct StatsParams {
-    /// Name of one port: ports and rules are those of this port. `not_found` when there is none.
+    /// Name of one port: ports, rules and policies are those of this port. `not_found` when there is none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub port: Option<String>,
     /// Parts to answer with, all when absent; the others are empty.
@@ -67,6 +71,9 @@ pub struct StatsResult {
     /// Every rule.
     #[serde(default)]
     pub rules: Vec<RuleStats>,
+    /// Every rule of a policy that some port of this node has.
+    #[serde(default)]
+    pub policies: Vec<PolicyRuleStats>,
     /// What else happened in the switch, by name (`flow_hit`, `handoff_sent`, `icmp_error`, ...); part of `tables`. What
     /// never happened is left out.
     #[serde(default)]
@@ -115,6 +122,9 @@ pub struct WorkerStats {
     pub core: Option<u32>,
     /// Ports it owns.
     pub ports: u32,
+    /// Connections it tracks.
+    #[serde(default)]
+    pub connections: u64,
     /// Turns of its loop.
     pub turns: u64,
     /// Nanoseconds spent in turns that found work.
@@ -153,14 +163,32 @@ pub struct RuleStats {
     pub bytes: u64,
 }
 
+/// Counters of a rule of a policy, over all ports that have it.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(remote = "Self", deny_unknown_fields)]
+pub struct PolicyRuleStats {
+    /// The rule.
+    pub rule: PolicyRuleRef,
+    /// What it does.
+    pub action: ClusterAction,
+    /// Connections it let begin, or packets that would have begun one and that it denied. One that is judged again after a change
+    /// counts again.
+    pub connections: u64,
+    /// Bytes of the packets that were judged.
+    pub bytes: u64,
+}
+
 /// Size and use of a table.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(remote = "Self", deny_unknown_fields)]
 pub struct TableStats {
-    /// Name of the table: `route`, `neighbor`, `fdb`, `policy`, `flow`.
+    /// Name of the table: `flow`, `route`, `neighbor`, `fdb`, `policy`, `peer`, `identity`, `cidr`.
     pub name: String,
     /// Entries in it; in `flow` and `fdb` those of all workers, what they learned for themselves included.
     pub entries: u64,
+    /// Entries it has room for, all workers together; absent where the configured limits say it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub capacity: Option<u64>,
     /// Lookups in it; absent where they are not counted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lookups: Option<u64>,
@@ -175,6 +203,7 @@ crate::by_name!(
     PortStats,
     WorkerStats,
     RuleStats,
+    PolicyRuleStats,
     TableStats
 );
 

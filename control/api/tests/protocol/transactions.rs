@@ -273,3 +273,17 @@ fn loading_judges_a_stored_state() {
         Some(ErrorCode::Refused)
     );
 }
+
+#[test]
+fn a_port_does_not_take_the_next_hop_of_a_route_by_another_port() {
+    let route = json!({"kind": "route", "prefix": "10.1.0.0/16", "port": "a", "via": "10.0.0.2"});
+    let mut m = model(&[set(port("a", 1)), set(route)]);
+    refused(
+        &mut m,
+        &[set(port("b", 2))],
+        ErrorCode::Conflict,
+        &["10.0.0.2", "10.1.0.0/16"],
+    );
+    let gone = delete(json!({"kind": "route", "prefix": "10.1.0.0/16"}));
+    m.apply(&[gone, set(port("b", 2))]).unwrap();
+}

@@ -2,6 +2,7 @@
 //! The command line. Parsing, help, completions and man pages come from these definitions.
 
 mod object;
+mod policy;
 mod why;
 
 use std::path::PathBuf;
@@ -15,6 +16,7 @@ pub(crate) use object::{
     FdbCommand, FdbKeyArgs, NeighborCommand, NeighborKeyArgs, PortAdd, PortCommand, RouteCommand,
     RouteKeyArgs, RuleCommand, SegmentCommand, Selector,
 };
+pub(crate) use policy::PolicyCommand;
 pub(crate) use why::WhyArgs;
 
 /// Shows and changes what podswitchd, the pod switch of this node, does.
@@ -68,6 +70,9 @@ pub(crate) enum Command {
     /// Rules of ports
     #[command(subcommand)]
     Rule(RuleCommand),
+    /// Network policies: manifests of Kubernetes
+    #[command(subcommand)]
+    Policy(PolicyCommand),
     /// Says whether a connection may begin, what decides that, and where it goes; exits with 1 when it may not
     Why(WhyArgs),
     /// Shows counters of ports, drops, workers, rules and tables

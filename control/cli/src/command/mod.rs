@@ -3,6 +3,7 @@
 
 mod generate;
 mod object;
+mod policy;
 mod stats;
 mod why;
 
@@ -49,6 +50,7 @@ pub(crate) fn run(args: Args) -> Result {
         Command::Neighbor(c) => object::neighbor(&context, c),
         Command::Segment(c) => object::segment(&context, c),
         Command::Rule(c) => object::rule(&context, c),
+        Command::Policy(c) => policy::policy(&context, c),
         Command::Why(a) => why::why(&context, a),
         Command::Stats(a) => stats::stats(&context, a),
         Command::Top(a) => stats::top(&context, a),

@@ -7,9 +7,9 @@ mod status;
 mod table;
 mod why;
 
-pub(crate) use objects::{describe, list};
+pub(crate) use objects::{describe, list, policies};
 pub(crate) use status::{audit, health, rates, stats, teardown, version};
-pub(crate) use table::Table;
+pub(crate) use table::{Table, sections};
 pub(crate) use why::why;
 
 use std::io::{self, Write};

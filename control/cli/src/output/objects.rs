@@ -7,7 +7,7 @@ use podswitch_api::Kind;
 use podswitch_api::method::{Entry, PortStatus, Status};
 use podswitch_api::object::{Device, FdbEntry, Neighbor, Object, Port, Route, Rule, Segment, Vlan};
 
-use super::{Table, kubernetes};
+use super::{Table, kubernetes, sections};
 
 fn optional(value: Option<impl Display>) -> String {
     value.map(|v| v.to_string()).unwrap_or_default()
@@ -21,8 +21,22 @@ pub(super) fn joined(values: impl IntoIterator<Item = impl Display>) -> String {
         .join(",")
 }
 
-/// The table of a list of one kind.
+/// The table of a list of one kind, and what is wrong with ports.
 pub(crate) fn list(kind: Kind, entries: &[Entry]) -> String {
+    let faults = entries.iter().filter_map(|e| match (&e.object, &e.status) {
+        (
+            Object::Port(o),
+            Some(Status::Port(PortStatus {
+                message: Some(message),
+                ..
+            })),
+        ) => Some(format!("{}: {message}\n", o.name)),
+        _ => None,
+    });
+    table(kind, entries).text() + &faults.collect::<String>()
+}
+
+fn table<'e>(kind: Kind, entries: impl IntoIterator<Item = &'e Entry>) -> Table {
     let mut table = Table::new(match kind {
         Kind::Port => &[
             "NAME",
@@ -84,17 +98,19 @@ pub(crate) fn list(kind: Kind, entries: &[Entry]) -> String {
             Object::ClusterNetworkPolicy(o) => kubernetes::cluster_policy(&mut table, o),
         }
     }
-    let faults = entries.iter().filter_map(|e| match (&e.object, &e.status) {
-        (
-            Object::Port(o),
-            Some(Status::Port(PortStatus {
-                message: Some(message),
-                ..
-            })),
-        ) => Some(format!("{}: {message}\n", o.name)),
-        _ => None,
-    });
-    table.text() + &faults.collect::<String>()
+    table
+}
+
+/// The tables of policies, the cluster's first.
+pub(crate) fn policies(entries: &[Entry]) -> String {
+    let of = |kind| {
+        let entries = entries.iter().filter(|e| e.object.kind() == kind);
+        table(kind, entries)
+    };
+    sections(vec![
+        ("ClusterNetworkPolicies", of(Kind::ClusterNetworkPolicy)),
+        ("NetworkPolicies", of(Kind::NetworkPolicy)),
+    ])
 }
 
 fn device(device: &Device) -> String {

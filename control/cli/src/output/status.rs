@@ -7,21 +7,8 @@ use podswitch_api::method::{
     AuditResult, HealthResult, HealthStatus, Severity, StatsResult, TeardownReport,
 };
 
-use super::Table;
+use super::{Table, sections};
 use crate::command::{Rates, Versions};
-
-/// Sections under headings, without the empty ones.
-fn sections(parts: Vec<(&str, Table)>) -> String {
-    let there: Vec<String> = parts
-        .into_iter()
-        .filter(|(_, t)| !t.is_empty())
-        .map(|(h, t)| format!("{h}\n{}", t.text()))
-        .collect();
-    match there.is_empty() {
-        true => "nothing to show\n".to_owned(),
-        false => there.join("\n"),
-    }
-}
 
 fn sum(counts: &BTreeMap<String, u64>) -> u64 {
     counts.values().fold(0, |a, b| a.saturating_add(*b))

@@ -75,6 +75,19 @@ impl Table {
     }
 }
 
+/// Sections under headings, without the empty ones.
+pub(crate) fn sections(parts: Vec<(&str, Table)>) -> String {
+    let there: Vec<String> = parts
+        .into_iter()
+        .filter(|(_, t)| !t.is_empty())
+        .map(|(h, t)| format!("{h}\n{}", t.text()))
+        .collect();
+    match there.is_empty() {
+        true => "nothing to show\n".to_owned(),
+        false => there.join("\n"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

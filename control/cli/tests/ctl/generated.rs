@@ -6,10 +6,12 @@ use std::process::{Command, Stdio};
 use crate::common::{Daemon, ctl};
 
 const KINDS: [&str; 6] = ["port", "fdb", "route", "neighbor", "segment", "rule"];
-const OTHERS: [&str; 9] = [
+const OTHERS: [&str; 11] = [
     "stats",
     "top",
     "apply",
+    "policy",
+    "why",
     "version",
     "health",
     "audit",
@@ -49,6 +51,10 @@ fn help_names_every_command_and_the_exit_codes() {
             );
         }
     }
+    let help = ctl(&["policy", "--help"]).ok();
+    for verb in ["apply", "delete", "list"] {
+        assert!(help.contains(&format!("\n  {verb} ")), "{verb}: {help}");
+    }
     assert!(ctl(&["--version"]).ok().starts_with("podswitchctl "));
 }
 
@@ -68,9 +74,13 @@ fn completions_are_scripts_of_their_shells() {
             );
         }
     }
-    let script = ctl(&["completions", "bash"]).ok();
+    // Too long for an argument.
+    let directory = tempfile::tempdir().unwrap();
+    let script = directory.path().join("podswitchctl.bash");
+    std::fs::write(&script, ctl(&["completions", "bash"]).ok()).unwrap();
     let checked = Command::new("bash")
-        .args(["-n", "-c", &script])
+        .arg("-n")
+        .arg(&script)
         .stdin(Stdio::null())
         .status()
         .unwrap();
@@ -96,6 +106,9 @@ fn man_pages_are_written_for_every_command() {
         for verb in ["list", "get", "add", "delete"] {
             page(&format!("podswitchctl-{kind}-{verb}.1"));
         }
+    }
+    for verb in ["apply", "delete", "list"] {
+        page(&format!("podswitchctl-policy-{verb}.1"));
     }
     assert!(page("podswitchctl-rule-add.1").contains("Destination ports"));
     let file = directory.path().join("file");

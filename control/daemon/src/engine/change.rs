@@ -2,12 +2,13 @@
 //! Changes of the desired state, all or nothing: judge, build tables, open ports, store, publish, close what went.
 //! Everything up to the store can be undone; what comes after cannot fail.
 
-use std::collections::HashMap;
+use std::borrow::Cow;
+use std::collections::{HashMap, HashSet};
 
 use podswitch_api::RpcError;
 use podswitch_api::desired::{Applied, Delta, DesiredState, Difference};
 use podswitch_api::method::{ApplyParams, ApplyResult, CommitResult};
-use podswitch_api::object::{Object, Port};
+use podswitch_api::object::{Key, Kind, Object, Port};
 use podswitch_datapath::tables::Tables;
 use podswitch_datapath::{PortId, WorkerId};
 use tracing::{error, info, warn};
@@ -72,6 +73,9 @@ impl Engine {
     /// touched, and devices that were not there are opened before those that are opened anew.
     fn prepare(&mut self, applied: &Applied, moves: &Moves) -> Result<Tables, RpcError> {
         let plan = self.plan(moves)?;
+        // What was refused until now is named by what is in force until now: numbers of rules may be others' soon.
+        self.collect_refusals();
+        self.policies.change(&applied.delta.differences);
         let ready = self.compile(&applied.delta, &plan).and_then(|tables| {
             let opened = self.open_ports(moves, &plan)?;
             self.store.commit(applied).map_err(|e| {
@@ -81,10 +85,24 @@ impl Engine {
             Ok(tables)
         });
         if ready.is_err() {
-            self.policies.revert(&applied.delta.differences);
             self.unplan(moves);
+            self.policies.revert(&applied.delta.differences);
+            self.settle_policies();
         }
         ready
+    }
+
+    /// After a change that did not come about, things of network policy may have other numbers than the tables know.
+    fn settle_policies(&mut self) {
+        if !self.policies.is_owed() {
+            return;
+        }
+        let mut edit = self.switch.edit();
+        let put = self.policies.put(&mut edit, &self.names);
+        match put.and_then(|()| edit.build().map_err(|e| table_error(&e))) {
+            Ok(tables) => self.publish(tables),
+            Err(e) => warn!(error = %e, "network policy goes into the tables with the next change"),
+        }
     }
 
     /// Gives the workers new tables. Frames are let in of new ports once every worker has them.
@@ -117,8 +135,8 @@ impl Engine {
     /// The tables after these differences, which the model has taken already.
     fn compile(&mut self, delta: &Delta, plan: &Plan) -> Result<Tables, RpcError> {
         let mut edit = self.switch.edit();
-        let delta = with_dependents(delta, self.model.state());
-        let segments_before: HashMap<String, u32> = segments_before(&delta, self.model.state());
+        let all = with_dependents(delta, self.model.state());
+        let segments_before = segments_before(&all);
         let compiler = Compiler {
             names: &self.names,
             state: self.model.state(),
@@ -126,17 +144,26 @@ impl Engine {
             worker: &|id| plan.get(&id).copied().unwrap_or_else(|| self.worker_of(id)),
             default_mtu: self.config.mtu,
         };
-        for difference in &delta {
+        for difference in all.iter() {
             compiler.difference(&mut edit, difference)?;
         }
-        let differences = &delta[..];
-        self.policies.change(&mut edit, differences, &self.names)?;
+        self.policies.put(&mut edit, &self.names)?;
         edit.build().map_err(|e| table_error(&e))
     }
 
     /// Puts the whole desired state into force when the daemon starts.
     pub(super) fn compile_all(&mut self) {
-        let whole = DesiredState::default().diff(self.model.state());
+        let state = self.model.state();
+        self.policies.load(state);
+        let objects = Kind::ALL
+            .into_iter()
+            .filter(|kind| is_of_tables(*kind))
+            .flat_map(|kind| state.objects(kind));
+        let whole = Delta {
+            differences: objects
+                .filter_map(|object| Difference::new(None, Some(object)))
+                .collect(),
+        };
         match self.compile(&whole, &Plan::new()) {
             Ok(tables) => self.publish(tables),
             // The store holds only what was in force once; a limit of the configuration may have shrunk since.
@@ -192,8 +219,7 @@ impl Engine {
 }
 
 /// Objects refer to a segment by name, tables by its id: when the id changes, they are compiled again.
-fn with_dependents(delta: &Delta, state: &DesiredState) -> Vec<Difference> {
-    let mut all = delta.differences.clone();
+fn with_dependents<'a>(delta: &'a Delta, state: &DesiredState) -> Cow<'a, [Difference]> {
     let renumbered: Vec<&str> = delta
         .differences
         .iter()
@@ -205,7 +231,7 @@ fn with_dependents(delta: &Delta, state: &DesiredState) -> Vec<Difference> {
         })
         .collect();
     if renumbered.is_empty() {
-        return all;
+        return Cow::Borrowed(&delta.differences);
     }
     let touched = |o: &Object| match o {
         Object::Port(p) => p
@@ -215,24 +241,30 @@ fn with_dependents(delta: &Delta, state: &DesiredState) -> Vec<Difference> {
         Object::Fdb(f) => renumbered.contains(&f.segment.as_str()),
         _ => false,
     };
-    for object in state.iter().filter(touched) {
-        if !delta.differences.iter().any(|d| d.key() == object.key()) {
-            all.extend(Difference::new(Some(object.clone()), Some(object)));
-        }
-    }
-    all
+    let known: HashSet<Key> = delta.differences.iter().map(Difference::key).collect();
+    let objects = [Kind::Port, Kind::Fdb]
+        .into_iter()
+        .flat_map(|kind| state.objects(kind));
+    let dependents = objects
+        .filter(|o| touched(o) && !known.contains(&o.key()))
+        .filter_map(|o| Difference::new(Some(o.clone()), Some(o)));
+    let all = delta.differences.iter().cloned().chain(dependents);
+    Cow::Owned(all.collect())
 }
 
-fn segments_before(delta: &[Difference], state: &DesiredState) -> HashMap<String, u32> {
-    let mut ids: HashMap<String, u32> = state
-        .segments
-        .values()
-        .map(|s| (s.name.clone(), s.id))
-        .collect();
-    for difference in delta {
-        if let Some(Object::Segment(s)) = &difference.before {
-            ids.insert(s.name.clone(), s.id);
-        }
+/// Ids that segments had before differences of them.
+fn segments_before(delta: &[Difference]) -> HashMap<&str, u32> {
+    let before = delta.iter().filter_map(|d| match &d.before {
+        Some(Object::Segment(s)) => Some((s.name.as_str(), s.id)),
+        _ => None,
+    });
+    before.collect()
+}
+
+/// Whether objects of a kind are in the tables by themselves; the others are what network policy is made of.
+fn is_of_tables(kind: Kind) -> bool {
+    match kind {
+        Kind::Segment | Kind::Port | Kind::Neighbor | Kind::Route | Kind::Fdb | Kind::Rule => true,
+        Kind::Namespace | Kind::Pod | Kind::NetworkPolicy | Kind::ClusterNetworkPolicy => false,
     }
-    ids
 }

@@ -3,6 +3,8 @@
 //! the desired state.
 
 mod change;
+mod events;
+mod health;
 mod links;
 mod ports;
 mod read;
@@ -33,8 +35,8 @@ use crate::kernel::Kernel;
 use crate::names::Names;
 use crate::policy::Policies;
 use crate::server::{Answer, Answers, ClientId, Job};
+use health::Pulse;
 use ports::LivePort;
-use stats::Pulse;
 
 /// Transactions one client may have open.
 const TRANSACTIONS_PER_CLIENT: usize = 4;
@@ -93,6 +95,7 @@ pub struct Engine {
     transactions: HashMap<(ClientId, u64), Transaction>,
     next_transaction: u64,
     answers: Answers,
+    events: events::Log,
     started: Instant,
     kernel_release: String,
 }
@@ -153,6 +156,7 @@ impl Engine {
             transactions: HashMap::new(),
             next_transaction: 0,
             answers,
+            events: events::Log::default(),
             started: Instant::now(),
             kernel_release: probe.release,
         };
@@ -168,14 +172,23 @@ impl Engine {
     /// Serves until it is told to stop.
     pub fn run(mut self, tasks: &Receiver<Task>) -> Ended {
         let mut next = Instant::now() + TIDY;
+        let mut look = Instant::now();
         loop {
-            // A deadline, so that one who asks all the time does not put it off.
+            // Deadlines, so that one who asks all the time does not put them off.
             let now = Instant::now();
             if now >= next {
                 self.tidy();
                 next = now + TIDY;
             }
-            let task = match tasks.recv_timeout(next.saturating_duration_since(now)) {
+            if self.events.is_followed() && now >= look {
+                self.answer_followers();
+                look = now + events::LOOK;
+            }
+            let wake = match self.events.is_followed() {
+                true => next.min(look),
+                false => next,
+            };
+            let task = match tasks.recv_timeout(wake.saturating_duration_since(Instant::now())) {
                 Ok(task) => task,
                 Err(RecvTimeoutError::Timeout) => continue,
                 Err(RecvTimeoutError::Disconnected) => return Ended::Stopped,
@@ -185,10 +198,14 @@ impl Engine {
                     if matches!(*call, Call::Teardown(_)) {
                         return self.teardown(client, &id);
                     }
-                    let bytes = self.serve(client, &id, *call);
-                    self.answers.send(Answer::Line { client, bytes });
+                    if let Some(bytes) = self.serve(client, &id, *call) {
+                        self.answers.send(Answer::Line { client, bytes });
+                    }
                 }
-                Task::Job(Job::Gone(client)) => self.transactions.retain(|(c, _), _| *c != client),
+                Task::Job(Job::Gone(client)) => {
+                    self.transactions.retain(|(c, _), _| *c != client);
+                    self.events.forget(client);
+                }
                 Task::Link(event) => self.link(event),
                 Task::Stop => return Ended::Stopped,
             }
@@ -219,7 +236,7 @@ impl Engine {
                 "left behind"
             );
         }
-        let bytes = answer(id, &report).unwrap_or_else(|e| rpc::write_error(Some(id), &e));
+        let bytes = answer(id, &report).unwrap_or_else(|e| failed(id, &e));
         answers.send(Answer::Line { client, bytes });
         Ended::TornDown
     }
@@ -229,13 +246,18 @@ impl Engine {
         if let Err(e) = self.switch.tidy() {
             warn!(error = %e, "memory no longer used could not be freed");
         }
+        self.collect_refusals();
         self.retry_removals();
     }
 
-    fn serve(&mut self, client: ClientId, id: &Id, call: Call) -> Vec<u8> {
+    /// The answer, if it is not one that comes later.
+    fn serve(&mut self, client: ClientId, id: &Id, call: Call) -> Option<Vec<u8>> {
         let name = call.name();
         let before = Instant::now();
-        let result = self.dispatch(client, id, call);
+        let result = match call {
+            Call::Events(p) => self.events(client, id, p),
+            call => self.dispatch(client, id, call).map(Some),
+        };
         let micros = before.elapsed().as_micros() as u64;
         match result {
             Ok(bytes) => {
@@ -244,7 +266,7 @@ impl Engine {
             }
             Err(e) => {
                 info!(client = client.0, method = name, micros, error = %e, code = e.code, "refused");
-                rpc::write_error(Some(id), &e)
+                Some(failed(id, &e))
             }
         }
     }
@@ -281,9 +303,9 @@ impl Engine {
             Call::Health(_) => answer(id, &self.health()),
             Call::Why(p) => answer(id, &self.why(&p)?),
             Call::Audit(_) => answer(id, &self.audit()?),
-            Call::Teardown(_) => Err(RpcError::new(
+            Call::Teardown(_) | Call::Events(_) => Err(RpcError::new(
                 ErrorCode::Internal,
-                "teardown is served by the loop",
+                "this is served elsewhere",
             )),
         }
     }
@@ -383,6 +405,10 @@ fn unknown_transaction(number: u64) -> RpcError {
     )
     .value(number)
     .hint("open one with `begin`; it is forgotten when its connection closes")
+}
+
+fn failed(id: &Id, error: &RpcError) -> Vec<u8> {
+    rpc::write_error(Some(id), error)
 }
 
 fn answer<R: Serialize>(id: &Id, result: &R) -> Result<Vec<u8>, RpcError> {

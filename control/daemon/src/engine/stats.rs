@@ -1,56 +1,29 @@
 // SPDX-License-Identifier: Apache-2.0
-//! `stats` and `health`.
+//! `stats`.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
 
 use podswitch_api::ErrorCode;
 use podswitch_api::RpcError;
 use podswitch_api::method::{
-    HealthResult, HealthStatus, PortState, PortStats, Problem, RuleStats, Section, Severity,
-    StatsParams, StatsResult, TableStats, WorkerHealth, WorkerStats,
+    PolicyRuleStats, PortStats, RuleStats, Section, StatsParams, StatsResult, TableStats,
+    WorkerStats,
 };
+use podswitch_api::object::kubernetes::ClusterAction;
 use podswitch_api::object::{self, Rule};
-use podswitch_datapath::Reason;
-use podswitch_datapath::WorkerId;
 use podswitch_datapath::counters::{Counters, Event, Traffic};
-use podswitch_datapath::switch::{self, Pinning, Waiting};
+use podswitch_datapath::switch::{Pinning, Waiting};
 use podswitch_datapath::tables::Direction;
 use podswitch_datapath::worker::clock::Clock;
+use podswitch_datapath::{PolicyRuleId, Reason};
+use podswitch_policy::{Direction as Way, PolicyKey, RuleName};
 use tracing::debug;
 
 use super::Engine;
 use super::ports::LivePort;
-
-/// A worker that has not taken a turn for longer, without sleeping, is in trouble.
-const SILENT: Duration = Duration::from_secs(2);
+use super::why::rule_ref;
 
 type Drops = BTreeMap<String, u64>;
-
-/// When each worker was last seen to have taken a turn.
-#[derive(Debug, Default)]
-pub(super) struct Pulse(BTreeMap<WorkerId, (u64, Instant)>);
-
-impl Pulse {
-    /// Looks; to be called about once a second.
-    pub(super) fn feel(&mut self, workers: &[switch::WorkerHealth]) {
-        let now = Instant::now();
-        for w in workers {
-            let last = self.0.entry(w.id).or_insert((w.cycles.turns, now));
-            if last.0 != w.cycles.turns || w.asleep {
-                *last = (w.cycles.turns, now);
-            }
-        }
-    }
-
-    /// How long a worker has not been seen to take a turn; none for one that sleeps.
-    fn age(&self, w: &switch::WorkerHealth) -> Duration {
-        match self.0.get(&w.id) {
-            Some((turns, at)) if *turns == w.cycles.turns && !w.asleep => at.elapsed(),
-            _ => Duration::ZERO,
-        }
-    }
-}
 
 impl Engine {
     pub(super) fn stats(&mut self, params: &StatsParams) -> Result<StatsResult, RpcError> {
@@ -93,6 +66,9 @@ impl Engine {
         if wants(Section::Rules) {
             let rules = self.model.state().rules.values().filter(|r| of(&r.port));
             result.rules = rules.map(|r| self.rule_stats(r, &counters)).collect();
+        }
+        if wants(Section::Policies) {
+            result.policies = self.policy_stats(params.port.as_deref(), &counters);
         }
         if wants(Section::Tables) {
             result.tables = self.table_stats(&counters);
@@ -148,6 +124,7 @@ impl Engine {
                 id: w.id.0,
                 core: core(w.pinning),
                 ports: w.ports as u32,
+                connections: w.connections,
                 turns: w.cycles.turns,
                 busy_ns: busy_ns(w.cycles.busy),
                 idle_ns: busy_ns(w.cycles.idle),
@@ -172,11 +149,46 @@ impl Engine {
         }
     }
 
+    /// The rules of policies, of one port or all.
+    fn policy_stats(&self, port: Option<&str>, counters: &Counters) -> Vec<PolicyRuleStats> {
+        let mut named: Vec<(PolicyRuleId, &RuleName)> = match port {
+            None => self.policies.rules().collect(),
+            Some(port) => self.policies.rules_of(port),
+        };
+        named.sort_unstable_by_key(|(_, name)| *name);
+        let of_rule = |(id, name)| {
+            let traffic = counters.policy_rules.get(&id).copied().unwrap_or_default();
+            PolicyRuleStats {
+                rule: rule_ref(name),
+                action: self.action_of(name),
+                connections: traffic.packets,
+                bytes: traffic.bytes,
+            }
+        };
+        named.into_iter().map(of_rule).collect()
+    }
+
+    /// What a rule does: those of NetworkPolicies only accept.
+    fn action_of(&self, name: &RuleName) -> ClusterAction {
+        let PolicyKey::Cluster(policy) = &name.policy else {
+            return ClusterAction::Accept;
+        };
+        let policies = &self.model.state().cluster_network_policies;
+        let action = policies
+            .get(policy)
+            .and_then(|policy| match name.direction {
+                Way::Ingress => policy.spec.ingress.get(name.index).map(|r| r.action),
+                Way::Egress => policy.spec.egress.get(name.index).map(|r| r.action),
+            });
+        action.unwrap_or(ClusterAction::Deny)
+    }
+
     fn table_stats(&self, counters: &Counters) -> Vec<TableStats> {
         let counts = self.switch.tables().counts();
         let table = |name: &str, entries: u64, uses: Option<(u64, u64)>| TableStats {
             name: name.to_owned(),
             entries,
+            capacity: None,
             lookups: uses.map(|(lookups, _)| lookups),
             hits: uses.map(|(_, hits)| hits),
         };
@@ -186,8 +198,12 @@ impl Engine {
         );
         let routed = counters.event(Event::RouteLookup);
         let unrouted = counters.dropped(Reason::NoRoute);
+        let workers = self.config.workers.len() as u64;
         vec![
-            table("flow", counters.flows, Some((hits + misses, hits))),
+            TableStats {
+                capacity: Some(u64::from(self.config.conntrack.entries) * workers),
+                ..table("flow", counters.flows, Some((hits + misses, hits)))
+            },
             table(
                 "route",
                 counts.routes as u64,
@@ -197,98 +213,10 @@ impl Engine {
             table("neighbor", counts.neighbors as u64, None),
             table("fdb", counts.fdb_entries as u64 + counters.learned, None),
             table("policy", counts.rules as u64, None),
+            table("peer", counts.peers as u64, None),
+            table("identity", counts.identities as u64, None),
+            table("cidr", counts.cidrs as u64, None),
         ]
-    }
-
-    pub(super) fn health(&self) -> HealthResult {
-        let mut problems = Vec::new();
-        let workers: Vec<WorkerHealth> = self
-            .switch
-            .workers()
-            .iter()
-            .map(|w| {
-                let age = self.pulse.age(w);
-                let silent = age > SILENT;
-                let subject = format!("worker {}", w.id);
-                if !w.alive {
-                    problems.push(problem(
-                        Severity::Error,
-                        &subject,
-                        "its thread has ended, its ports are dead",
-                        "restart podswitchd, and report its log",
-                    ));
-                } else if silent {
-                    problems.push(problem(
-                        Severity::Warning,
-                        &subject,
-                        "it has not run for seconds",
-                        "see what else runs on its core",
-                    ));
-                }
-                if let Pinning::Refused(core) = w.pinning {
-                    let message = format!("it could not be pinned to core {core}");
-                    problems.push(problem(
-                        Severity::Warning,
-                        &subject,
-                        &message,
-                        "let the process use that core (cpuset, taskset), or configure another",
-                    ));
-                }
-                if let Waiting::WakesTooSlowly(measured) = w.waiting {
-                    problems.push(problem(
-                        Severity::Notice,
-                        &subject,
-                        &format!(
-                            "it never sleeps: waking it took {} us, above idle.latency_us = {}",
-                            measured.as_micros(),
-                            self.config.idle.latency_us
-                        ),
-                        "raise idle.latency_us, or leave it the core to itself",
-                    ));
-                }
-                WorkerHealth {
-                    id: w.id.0,
-                    core: core(w.pinning),
-                    alive: w.alive && !silent,
-                    sleeping: w.asleep,
-                    heartbeat_age_ms: age.as_millis() as u64,
-                    generation: w.cycles.generation,
-                }
-            })
-            .collect();
-        for (name, live) in &self.ports {
-            if live.state != PortState::Up {
-                let message = live.message.as_deref().unwrap_or("its device is not open");
-                problems.push(problem(
-                    Severity::Warning,
-                    &format!("port {name}"),
-                    message,
-                    "podswitchctl port list shows its state",
-                ));
-            }
-        }
-        problems.extend(self.start_problems.iter().cloned());
-        let worst = problems.iter().map(|p| p.severity).max();
-        let all_dead = !workers.is_empty() && workers.iter().all(|w| !w.alive);
-        HealthResult {
-            status: match worst {
-                Some(Severity::Error) => HealthStatus::Failing,
-                _ if all_dead => HealthStatus::Failing,
-                Some(Severity::Warning) => HealthStatus::Degraded,
-                _ => HealthStatus::Ok,
-            },
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            uptime_seconds: self.started.elapsed().as_secs(),
-            generation: self.model.generation(),
-            ports_up: self
-                .ports
-                .values()
-                .filter(|p| p.state == PortState::Up)
-                .count() as u32,
-            ports: self.ports.len() as u32,
-            workers,
-            problems,
-        }
     }
 }
 
@@ -318,19 +246,10 @@ pub(super) fn rule_traffic(engine: &Engine, rule: &Rule, counters: &Counters) ->
         .unwrap_or_default()
 }
 
-fn core(pinning: Pinning) -> Option<u32> {
+pub(super) fn core(pinning: Pinning) -> Option<u32> {
     match pinning {
         Pinning::Pinned(core) => Some(core as u32),
         _ => None,
-    }
-}
-
-fn problem(severity: Severity, subject: &str, message: &str, hint: &str) -> Problem {
-    Problem {
-        severity,
-        subject: subject.to_owned(),
-        message: message.to_owned(),
-        hint: Some(hint.to_owned()),
     }
 }
 
@@ -381,7 +300,7 @@ fn backlog_drops() -> Option<u64> {
         .map(|cpus| cpus.iter().map(|c| u64::from(c.dropped)).sum())
 }
 
-fn monotonic_ns() -> u64 {
+pub(super) fn monotonic_ns() -> u64 {
     let t = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
     (t.tv_sec as u64)
         .saturating_mul(1_000_000_000)

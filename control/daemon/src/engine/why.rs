@@ -11,7 +11,7 @@ use podswitch_api::{ErrorCode, MacAddr, RpcError};
 use podswitch_datapath::stage::{By, Said, explain};
 use podswitch_datapath::tables::{Direction, Tables};
 use podswitch_datapath::wire::FlowKey;
-use podswitch_datapath::{RuleId, VrfId};
+use podswitch_datapath::{PortId, RuleId, VrfId};
 use podswitch_policy::{PolicyKey, RuleName};
 
 use super::Engine;
@@ -126,20 +126,10 @@ impl Engine {
             _ => None,
         };
         let own = match said.by {
-            By::Rule(id) => own_rule(tables, &said, direction, id),
+            By::Rule(id) => own_rule(tables, said.port, direction, id),
             _ => None,
         };
-        let isolated_by = match self.policies.compiler().policy_of(&port) {
-            Some(policies) => match direction {
-                Direction::Egress => policies.egress.isolated_by.clone(),
-                Direction::Ingress => policies.ingress.isolated_by.clone(),
-            },
-            None => Vec::new(),
-        };
-        let network = |key| match key {
-            PolicyKey::Network(name) => Some(name),
-            PolicyKey::Cluster(_) => None,
-        };
+        let isolated_by = self.isolated_by(&port, direction);
         WhyJudgement {
             allowed: said.drop.is_none(),
             port,
@@ -153,14 +143,35 @@ impl Engine {
             },
             rule: own,
             policy,
-            isolated_by: isolated_by.into_iter().filter_map(network).collect(),
+            isolated_by,
             peer_identity: said.peer.identity.map(|id| id.0),
         }
     }
+
+    /// NetworkPolicies that isolate the pod behind a port in a direction.
+    pub(super) fn isolated_by(&self, port: &str, direction: Direction) -> Vec<NamespacedName> {
+        let policy = self.policies.compiler().policy_of(port);
+        let of_direction = policy.map(|p| match direction {
+            Direction::Egress => p.egress,
+            Direction::Ingress => p.ingress,
+        });
+        let keys = of_direction.iter().flat_map(|spec| &spec.isolated_by);
+        keys.filter_map(|key| match key {
+            PolicyKey::Network(name) => Some(name.clone()),
+            PolicyKey::Cluster(_) => None,
+        })
+        .collect()
+    }
 }
 
-fn own_rule(tables: &Tables, said: &Said, direction: Direction, id: RuleId) -> Option<String> {
-    let port = tables.port(said.port)?;
+/// The name of a port's own rule.
+pub(super) fn own_rule(
+    tables: &Tables,
+    port: PortId,
+    direction: Direction,
+    id: RuleId,
+) -> Option<String> {
+    let port = tables.port(port)?;
     let rules = match direction {
         Direction::Egress => &port.egress,
         Direction::Ingress => &port.ingress,

@@ -7,7 +7,7 @@ use std::ops::RangeInclusive;
 
 use super::chunk::{ANY_PEER, Chunk, Query, Slot};
 use super::sets::MAX;
-use crate::ids::{CidrClass, MAX_RULES, PeerClass, PolicyRuleId};
+use crate::ids::{CidrClass, MAX_POLICY_RULES, MAX_RULES, PeerClass, PolicyRuleId};
 use crate::tables::limits::{MAX_CIDRS, MAX_IDENTITIES};
 use crate::tables::{Peer, TableError};
 
@@ -219,8 +219,8 @@ fn check_rules(rules: &[PolicyRule]) -> Result<(), TableError> {
     }
     let mut tier = Tier::Admin;
     for rule in rules {
-        if rule.id.index() >= MAX_RULES {
-            let problem = format!("is not below {MAX_RULES}");
+        if rule.id.index() >= MAX_POLICY_RULES {
+            let problem = format!("is not below {MAX_POLICY_RULES}");
             return Err(TableError::invalid(name(rule), "id", rule.id, problem));
         }
         if rule.tier < tier {

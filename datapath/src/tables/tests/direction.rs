@@ -307,9 +307,9 @@ fn policies_that_are_refused() {
             vec![],
         ),
         (
-            "policy rule 65535: id 65535 is not below 65535",
+            "policy rule 1048576: id 1048576 is not below 1048576",
             vec![PolicyRule {
-                id: PolicyRuleId(65_535),
+                id: PolicyRuleId(1 << 20),
                 ..rule()
             }],
             vec![],
