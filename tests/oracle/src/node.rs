@@ -164,6 +164,11 @@ fn object(manifest: &Value) -> Result<Object, String> {
     }
 }
 
+/// Whether podswitch takes a manifest; what is wrong with it if not.
+pub fn readable(manifest: &Value) -> Result<(), String> {
+    object(manifest).map(drop)
+}
+
 impl Node {
     /// Takes changes in, as one batch. How many differences that made, or what went wrong: an object that cannot be read,
     /// tables that refuse.
