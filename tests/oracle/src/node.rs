@@ -16,7 +16,7 @@ use podswitch_datapath::ids::{
 };
 use podswitch_datapath::tables::{
     Action, DirectionPolicy, Edit, Gateway, PolicyAction, PolicyJudgement, PolicyRule,
-    PortKindSpec, PortMatch, PortPolicy, PortSpec, Tables, Tier,
+    PortKindSpec, PortMatch, PortPolicy, PortSpec, TableError, Tables, Tier,
 };
 use podswitch_datapath::wire::{MacAddr, flow_key::map_v4};
 use podswitch_policy::{
@@ -64,16 +64,20 @@ pub struct Node {
     rules: BTreeMap<RuleId, Arc<RuleName>>,
 }
 
+/// The gateway of the node's pods.
+pub fn gateway() -> Gateway {
+    Gateway {
+        mac: MacAddr([2, 0, 0, 0, 0, 1]),
+        v4: [169, 254, 1, 1].into(),
+        v6: std::net::Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1),
+    }
+}
+
 impl Default for Node {
     fn default() -> Node {
-        let gateway = Gateway {
-            mac: MacAddr([2, 0, 0, 0, 0, 1]),
-            v4: [169, 254, 1, 1].into(),
-            v6: std::net::Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1),
-        };
         Node {
             compiler: Compiler::default(),
-            tables: Tables::new(gateway),
+            tables: Tables::new(gateway()),
             ports: BTreeMap::new(),
             rules: BTreeMap::new(),
         }
@@ -326,6 +330,24 @@ impl Node {
         ]
         .into_iter()
         .fold(0, u32::wrapping_add)
+    }
+
+    /// The tables.
+    pub fn tables(&self) -> &Tables {
+        &self.tables
+    }
+
+    /// The number of a port.
+    pub fn port(&self, name: &str) -> Option<PortId> {
+        self.ports.get(name).map(|(id, _)| *id)
+    }
+
+    /// Changes the tables besides.
+    pub fn edit(&mut self, change: impl FnOnce(&mut Edit)) -> Result<(), TableError> {
+        let mut edit = Edit::new(&self.tables, self.tables.generation());
+        change(&mut edit);
+        self.tables = edit.build()?;
+        Ok(())
     }
 
     /// What is left of peers, identities, CIDRs and rules.

@@ -3,24 +3,11 @@
 #![forbid(unsafe_code)]
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ops::RangeInclusive;
 
 use podswitch_oracle::cluster::Cluster;
-use podswitch_oracle::compare::{compare, describe, ends, minimal};
+use podswitch_oracle::compare::{compare, describe, ends, minimal, seeds};
 use podswitch_oracle::generate::{Aim, Change, Packet, Rng, Steps, cluster};
 use podswitch_oracle::node::{End, Node, Said};
-
-/// Seeds of a test: so many, or those that are asked for.
-fn seeds(count: u64) -> RangeInclusive<u64> {
-    let number = |text: &str| text.parse().expect("PODSWITCH_SEED is n or n-m");
-    match std::env::var("PODSWITCH_SEED") {
-        Ok(text) => match text.split_once('-') {
-            Some((first, last)) => number(first)..=number(last),
-            None => number(&text)..=number(&text),
-        },
-        Err(_) => 1..=count,
-    }
-}
 
 /// A node after batches of changes, and the cluster that they make.
 fn after(batches: &[Vec<Change>]) -> Result<(Node, Cluster), String> {
