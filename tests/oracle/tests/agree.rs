@@ -93,7 +93,7 @@ const JUDGED: [&str; 7] = [
 #[test]
 fn random_clusters() {
     let mut tally = Tally::default();
-    for seed in seeds(400) {
+    for seed in seeds(1000) {
         let rng = &mut Rng::new(seed);
         let cluster = cluster(rng);
         let mut all = Change::all(&cluster);
@@ -112,7 +112,7 @@ fn random_clusters() {
             tally.add(&cluster, &node, &packet);
         }
     }
-    tally.expect(&JUDGED, 1000);
+    tally.expect(&JUDGED, 2000);
 }
 
 /// What a packet's ends say, and the stamp that its connection would have.
@@ -213,7 +213,7 @@ fn stale(batches: &[Vec<Change>], packet: &Packet) -> Option<String> {
 #[test]
 fn random_changes() {
     let mut tally = Tally::default();
-    for seed in seeds(120) {
+    for seed in seeds(300) {
         let rng = &mut Rng::new(seed);
         let mut cluster = cluster(rng);
         let mut batches = vec![Change::all(&cluster)];
@@ -258,7 +258,7 @@ fn random_changes() {
         takes_no_notice(seed, rng, &cluster, &mut node);
         leaves_nothing(seed, rng, &cluster, &mut node);
     }
-    tally.expect(&JUDGED, 500);
+    tally.expect(&JUDGED, 1000);
     tally.expect(&["pending"], 100);
 }
 
