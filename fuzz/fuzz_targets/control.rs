@@ -75,6 +75,8 @@ fn write(call: &Call) -> Vec<u8> {
         Call::Commit(p) | Call::Abort(p) => write_request(1, name, p),
         Call::Get(p) => write_request(1, name, p),
         Call::Stats(p) => write_request(1, name, p),
+        Call::Why(p) => write_request(1, name, p),
+        Call::Events(p) => write_request(1, name, p),
     }
     .expect("a request can be written");
     line.pop();

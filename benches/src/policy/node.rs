@@ -20,7 +20,7 @@ use crate::turned::{MTU, Node, Pipeline};
 
 /// Seed of the cluster that is measured.
 const SEED: u64 = 2026;
-/// Of a million frames, so many may belong to connections for which the flow table had no place among its sixteen.
+/// Of a million frames, so many may belong to connections for which the flow table has no place, or no longer.
 const UNLUCKY: u64 = 20;
 
 /// The cluster, compiled for the node that its first pods are on.
@@ -252,8 +252,8 @@ impl Counted {
         hits as f64 / (hits + misses).max(1) as f64
     }
 
-    /// Sees to it that nothing was dropped, but for a few frames of connections that found no place, and that what was not
-    /// dropped was sent.
+    /// Sees to it that nothing was dropped, but for a few frames of connections without a place, and that what was not dropped
+    /// was sent.
     ///
     /// # Panics
     /// When that is not so.
@@ -262,7 +262,11 @@ impl Counted {
         let mut lost = 0;
         for reason in Reason::ALL {
             let dropped = self.dropped(*reason);
-            let unlucky = matches!(reason, Reason::FlowTableFull);
+            // No place for a connection, or the last segments of one that was over and whose place another one has.
+            let unlucky = matches!(
+                reason,
+                Reason::FlowTableFull | Reason::NoConnection | Reason::PolicyIsolatedEgress
+            );
             let most = if unlucky {
                 received * UNLUCKY / 1_000_000
             } else {

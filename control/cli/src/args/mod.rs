@@ -77,6 +77,8 @@ pub(crate) enum Command {
     Why(WhyArgs),
     /// Shows counters of ports, drops, workers, rules and tables
     Stats(StatsArgs),
+    /// Shows samples of what was refused, and why
+    Events(EventsArgs),
     /// Shows rates of ports and drops, again and again
     Top(TopArgs),
     /// Sets the objects of a file, all or nothing
@@ -121,8 +123,10 @@ pub(crate) enum SectionArg {
     Drops,
     /// Counters of workers
     Workers,
-    /// Counters of policy rules
+    /// Counters of rules of ports
     Rules,
+    /// Counters of rules of network policies
+    Policies,
     /// Sizes and lookups of tables
     Tables,
 }
@@ -134,9 +138,17 @@ impl From<SectionArg> for Section {
             SectionArg::Drops => Section::Drops,
             SectionArg::Workers => Section::Workers,
             SectionArg::Rules => Section::Rules,
+            SectionArg::Policies => Section::Policies,
             SectionArg::Tables => Section::Tables,
         }
     }
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct EventsArgs {
+    /// Go on with those that come, until interrupted
+    #[arg(short, long)]
+    pub(crate) follow: bool,
 }
 
 #[derive(Debug, ClapArgs)]

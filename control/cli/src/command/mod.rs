@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What each command does.
 
+mod events;
 mod generate;
 mod object;
 mod policy;
@@ -53,6 +54,7 @@ pub(crate) fn run(args: Args) -> Result {
         Command::Policy(c) => policy::policy(&context, c),
         Command::Why(a) => why::why(&context, a),
         Command::Stats(a) => stats::stats(&context, a),
+        Command::Events(a) => events::events(&context, a),
         Command::Top(a) => stats::top(&context, a),
         Command::Apply(a) => apply(&context, &a),
         Command::Version => version(&context),

@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What commands print.
 
+mod events;
 mod kubernetes;
 mod objects;
 mod status;
 mod table;
 mod why;
 
+pub(crate) use events::events;
 pub(crate) use objects::{describe, list, policies};
 pub(crate) use status::{audit, health, rates, stats, teardown, version};
 pub(crate) use table::{Table, sections};

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use podswitch_api::method::{
-    AuditResult, HealthResult, HealthStatus, Severity, StatsResult, TeardownReport,
+    AuditResult, HealthResult, HealthStatus, PolicyRuleStats, Severity, StatsResult, TeardownReport,
 };
 
 use super::{Table, sections};
@@ -77,11 +77,12 @@ pub(crate) fn stats(stats: &StatsResult) -> String {
             r.bytes.to_string(),
         ]);
     }
-    let mut tables = Table::new(&["TABLE", "ENTRIES", "LOOKUPS", "HITS"]);
+    let mut tables = Table::new(&["TABLE", "ENTRIES", "CAPACITY", "LOOKUPS", "HITS"]);
     for t in &stats.tables {
         tables.row([
             t.name.clone(),
             t.entries.to_string(),
+            t.capacity.map(|n| n.to_string()).unwrap_or_default(),
             t.lookups.map(|n| n.to_string()).unwrap_or_default(),
             t.hits.map(|n| n.to_string()).unwrap_or_default(),
         ]);
@@ -92,8 +93,37 @@ pub(crate) fn stats(stats: &StatsResult) -> String {
         ("Dropped by the kernel", reasons(&stats.kernel_drops)),
         ("Workers", workers),
         ("Rules", rules),
+        ("Policies", policies(&stats.policies)),
         ("Tables", tables),
     ])
+}
+
+/// Rules of policies with their counters.
+pub(super) fn policies(rules: &[PolicyRuleStats]) -> Table {
+    let mut table = Table::new(&[
+        "POLICY",
+        "DIRECTION",
+        "RULE",
+        "ACTION",
+        "CONNECTIONS",
+        "BYTES",
+    ]);
+    for r in rules {
+        let (rule, action) = (&r.rule, format!("{:?}", r.action).to_lowercase());
+        let own = rule.rule.iter().map(|name| format!(" {name}"));
+        table.row([
+            match &rule.namespace {
+                Some(namespace) => format!("{namespace}/{}", rule.name),
+                None => rule.name.clone(),
+            },
+            rule.direction.name().to_owned(),
+            rule.index.to_string() + &own.collect::<String>(),
+            action,
+            r.connections.to_string(),
+            r.bytes.to_string(),
+        ]);
+    }
+    table
 }
 
 fn percent(part: u64, whole: u64) -> String {

@@ -248,6 +248,8 @@ fn counters_are_shown() {
         "Workers\n",
         "25.0%",
         "no-ssh",
+        "Policies\n",
+        "shop/db  ingress       0  accept            7    518\n",
         "Tables\n",
     ] {
         assert!(text.contains(part), "{part} is not in {text}");
@@ -459,4 +461,22 @@ fn why_says_who_decides_and_exits_by_the_verdict() {
     daemon
         .ctl(&["why", "--from", "::1", "--to", "::2"])
         .fails(2, &["--port"]);
+}
+
+#[test]
+fn events_say_who_was_refused_and_why() {
+    let daemon = Daemon::furnished();
+    let done = daemon.ctl(&["events"]);
+    assert_eq!(done.code, 0, "{done:?}");
+    assert!(done.err.contains("1 events"), "{done:?}");
+    assert_eq!(
+        done.out,
+        "2025-11-28T08:31:03.123Z  policy_isolated_ingress  tcp  shop/a (10.0.0.1:40112) -> port web ([fd00::2]:443)  \
+         ingress isolated by shop/deny\n\
+         2025-11-28T08:31:03.123Z  policy_denied_egress  tcp  shop/a (10.0.0.1:40112) -> port web ([fd00::2]:443)  \
+         by ClusterNetworkPolicy no-web, egress rule 1\n"
+    );
+    let json = read(&daemon.ctl(&["events", "-o", "json"]).out);
+    assert_eq!(json.as_array().map(Vec::len), Some(2), "{json}");
+    assert_eq!(json[1]["policy"]["name"], "no-web");
 }

@@ -185,6 +185,7 @@ impl State {
                 }
                 why
             }
+            Call::Events(p) => events(p.since.unwrap_or(0)),
             Call::Apply(p) => {
                 self.model.expect(p.expect_generation)?;
                 let applied = self.model.apply(&p.changes)?;
@@ -258,6 +259,8 @@ impl State {
             "workers": [{"id": 0, "core": 2, "ports": 4, "turns": n * 100, "busy_ns": n * 250_000_000, "sleeps": n,
                 "idle_ns": n * 750_000_000, "stalls": 0, "stalled_ns": 0}],
             "rules": [{"name": "no-ssh", "port": "web", "direction": "ingress", "action": "deny", "packets": 4, "bytes": 240}],
+            "policies": [{"rule": {"kind": "network_policy", "namespace": "shop", "name": "db", "direction": "ingress", "index": 0},
+                "action": "Accept", "connections": 7, "bytes": 518}],
             "tables": [{"name": "route", "entries": 3, "lookups": 10, "hits": 9}]
         }))
     }
@@ -277,4 +280,29 @@ fn entry(object: &Object) -> Value {
         _ => return json!({"object": object}),
     };
     json!({"object": object, "status": status})
+}
+
+/// One event denied by isolation and one by a rule of a policy. Who asks for more gets one each time, once.
+fn events(since: u64) -> Value {
+    let event = |number: u64, rest: Value| {
+        let mut event = json!({"number": number, "time_ms": 1_764_318_663_123_u64, "reason": "policy_isolated_ingress",
+            "direction": "ingress", "from": {"address": "10.0.0.1", "pod": {"namespace": "shop", "name": "a"}},
+            "to": {"address": "fd00::2", "port": "web"}, "protocol": "tcp", "port": 443, "source_port": 40112});
+        let fields = rest.as_object().unwrap().clone();
+        event.as_object_mut().unwrap().extend(fields);
+        event
+    };
+    let all = [
+        event(
+            1,
+            json!({"isolated_by": [{"namespace": "shop", "name": "deny"}]}),
+        ),
+        event(
+            2,
+            json!({"reason": "policy_denied_egress", "direction": "egress", "policy":
+                {"kind": "cluster_network_policy", "name": "no-web", "direction": "egress", "index": 1}}),
+        ),
+    ];
+    let found: Vec<&Value> = all.iter().skip(since as usize).collect();
+    json!({"next": 2, "lost": u64::from(since == 0), "events": found})
 }

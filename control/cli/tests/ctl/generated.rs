@@ -6,12 +6,13 @@ use std::process::{Command, Stdio};
 use crate::common::{Daemon, ctl};
 
 const KINDS: [&str; 6] = ["port", "fdb", "route", "neighbor", "segment", "rule"];
-const OTHERS: [&str; 11] = [
+const OTHERS: [&str; 12] = [
     "stats",
+    "events",
+    "why",
     "top",
     "apply",
     "policy",
-    "why",
     "version",
     "health",
     "audit",

@@ -69,6 +69,7 @@ fn rule(rule: &RuleSpec) -> PolicyRule {
             Action::Pass => PolicyAction::Pass,
         },
         any_peer: rule.any_peer,
+        both: rule.both,
         ports: rule
             .ports
             .iter()
