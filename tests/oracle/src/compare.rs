@@ -1,12 +1,26 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Holds a node against the oracle, and makes what they disagree about small.
 
+use std::ops::RangeInclusive;
+
 use serde_json::Value;
 
 use crate::cluster::{Cluster, Endpoint};
 use crate::generate::{Change, Packet};
 use crate::node::{End, Node, Said};
 use crate::oracle::{Decision, Peer, allowed};
+
+/// Seeds of a test: so many, or those that `PODSWITCH_SEED` asks for.
+pub fn seeds(count: u64) -> RangeInclusive<u64> {
+    let number = |text: &str| text.parse().expect("PODSWITCH_SEED is n or n-m");
+    match std::env::var("PODSWITCH_SEED") {
+        Ok(text) => match text.split_once('-') {
+            Some((first, last)) => number(first)..=number(last),
+            None => number(&text)..=number(&text),
+        },
+        Err(_) => 1..=count,
+    }
+}
 
 /// Compares what the node says to a packet with the oracle, at each end that is attached. How many ends were compared, or
 /// what they disagree about.
@@ -27,6 +41,14 @@ pub fn compare(cluster: &Cluster, node: &Node, packet: &Packet) -> Result<usize,
         compared += 1;
     }
     Ok(compared)
+}
+
+/// Whether the oracle lets a packet pass, at each end that is attached.
+pub fn passes(cluster: &Cluster, packet: &Packet) -> bool {
+    let mut ends = ends(cluster, packet).into_iter();
+    ends.all(|(end, endpoint)| {
+        wanted(cluster, endpoint, end, packet).is_some_and(|decision| decision.passes())
+    })
 }
 
 /// The ends of a packet that are attached.

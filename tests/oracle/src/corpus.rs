@@ -197,6 +197,7 @@ fn pod(rng: &mut Rng, cluster: &Cluster, asked: &Asked, n: u8) -> Pod {
     if let Some(block) = rng.any(&v4)
         && let std::net::IpAddr::V4(first) = block.network()
         && block.prefix_len() <= 24
+        && !matches!(first.octets()[0], 0 | 127 | 169 | 224..)
         && rng.percent(40)
     {
         let [a, b, c, _] = first.octets();

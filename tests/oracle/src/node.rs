@@ -6,6 +6,8 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use podswitch_api::desired::{Bounds, Model};
+use podswitch_api::method;
 use podswitch_api::object::{
     ClusterNetworkPolicy, Namespace, NamespacedName, NetworkPolicy, Object, Pod,
 };
@@ -14,14 +16,14 @@ use podswitch_datapath::ids::{
 };
 use podswitch_datapath::tables::{
     Action, DirectionPolicy, Edit, Gateway, PolicyAction, PolicyJudgement, PolicyRule,
-    PortKindSpec, PortMatch, PortPolicy, PortSpec, Tables, Tier,
+    PortKindSpec, PortMatch, PortPolicy, PortSpec, TableError, Tables, Tier,
 };
 use podswitch_datapath::wire::{MacAddr, flow_key::map_v4};
 use podswitch_policy::{
     self as policy, Compiler, DirectionSpec, EndpointPolicy, PolicyKey, RuleId, RuleName, Update,
+    manifest,
 };
-
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::cluster;
 use crate::generate::{Change, Packet};
@@ -62,16 +64,20 @@ pub struct Node {
     rules: BTreeMap<RuleId, Arc<RuleName>>,
 }
 
+/// The gateway of the node's pods.
+pub fn gateway() -> Gateway {
+    Gateway {
+        mac: MacAddr([2, 0, 0, 0, 0, 1]),
+        v4: [169, 254, 1, 1].into(),
+        v6: std::net::Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1),
+    }
+}
+
 impl Default for Node {
     fn default() -> Node {
-        let gateway = Gateway {
-            mac: MacAddr([2, 0, 0, 0, 0, 1]),
-            v4: [169, 254, 1, 1].into(),
-            v6: std::net::Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1),
-        };
         Node {
             compiler: Compiler::default(),
-            tables: Tables::new(gateway),
+            tables: Tables::new(gateway()),
             ports: BTreeMap::new(),
             rules: BTreeMap::new(),
         }
@@ -140,47 +146,31 @@ impl Given {
     }
 }
 
-/// The object of a manifest, read back as the control socket gives and takes it.
+/// The object of a manifest, checked, and read back as the control socket gives and takes it.
 fn object(manifest: &Value) -> Result<Object, String> {
     let name = cluster::name(manifest);
-    let object = read(manifest).map_err(|e| format!("{name}: {e}"))?;
-    let text = serde_json::to_string(&object).map_err(|e| format!("{name}: {e}"))?;
+    let objects = manifest::read(manifest).map_err(|e| format!("{name}: {e}"))?;
+    let [object] = objects.as_slice() else {
+        return Err(format!("{name}: {} objects of one manifest", objects.len()));
+    };
+    let set = method::Change::Set {
+        object: object.clone(),
+    };
+    let mut state = Model::new(Bounds::default());
+    let checked = state.apply(&[set]);
+    checked.map_err(|e| format!("{name}: {e}"))?;
+    let text = serde_json::to_string(object).map_err(|e| format!("{name}: {e}"))?;
     let again: Object =
         serde_json::from_str(&text).map_err(|e| format!("{name}: {e} in {text}"))?;
-    match again == object {
+    match again == *object {
         true => Ok(again),
         false => Err(format!("{name}: {object:?} is {again:?} when read again")),
     }
 }
 
-fn read(manifest: &Value) -> Result<Object, serde_json::Error> {
-    let metadata = &manifest["metadata"];
-    let (name, namespace) = (&metadata["name"], &metadata["namespace"]);
-    let spec = &manifest["spec"];
-    let object = match manifest["kind"].as_str() {
-        Some("Namespace") => {
-            json!({ "kind": "namespace", "name": name, "labels": metadata["labels"] })
-        }
-        Some("Pod") => {
-            let containers = spec["containers"].as_array().into_iter().flatten();
-            let ports = containers.flat_map(|c| c["ports"].as_array().into_iter().flatten());
-            let ports: Vec<&Value> = ports.collect();
-            let addresses = manifest["status"]["podIPs"]
-                .as_array()
-                .into_iter()
-                .flatten();
-            let addresses: Vec<&Value> = addresses.map(|a| &a["ip"]).collect();
-            json!({
-                "kind": "pod", "namespace": namespace, "name": name, "uid": metadata["uid"], "labels": metadata["labels"],
-                "addresses": addresses, "ports": ports, "host_network": spec["hostNetwork"],
-            })
-        }
-        Some("NetworkPolicy") => {
-            json!({ "kind": "network_policy", "namespace": namespace, "name": name, "spec": spec })
-        }
-        _ => json!({ "kind": "cluster_network_policy", "name": name, "spec": spec }),
-    };
-    serde_json::from_value(object)
+/// Whether podswitch takes a manifest; what is wrong with it if not.
+pub fn readable(manifest: &Value) -> Result<(), String> {
+    object(manifest).map(drop)
 }
 
 impl Node {
@@ -340,6 +330,24 @@ impl Node {
         ]
         .into_iter()
         .fold(0, u32::wrapping_add)
+    }
+
+    /// The tables.
+    pub fn tables(&self) -> &Tables {
+        &self.tables
+    }
+
+    /// The number of a port.
+    pub fn port(&self, name: &str) -> Option<PortId> {
+        self.ports.get(name).map(|(id, _)| *id)
+    }
+
+    /// Changes the tables besides.
+    pub fn edit(&mut self, change: impl FnOnce(&mut Edit)) -> Result<(), TableError> {
+        let mut edit = Edit::new(&self.tables, self.tables.generation());
+        change(&mut edit);
+        self.tables = edit.build()?;
+        Ok(())
     }
 
     /// What is left of peers, identities, CIDRs and rules.

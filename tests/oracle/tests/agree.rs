@@ -3,24 +3,11 @@
 #![forbid(unsafe_code)]
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ops::RangeInclusive;
 
 use podswitch_oracle::cluster::Cluster;
-use podswitch_oracle::compare::{compare, describe, ends, minimal};
+use podswitch_oracle::compare::{compare, describe, ends, minimal, seeds};
 use podswitch_oracle::generate::{Aim, Change, Packet, Rng, Steps, cluster};
 use podswitch_oracle::node::{End, Node, Said};
-
-/// Seeds of a test: so many, or those that are asked for.
-fn seeds(count: u64) -> RangeInclusive<u64> {
-    let number = |text: &str| text.parse().expect("PODSWITCH_SEED is n or n-m");
-    match std::env::var("PODSWITCH_SEED") {
-        Ok(text) => match text.split_once('-') {
-            Some((first, last)) => number(first)..=number(last),
-            None => number(&text)..=number(&text),
-        },
-        Err(_) => 1..=count,
-    }
-}
 
 /// A node after batches of changes, and the cluster that they make.
 fn after(batches: &[Vec<Change>]) -> Result<(Node, Cluster), String> {
@@ -106,7 +93,7 @@ const JUDGED: [&str; 7] = [
 #[test]
 fn random_clusters() {
     let mut tally = Tally::default();
-    for seed in seeds(400) {
+    for seed in seeds(1000) {
         let rng = &mut Rng::new(seed);
         let cluster = cluster(rng);
         let mut all = Change::all(&cluster);
@@ -125,7 +112,7 @@ fn random_clusters() {
             tally.add(&cluster, &node, &packet);
         }
     }
-    tally.expect(&JUDGED, 1000);
+    tally.expect(&JUDGED, 2000);
 }
 
 /// What a packet's ends say, and the stamp that its connection would have.
@@ -226,7 +213,7 @@ fn stale(batches: &[Vec<Change>], packet: &Packet) -> Option<String> {
 #[test]
 fn random_changes() {
     let mut tally = Tally::default();
-    for seed in seeds(120) {
+    for seed in seeds(300) {
         let rng = &mut Rng::new(seed);
         let mut cluster = cluster(rng);
         let mut batches = vec![Change::all(&cluster)];
@@ -271,7 +258,7 @@ fn random_changes() {
         takes_no_notice(seed, rng, &cluster, &mut node);
         leaves_nothing(seed, rng, &cluster, &mut node);
     }
-    tally.expect(&JUDGED, 500);
+    tally.expect(&JUDGED, 1000);
     tally.expect(&["pending"], 100);
 }
 

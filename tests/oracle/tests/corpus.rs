@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use podswitch_oracle::compare::compare;
 use podswitch_oracle::corpus::{cluster, files, is_policy, manifests};
 use podswitch_oracle::generate::{Aim, Change, Rng};
-use podswitch_oracle::node::Node;
+use podswitch_oracle::node::{Node, readable};
 use serde_json::Value;
 
 fn folder() -> PathBuf {
@@ -16,6 +16,19 @@ fn folder() -> PathBuf {
         Some(folder) => folder.into(),
         None => PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("corpus"),
     }
+}
+
+/// Whether a policy can be read; those of the corpus all can.
+fn is_read(path: &str, policy: &Value) -> bool {
+    let Err(e) = readable(policy) else {
+        return true;
+    };
+    assert!(
+        std::env::var_os("PODSWITCH_POLICIES").is_some(),
+        "{path}: {e}"
+    );
+    println!("{path}: {e}");
+    false
 }
 
 /// Policies by file; what is in the files besides is left out.
@@ -27,6 +40,7 @@ fn corpus() -> Vec<(String, Vec<Value>)> {
             Err(e) => panic!("{path}: {e}"),
         };
         policies.retain(is_policy);
+        policies.retain(|policy| is_read(&path, policy));
         if !policies.is_empty() {
             all.push((path, policies));
         }

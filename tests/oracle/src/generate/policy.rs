@@ -219,8 +219,7 @@ fn cluster_peer(rng: &mut Rng, action: &str, field: &str) -> Value {
         14..=18 => json!({ "namespaces": namespace_selector(rng) }),
         // What is not known is rare: it denies everything, or nothing.
         _ => match rng.below(8) {
-            0 => json!({}),
-            1 => json!({ "services": {} }),
+            0 | 1 => json!({ "services": {} }),
             2 if field == "to" => json!({ "nodes": {} }),
             3 if field == "to" && action == "Accept" => json!({ "domainNames": ["*.example.org"] }),
             _ => json!({ "namespaces": {} }),
