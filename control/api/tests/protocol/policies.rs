@@ -217,6 +217,12 @@ fn kinds_of_peers_that_are_not_known_are_kept_as_such() {
         panic!("another kind")
     };
     assert!(o.spec.ingress[0].from[0].unknown && o.spec.ingress[0].ports[0].unknown);
+    // Whatever it says of itself.
+    let spec = json!({"ingress": [{"from": [{"unknown": false, "serviceSelector": {}, "podSelector": {}}]}]});
+    let Object::NetworkPolicy(lying) = read(policy(spec)).unwrap() else {
+        panic!("another kind")
+    };
+    assert!(lying.spec.ingress[0].from[0].unknown);
     // It stays so when it is stored and read again.
     let again = Object::read(serde_json::to_value(&object).unwrap()).unwrap();
     assert_eq!(again, object);

@@ -82,17 +82,20 @@ impl<'de, A: MapAccess<'de>> MapAccess<'de> for Fields<A> {
         seed: K,
     ) -> Result<Option<K::Value>, A::Error> {
         while let Some(key) = self.map.next_key::<String>()? {
-            if key != UNKNOWN && !self.known.contains(&key.as_str()) {
-                self.map.next_value::<IgnoredAny>()?;
-                if self.note == Note::Nothing {
-                    self.note = Note::Owed;
+            // What the object says of itself does not make unknown fields known.
+            let strange = match key.as_str() {
+                UNKNOWN => self.map.next_value::<bool>()?,
+                key if self.known.contains(&key) => {
+                    return seed.deserialize(key.into_deserializer()).map(Some);
                 }
-                continue;
+                _ => {
+                    self.map.next_value::<IgnoredAny>()?;
+                    true
+                }
+            };
+            if strange {
+                self.note = Note::Owed;
             }
-            if key == UNKNOWN {
-                self.note = Note::Said;
-            }
-            return seed.deserialize(key.into_deserializer()).map(Some);
         }
         if self.note == Note::Owed {
             self.note = Note::Begun;
