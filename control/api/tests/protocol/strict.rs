@@ -332,3 +332,26 @@ fn what_is_long_or_has_control_characters_is_neither_taken_nor_repeated_whole() 
         assert!(write_error(None, &error).len() < 16 << 10);
     }
 }
+
+/// It was read once, whatever came last.
+#[test]
+fn a_note_of_unknown_fields_that_comes_twice_is_refused() {
+    let peer = |fields: &str| {
+        format!(
+            r#"{{"jsonrpc":"2.0","id":1,"method":"apply","params":{{"changes":[{{"op":"set","object":
+            {{"kind":"network_policy","namespace":"a","name":"a","spec":{{"podSelector":{{}},"ingress":[{{"from":[{{{fields}}}]}}]}}}}}}]}}}}"#
+        )
+    };
+    for twice in [
+        r#""unknown":true,"unknown":true"#,
+        r#""podSelector":{},"unknown":false,"unknown":false"#,
+        r#""unknown":false,"podSelector":{},"unknown":true,"serviceSelector":{}"#,
+    ] {
+        let error = refused(&peer(twice));
+        assert!(
+            error.message.contains("key \"unknown\" comes twice"),
+            "{error}"
+        );
+    }
+    parse_request(peer(r#""unknown":true"#).as_bytes()).unwrap();
+}

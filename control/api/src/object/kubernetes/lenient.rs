@@ -53,25 +53,22 @@ impl<'de, V: Visitor<'de>> Visitor<'de> for Reading<V> {
         self.visitor.visit_map(Fields {
             map,
             known: self.fields,
-            note: Note::Nothing,
+            said: false,
+            strange: false,
+            noting: false,
         })
     }
-}
-
-/// What is to be said of fields that are not known.
-#[derive(PartialEq)]
-enum Note {
-    Nothing,
-    Owed,
-    /// Its value is next.
-    Begun,
-    Said,
 }
 
 struct Fields<A> {
     map: A,
     known: &'static [&'static str],
-    note: Note,
+    /// The object said itself whether it had unknown fields.
+    said: bool,
+    /// It has some, or said so.
+    strange: bool,
+    /// The value of the note is next.
+    noting: bool,
 }
 
 impl<'de, A: MapAccess<'de>> MapAccess<'de> for Fields<A> {
@@ -82,31 +79,29 @@ impl<'de, A: MapAccess<'de>> MapAccess<'de> for Fields<A> {
         seed: K,
     ) -> Result<Option<K::Value>, A::Error> {
         while let Some(key) = self.map.next_key::<String>()? {
-            // What the object says of itself does not make unknown fields known.
-            let strange = match key.as_str() {
-                UNKNOWN => self.map.next_value::<bool>()?,
-                key if self.known.contains(&key) => {
-                    return seed.deserialize(key.into_deserializer()).map(Some);
+            if key == UNKNOWN {
+                if self.said {
+                    return Err(A::Error::duplicate_field(UNKNOWN));
                 }
-                _ => {
-                    self.map.next_value::<IgnoredAny>()?;
-                    true
-                }
-            };
-            if strange {
-                self.note = Note::Owed;
+                self.said = true;
+                // What the object says of itself does not make unknown fields known.
+                self.strange |= self.map.next_value::<bool>()?;
+            } else if self.known.contains(&key.as_str()) {
+                return seed.deserialize(key.into_deserializer()).map(Some);
+            } else {
+                self.map.next_value::<IgnoredAny>()?;
+                self.strange = true;
             }
         }
-        if self.note == Note::Owed {
-            self.note = Note::Begun;
-            return seed.deserialize(UNKNOWN.into_deserializer()).map(Some);
+        if !std::mem::take(&mut self.strange) {
+            return Ok(None);
         }
-        Ok(None)
+        self.noting = true;
+        seed.deserialize(UNKNOWN.into_deserializer()).map(Some)
     }
 
     fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, A::Error> {
-        if self.note == Note::Begun {
-            self.note = Note::Said;
+        if std::mem::take(&mut self.noting) {
             return seed.deserialize(true.into_deserializer());
         }
         self.map.next_value_seed(seed)
