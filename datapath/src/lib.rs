@@ -35,6 +35,7 @@
 //! |---|---|---|
 //! | [`wire`] | byte layouts, checksums, the flow key | nothing else |
 //! | [`ids`], [`verdict`] | small integers; verdicts and reasons | nothing else |
+//! | `memfd` | memory that a successor can take over, in huge pages if it can | nothing else |
 //! | [`frame`] | who owns which memory: arena, pool, frame, batch | `wire` |
 //! | [`port`] | devices: AF_XDP, memory, capture files, faults | `frame` |
 //! | [`tables`] | what all workers share and only read | `wire` |
@@ -53,6 +54,7 @@ pub mod flow;
 pub mod frame;
 pub mod handoff;
 pub mod ids;
+mod memfd;
 pub mod port;
 pub mod publish;
 pub mod stage;

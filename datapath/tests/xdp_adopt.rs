@@ -20,7 +20,7 @@ struct Successor {
 
 impl Successor {
     fn new(arena: &Arena, features: Features, ports: &[PortId]) -> Successor {
-        let memfd = arena.memfd().try_clone().unwrap();
+        let memfd = arena.memfd().try_clone_to_owned().unwrap();
         // SAFETY: (U5) the tests use the first mapping's pool and ports no more.
         let arena = Arc::new(unsafe { Arena::adopt(memfd) }.unwrap());
         let mut pool = Pool::new(WorkerId(0));

@@ -3,9 +3,11 @@
 //! other process that still maps it can do more than make an entry wrong.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
 use std::sync::atomic::AtomicU64;
+
+use crate::memfd::Mapped;
 
 /// 64 bytes, aligned to a cache line, every bit pattern valid.
 #[repr(C, align(64))]
@@ -13,15 +15,11 @@ pub(super) struct Line(pub(super) [AtomicU64; 8]);
 
 /// Bytes of a [`Line`].
 pub(super) const LINE: usize = size_of::<Line>();
-/// From this size on huge pages are asked for.
-const HUGE_PAGE: usize = 2 << 20;
-/// The memfd can neither shrink (a shrunk mapping faults) nor grow, and these seals stay.
-const SEALS: libc::c_int = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_SEAL;
 
 /// A memfd of a fixed size and its mapping.
 #[derive(Debug)]
 pub(super) struct Memory {
-    fd: OwnedFd,
+    mapped: Mapped,
     base: NonNull<Line>,
     lines: usize,
 }
@@ -32,28 +30,8 @@ unsafe impl Send for Memory {}
 impl Memory {
     /// A new zeroed memfd of `lines` lines, sealed and mapped.
     pub(super) fn create(lines: usize) -> io::Result<Memory> {
-        // SAFETY: (F2) plain system call with a NUL-terminated name; the result is checked.
-        let fd = unsafe {
-            libc::memfd_create(
-                c"podswitch-flows".as_ptr(),
-                libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING,
-            )
-        };
-        if fd < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        // SAFETY: (F2) `fd` was just returned to us and nobody else has it.
-        let fd = unsafe { OwnedFd::from_raw_fd(fd) };
-        let bytes = libc::off_t::try_from(lines * LINE).map_err(|_| io::ErrorKind::InvalidInput)?;
-        // SAFETY: (F2) plain system call on our own descriptor.
-        if unsafe { libc::ftruncate(fd.as_raw_fd(), bytes) } != 0 {
-            return Err(io::Error::last_os_error());
-        }
-        // SAFETY: (F2) plain system call on our own descriptor.
-        if unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_ADD_SEALS, SEALS) } != 0 {
-            return Err(io::Error::last_os_error());
-        }
-        Memory::map(fd, lines)
+        let bytes = lines.checked_mul(LINE).ok_or(io::ErrorKind::InvalidInput)?;
+        Ok(Memory::of(Mapped::create(c"podswitch-flows", bytes)?))
     }
 
     /// Maps a memfd somebody else made.
@@ -61,54 +39,28 @@ impl Memory {
     /// # Errors
     /// `InvalidData` when it is no memfd sealed against shrinking, or no whole number of lines long.
     pub(super) fn adopt(fd: OwnedFd) -> io::Result<Memory> {
-        // SAFETY: (F2) plain system call on a descriptor we own.
-        let seals = unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GET_SEALS) };
-        if seals < 0 || seals & libc::F_SEAL_SHRINK == 0 {
-            return Err(io::Error::new(
-                io::ErrorKind::InvalidData,
-                "not a memfd sealed against shrinking",
-            ));
-        }
-        let file = std::fs::File::from(fd);
-        let bytes = file.metadata()?.len();
-        let lines = usize::try_from(bytes).unwrap_or(usize::MAX) / LINE;
-        if lines == 0 || (lines * LINE) as u64 != bytes {
+        let mapped = Mapped::adopt(fd)?;
+        let bytes = mapped.bytes();
+        if !bytes.is_multiple_of(LINE) {
             return Err(io::Error::new(
                 io::ErrorKind::InvalidData,
                 format!("{bytes} bytes long, which is no whole number of {LINE}-byte lines"),
             ));
         }
-        Memory::map(file.into(), lines)
+        Ok(Memory::of(mapped))
     }
 
-    fn map(fd: OwnedFd, lines: usize) -> io::Result<Memory> {
-        let bytes = lines * LINE;
-        // SAFETY: (F1) a new shared mapping at an address the kernel chooses, of a file that cannot shrink.
-        let base = unsafe {
-            libc::mmap(
-                std::ptr::null_mut(),
-                bytes,
-                libc::PROT_READ | libc::PROT_WRITE,
-                libc::MAP_SHARED,
-                fd.as_raw_fd(),
-                0,
-            )
-        };
-        if base == libc::MAP_FAILED {
-            return Err(io::Error::last_os_error());
+    fn of(mapped: Mapped) -> Memory {
+        Memory {
+            base: mapped.base().cast(),
+            lines: mapped.bytes() / LINE,
+            mapped,
         }
-        if bytes >= HUGE_PAGE {
-            // Fewer TLB misses where the kernel allows it for shared memory; works without.
-            // SAFETY: (F1) advice about our own mapping; it changes no content.
-            unsafe { libc::madvise(base, bytes, libc::MADV_HUGEPAGE) };
-        }
-        let base = NonNull::new(base.cast::<Line>()).ok_or(io::ErrorKind::AddrNotAvailable)?;
-        Ok(Memory { fd, base, lines })
     }
 
     /// The memfd.
     pub(super) fn fd(&self) -> BorrowedFd<'_> {
-        self.fd.as_fd()
+        self.mapped.fd()
     }
 
     /// All of it.
@@ -117,13 +69,6 @@ impl Memory {
         // SAFETY: (F1) the mapping is `lines` lines long, page aligned, and lives as long as `self`; a line is
         // atomics, for which every content is valid and every concurrent access is defined.
         unsafe { std::slice::from_raw_parts(self.base.as_ptr(), self.lines) }
-    }
-}
-
-impl Drop for Memory {
-    fn drop(&mut self) {
-        // SAFETY: (F1) our own mapping; `lines` borrows `self`, so no reference into it is left.
-        unsafe { libc::munmap(self.base.as_ptr().cast(), self.lines * LINE) };
     }
 }
 

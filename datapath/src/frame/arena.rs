@@ -3,14 +3,14 @@
 
 use std::ffi::c_void;
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU16, Ordering};
 
-use rustix::fs::{MemfdFlags, SealFlags};
 use zerocopy::FromBytes;
 
 use crate::ids::{PortId, WorkerId};
+use crate::memfd::Mapped;
 
 /// Bytes of one chunk. 4096 lets a 64 KiB frame fit the 18 descriptors that AF_XDP can transmit
 /// (`MAX_SKB_FRAGS + 1`, net/xdp/xsk.c).
@@ -27,8 +27,6 @@ pub const MAX_CHUNKS: u32 = 1 << 18;
 const MAGIC: u64 = u64::from_be_bytes(*b"PODSWMEM");
 const LAYOUT_VERSION: u32 = 1;
 const HEADER_BYTES: usize = 4096;
-/// From this size on huge pages are asked for.
-const HUGE_PAGE: usize = 2 << 20;
 
 /// Who holds a chunk. Kept in the arena's memory so that whoever adopts it after a crash can tell.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -90,9 +88,7 @@ pub(crate) struct Link {
 /// handed to them.
 #[derive(Debug)]
 pub struct Arena {
-    memfd: OwnedFd,
-    base: NonNull<u8>,
-    bytes: usize,
+    mapped: Mapped,
     data: NonNull<u8>,
     tags: NonNull<AtomicU16>,
     links: NonNull<Link>,
@@ -142,11 +138,6 @@ impl Layout {
     }
 }
 
-/// The memfd can neither shrink (a shrunk mapping faults) nor grow, and these seals stay.
-const SEALS: SealFlags = SealFlags::SHRINK
-    .union(SealFlags::GROW)
-    .union(SealFlags::SEAL);
-
 impl Arena {
     /// Makes an arena of `chunks` chunks for one worker. Pages are taken from the node when they are first used, all of
     /// them when a socket registers the arena.
@@ -161,19 +152,15 @@ impl Arena {
             ));
         }
         let layout = Layout::of(chunks);
-        let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
-        let memfd = rustix::fs::memfd_create(c"podswitch-arena", flags)?;
-        rustix::fs::ftruncate(&memfd, layout.total as u64)?;
-        rustix::fs::fcntl_add_seals(&memfd, SEALS)?;
-        let arena = Arena::map(memfd, worker, chunks)?;
+        let mapped = Mapped::create(c"podswitch-arena", layout.total)?;
         // SAFETY: (U2) the first page is the header's, and nobody else has the memfd yet.
         unsafe {
-            arena
-                .base
+            mapped
+                .base()
                 .cast::<Header>()
                 .write(layout.header(worker, chunks));
         }
-        Ok(arena)
+        Ok(Arena::over(mapped, worker, chunks))
     }
 
     /// Maps an arena that another process made, tags and all. A [`Pool`](super::Pool) takes it over with
@@ -187,12 +174,9 @@ impl Arena {
     /// (U5) Whoever used the arena before has ended or will not touch it again.
     pub unsafe fn adopt(memfd: OwnedFd) -> io::Result<Arena> {
         let wrong = |why: String| io::Error::new(io::ErrorKind::InvalidData, why);
-        let seals = rustix::fs::fcntl_get_seals(&memfd)?;
-        if !seals.contains(SealFlags::SHRINK) {
-            return Err(wrong("not a memfd sealed against shrinking".into()));
-        }
+        let mapped = Mapped::adopt(memfd)?;
         let mut bytes = [0u8; size_of::<Header>()];
-        let read = rustix::io::pread(&memfd, &mut bytes, 0)?;
+        let read = rustix::io::pread(mapped.fd(), &mut bytes, 0)?;
         let header = Header::read_from_bytes(&bytes)
             .ok()
             .filter(|h| read == bytes.len() && h.magic == MAGIC)
@@ -213,40 +197,20 @@ impl Arena {
         if header != layout.header(worker, header.chunks) {
             return Err(wrong(format!("unexpected layout {header:?}")));
         }
-        let size = rustix::fs::fstat(&memfd)?.st_size;
-        if usize::try_from(size) != Ok(layout.total) {
+        if mapped.bytes() != layout.total {
             return Err(wrong(format!(
-                "{size} bytes long, its header says {}",
+                "{} bytes long, its header says {}",
+                mapped.bytes(),
                 layout.total
             )));
         }
-        Arena::map(memfd, worker, header.chunks)
+        Ok(Arena::over(mapped, worker, header.chunks))
     }
 
-    fn map(memfd: OwnedFd, worker: WorkerId, chunks: u32) -> io::Result<Arena> {
-        let layout = Layout::of(chunks);
-        let bytes = layout.total;
-        // SAFETY: (U2) a new shared mapping of a file of this size that cannot shrink; the kernel chooses the address.
-        let base = unsafe {
-            libc::mmap(
-                std::ptr::null_mut(),
-                bytes,
-                libc::PROT_READ | libc::PROT_WRITE,
-                libc::MAP_SHARED,
-                memfd.as_raw_fd(),
-                0,
-            )
-        };
-        if base == libc::MAP_FAILED {
-            return Err(io::Error::last_os_error());
-        }
-        if bytes >= HUGE_PAGE {
-            // Fewer TLB misses where the node allows huge pages for shared memory; without them nothing changes.
-            // SAFETY: (U2) advice about our own mapping; it changes no content.
-            unsafe { libc::madvise(base, bytes, libc::MADV_HUGEPAGE) };
-        }
-        let base = NonNull::new(base.cast::<u8>()).ok_or(io::ErrorKind::AddrNotAvailable)?;
-        // SAFETY: (U2) the offsets are inside the mapping of `bytes` bytes, and page aligned.
+    /// The mapping is as long as an arena of so many chunks.
+    fn over(mapped: Mapped, worker: WorkerId, chunks: u32) -> Arena {
+        let (layout, base) = (Layout::of(chunks), mapped.base());
+        // SAFETY: (U2) the offsets are inside the mapping, and page aligned.
         let (tags, links, data) = unsafe {
             (
                 base.add(layout.tags).cast(),
@@ -254,16 +218,14 @@ impl Arena {
                 base.add(layout.data),
             )
         };
-        Ok(Arena {
-            memfd,
-            base,
-            bytes,
+        Arena {
+            mapped,
             data,
             tags,
             links,
             chunks,
             worker,
-        })
+        }
     }
 
     /// How many chunks it has.
@@ -277,8 +239,8 @@ impl Arena {
     }
 
     /// The memfd behind it, for a successor process.
-    pub fn memfd(&self) -> &OwnedFd {
-        &self.memfd
+    pub fn memfd(&self) -> BorrowedFd<'_> {
+        self.mapped.fd()
     }
 
     /// Start of the chunk area and its length in bytes, as `XDP_UMEM_REG` takes them.
@@ -335,12 +297,5 @@ impl Arena {
         assert!(chunk < self.chunks, "chunk {chunk} of {}", self.chunks);
         // SAFETY: (U1, U2) bounds checked; the caller holds the chunk, so nobody reads its link meanwhile.
         unsafe { self.links.add(chunk as usize).write(link) }
-    }
-}
-
-impl Drop for Arena {
-    fn drop(&mut self) {
-        // SAFETY: (U3) the last Arc goes only after every chunk is back or the pool leaked a count on purpose.
-        unsafe { libc::munmap(self.base.as_ptr().cast(), self.bytes) };
     }
 }

@@ -167,7 +167,7 @@ fn a_closing_port_gives_back_all_but_what_is_lost() {
 
 fn adopt(arena: &Arena) -> std::io::Result<Arena> {
     // SAFETY: (U5) the tests do not touch the first mapping's chunks afterwards.
-    unsafe { Arena::adopt(arena.memfd().try_clone().unwrap()) }
+    unsafe { Arena::adopt(arena.memfd().try_clone_to_owned().unwrap()) }
 }
 
 #[test]

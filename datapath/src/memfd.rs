@@ -1,0 +1,203 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Sealed memfds mapped into this process: what a successor can take over, and what lies in huge pages where it is large enough.
+
+use std::ffi::CStr;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::ptr::{NonNull, null_mut};
+
+use rustix::fs::{MemfdFlags, SealFlags};
+
+/// Bytes of a huge page; on machines with others the kernel does less.
+const HUGE_PAGE: usize = 2 << 20;
+/// The memfd can neither shrink (a shrunk mapping faults) nor grow, and these seals stay.
+const SEALS: SealFlags = SealFlags::SHRINK
+    .union(SealFlags::GROW)
+    .union(SealFlags::SEAL);
+
+/// A memfd that cannot shrink, mapped whole and shared. Nothing is read or written through it but by who asks for its base.
+#[derive(Debug)]
+pub(crate) struct Mapped {
+    fd: OwnedFd,
+    base: NonNull<u8>,
+    bytes: usize,
+}
+
+// SAFETY: (M1) the mapping belongs to no thread; who reads and writes it answers for how.
+unsafe impl Send for Mapped {}
+// SAFETY: (M1) as above.
+unsafe impl Sync for Mapped {}
+
+impl Mapped {
+    /// A new zeroed memfd.
+    ///
+    /// # Errors
+    /// What memfd_create, ftruncate, fcntl or mmap said.
+    pub(crate) fn create(name: &CStr, bytes: usize) -> io::Result<Mapped> {
+        let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+        let fd = rustix::fs::memfd_create(name, flags)?;
+        rustix::fs::ftruncate(&fd, bytes as u64)?;
+        rustix::fs::fcntl_add_seals(&fd, SEALS)?;
+        let mapped = Mapped::map(fd, bytes)?;
+        mapped.take_huge_pages();
+        Ok(mapped)
+    }
+
+    /// One that somebody else made. Its pages are as large as they were made.
+    ///
+    /// # Errors
+    /// `InvalidData` when it is not sealed against shrinking, or empty; otherwise what fstat or mmap said.
+    pub(crate) fn adopt(fd: OwnedFd) -> io::Result<Mapped> {
+        let wrong = |why| io::Error::new(io::ErrorKind::InvalidData, why);
+        // What is no memfd has no seals at all.
+        let seals = rustix::fs::fcntl_get_seals(&fd).unwrap_or(SealFlags::empty());
+        if !seals.contains(SealFlags::SHRINK) {
+            return Err(wrong("not a memfd sealed against shrinking"));
+        }
+        match usize::try_from(rustix::fs::fstat(&fd)?.st_size) {
+            Ok(0) | Err(_) => Err(wrong("an empty memfd")),
+            Ok(bytes) => Mapped::map(fd, bytes),
+        }
+    }
+
+    /// Maps it at a multiple of a huge page, so that what is one in the file can be one here.
+    fn map(fd: OwnedFd, bytes: usize) -> io::Result<Mapped> {
+        let (none, read_write) = (libc::PROT_NONE, libc::PROT_READ | libc::PROT_WRITE);
+        let reserve = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+        let span = bytes
+            .checked_add(HUGE_PAGE)
+            .ok_or(io::ErrorKind::OutOfMemory)?;
+        // SAFETY: (M2) new addresses that the kernel chooses, without access.
+        let room = unsafe { libc::mmap(null_mut(), span, none, reserve, -1, 0) };
+        if room == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        let before = room.addr().next_multiple_of(HUGE_PAGE) - room.addr();
+        let base = room.wrapping_byte_add(before);
+        let shared = libc::MAP_SHARED | libc::MAP_FIXED;
+        // SAFETY: (M2) replaces a part of what was just reserved; the file cannot shrink.
+        let at = unsafe { libc::mmap(base, bytes, read_write, shared, fd.as_raw_fd(), 0) };
+        if at == libc::MAP_FAILED {
+            let error = io::Error::last_os_error();
+            // SAFETY: (M2) what was just reserved, all of it.
+            unsafe { libc::munmap(room, span) };
+            return Err(error);
+        }
+        let end = bytes.next_multiple_of(rustix::param::page_size());
+        // SAFETY: (M2) the rest of what was just reserved, in front of the mapping and behind its last page.
+        unsafe {
+            if before > 0 {
+                libc::munmap(room, before);
+            }
+            if span > before + end {
+                libc::munmap(base.wrapping_byte_add(end), span - before - end);
+            }
+        }
+        let base = NonNull::new(base.cast::<u8>()).ok_or(io::ErrorKind::AddrNotAvailable)?;
+        Ok(Mapped { fd, base, bytes })
+    }
+
+    /// Asks for huge pages: a packet meets several places of this memory, and the processor knows the addresses of few pages.
+    /// Nothing depends on it: where the kernel has none to give, or is older than Linux 6.1, pages are small.
+    fn take_huge_pages(&self) {
+        let whole = self.bytes / HUGE_PAGE * HUGE_PAGE;
+        // The kernel does not collapse what is empty.
+        for at in (0..whole).step_by(HUGE_PAGE) {
+            // SAFETY: (M1) inside the mapping, which nobody else knows yet.
+            unsafe { self.base.add(at).write_volatile(0) };
+        }
+        if whole > 0 {
+            // Unlike MADV_HUGEPAGE this works with `shmem_enabled` at `never`, as distributions have it (madvise(2)).
+            // SAFETY: (M1) our own mapping; it changes no content.
+            unsafe { libc::madvise(self.base.as_ptr().cast(), whole, libc::MADV_COLLAPSE) };
+        }
+    }
+
+    /// The memfd.
+    pub(crate) fn fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+
+    /// Where it is mapped: at a multiple of the largest page.
+    #[inline(always)]
+    pub(crate) fn base(&self) -> NonNull<u8> {
+        self.base
+    }
+
+    /// Bytes of it.
+    #[inline(always)]
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+}
+
+impl Drop for Mapped {
+    fn drop(&mut self) {
+        // SAFETY: (M1) our own mapping, to which nobody keeps a pointer longer.
+        unsafe { libc::munmap(self.base.as_ptr().cast(), self.bytes) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    /// A line of this process's smaps for the mapping at `base`, in KiB.
+    fn smaps(base: NonNull<u8>, line: &str) -> u64 {
+        let all = fs::read_to_string("/proc/self/smaps").unwrap();
+        let begin = format!("{:x}-", base.as_ptr().addr());
+        let mut lines = all.lines().skip_while(|l| !l.starts_with(&begin));
+        let line = lines.find_map(|l| l.strip_prefix(line)).unwrap();
+        line.trim().trim_end_matches(" kB").parse().unwrap()
+    }
+
+    #[test]
+    fn what_is_large_lies_in_huge_pages_and_is_zero() {
+        let bytes = 2 * HUGE_PAGE + 12345;
+        let mapped = Mapped::create(c"podswitch-test", bytes).unwrap();
+        assert_eq!(mapped.base().as_ptr().addr() % HUGE_PAGE, 0);
+        // SAFETY: (M1) all of the mapping, which nobody writes.
+        let content = unsafe { std::slice::from_raw_parts(mapped.base().as_ptr(), bytes) };
+        assert!(content.iter().all(|byte| *byte == 0));
+        // A fragmented node may have none; then this says nothing.
+        let huge = smaps(mapped.base(), "ShmemPmdMapped:");
+        assert!(huge == 0 || huge == 4096, "{huge} KiB");
+    }
+
+    #[test]
+    fn nothing_else_stays_mapped() {
+        let maps = || {
+            let all = fs::read_to_string("/proc/self/maps").unwrap();
+            let ours = |line: &&str| line.contains("podswitch-one-page");
+            all.lines()
+                .filter(ours)
+                .map(str::to_owned)
+                .collect::<Vec<_>>()
+        };
+        let mapped = Mapped::create(c"podswitch-one-page", 100).unwrap();
+        let found = maps();
+        assert_eq!(found.len(), 1, "{found:?}");
+        let begin = mapped.base().as_ptr().addr();
+        assert!(
+            found[0].starts_with(&format!(
+                "{begin:x}-{:x} ",
+                begin + rustix::param::page_size()
+            )),
+            "{found:?}"
+        );
+        drop(mapped);
+        assert!(maps().is_empty());
+    }
+
+    #[test]
+    fn what_could_shrink_or_is_empty_is_refused() {
+        let refused = |fd: OwnedFd| Mapped::adopt(fd).unwrap_err().to_string();
+        let memfd = || rustix::fs::memfd_create(c"x", MemfdFlags::ALLOW_SEALING).unwrap();
+        assert!(refused(memfd()).contains("sealed"));
+        assert!(refused(fs::File::open("/dev/null").unwrap().into()).contains("sealed"));
+        let empty = memfd();
+        rustix::fs::fcntl_add_seals(&empty, SEALS).unwrap();
+        assert!(refused(empty).contains("empty"));
+    }
+}
