@@ -159,8 +159,8 @@ pub fn run(settings: Settings) -> Outcome {
 fn method(world: &World, frames: u32, lengths: Lengths) -> String {
     format!(
         "A worker's own turns on {} memory ports, each a pod that is isolated in both directions, any to any, each frame of
-         a flow by chance, in either direction; {}. Between turns, and not in the figure, a pod of another node goes or comes
-         back, now and then a port's policy is compiled anew. Against it: the same switch without policy, peers and
+         a flow by chance, in either direction; {}. Every 5 ms, between turns and not in the figure, a pod of another node goes or
+         comes back, and once in five seconds it is a port's policy that is compiled anew. Against it: the same switch without policy, peers and
          changes; and a loop over the same ports that sends each frame out of a fixed port. {frames} frames circle. Shortest UDP
          datagrams. One thread turns all three in rounds of A B C C B A; a sample is the cycles of the time-stamp
          counter of {} ms, over the frames moved.",

@@ -57,13 +57,22 @@ impl Peers {
     }
 }
 
-const PAGES: usize = 16;
-const PAGE: usize = 256;
+const PAGES: usize = 128;
+const PAGE: usize = 1024;
 
-/// A stamp for each of 4096 buckets of addresses; 0 until something changes.
-#[derive(Clone, Debug, Default)]
+/// A stamp for each of 131,072 buckets of addresses; 0 until something changes. So many, because a pod that comes or goes has all
+/// connections judged again whose addresses share its bucket, and a busy pod has many.
+#[derive(Clone, Debug)]
 pub(super) struct AddressStamps {
     pages: [Option<Arc<[u32; PAGE]>>; PAGES],
+}
+
+impl Default for AddressStamps {
+    fn default() -> AddressStamps {
+        AddressStamps {
+            pages: [const { None }; PAGES],
+        }
+    }
 }
 
 impl AddressStamps {
