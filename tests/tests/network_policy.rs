@@ -215,7 +215,7 @@ fn cluster_policies_come_before_and_after() {
         tier(
             "Admin",
             9,
-            json!([{"action": "Deny", "from": clients, "protocols": [{"tcp": {}}]}]),
+            json!([{"action": "Deny", "from": clients, "protocols": [{"tcp": {"destinationPort": {"range": {"start": 1, "end": 65535}}}}]}]),
         ),
     );
     scene.check(&scene.client, WEB, false);

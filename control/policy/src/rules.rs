@@ -319,10 +319,11 @@ fn cluster_ports(all: &[ProtocolMatch]) -> Option<Ports> {
         ..Ports::default()
     };
     for o in all {
-        let named = &o.destination_named_port;
+        // To the API server's own clients an empty name is none.
+        let named = o.destination_named_port.as_ref();
+        let named = named.filter(|name| !name.is_empty());
         let mut known = named.is_some();
-        let names = named.iter().map(|name| (name.clone(), None));
-        ports.names.extend(names);
+        ports.names.extend(named.map(|name| (name.clone(), None)));
         for (protocol, transport) in [
             (TransportProtocol::Tcp, &o.tcp),
             (TransportProtocol::Udp, &o.udp),
@@ -330,7 +331,7 @@ fn cluster_ports(all: &[ProtocolMatch]) -> Option<Ports> {
         ] {
             if let Some(transport) = transport {
                 known = true;
-                ports.numbers.push(transport_ports(protocol, transport));
+                ports.numbers.push(transport_ports(protocol, transport)?);
             }
         }
         if o.unknown || !known {
@@ -340,16 +341,70 @@ fn cluster_ports(all: &[ProtocolMatch]) -> Option<Ports> {
     Some(ports)
 }
 
-fn transport_ports(protocol: TransportProtocol, o: &TransportMatch) -> PortSpec {
-    let port = o.destination_port.unwrap_or_default();
+/// The ports of a protocol: `None` if they are not known.
+fn transport_ports(protocol: TransportProtocol, o: &TransportMatch) -> Option<PortSpec> {
+    let port = o.destination_port?;
     let (first, last) = match (port.number, port.range) {
         (Some(number), _) => (number, number),
-        (None, Some(range)) => (range.start, range.end),
-        (None, None) => (0, u16::MAX),
+        (None, range) => range.map(|r| (r.start, r.end))?,
     };
-    PortSpec {
+    Some(PortSpec {
         protocol: protocol.number().0,
         first,
         last,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    /// A rule for this peer and protocol, and for others that are known.
+    fn rule(action: &str, peer: &Value, protocol: &Value) -> Rule {
+        let known = json!({"udp": {"destinationPort": {"number": 53}}});
+        let spec = json!({"tier": "Admin", "priority": 0, "subject": {"namespaces": {}},
+            "egress": [{"action": action, "to": [{"namespaces": {}}, peer], "protocols": [known, protocol]}]});
+        let policy = ClusterNetworkPolicy {
+            name: "c".into(),
+            spec: serde_json::from_value(spec).unwrap(),
+        };
+        Policy::from(&policy).egress.remove(0)
+    }
+
+    #[test]
+    fn a_rule_with_something_that_is_not_known_fails_closed() {
+        let peer = json!({"pods": {"podSelector": {}}});
+        let protocol = json!({"tcp": {"destinationPort": {"number": 80}}});
+        let peers = [
+            json!({}),
+            json!({"planets": {}}),
+            json!({"namespaces": {}, "planets": {}}),
+            json!({"nodes": {}}),
+            json!({"domainNames": ["example.com"]}),
+        ];
+        let protocols = [
+            json!({}),
+            json!({"quic": {}}),
+            json!({"tcp": {}}),
+            json!({"udp": {"destinationPort": {}}}),
+            json!({"destinationNamedPort": ""}),
+        ];
+        let peers = peers.iter().map(|strange| (strange, &protocol));
+        let protocols = protocols.iter().map(|strange| (&peer, strange));
+        for (peer, protocol) in peers.chain(protocols) {
+            let accepts = rule("Accept", peer, protocol);
+            let nothing = (Peers::default(), Ports::default());
+            assert_eq!((accepts.peers, accepts.ports), nothing, "{peer} {protocol}");
+            for action in ["Deny", "Pass"] {
+                let denies = rule(action, peer, protocol);
+                assert_eq!(denies.action, Action::Deny, "{peer} {protocol}");
+                assert!(denies.peers.any && denies.ports.any, "{peer} {protocol}");
+            }
+        }
+        let known = rule("Pass", &peer, &protocol);
+        assert_eq!(known.action, Action::Pass);
+        assert_eq!((known.peers.pods.len(), known.ports.numbers.len()), (2, 2));
     }
 }

@@ -265,9 +265,10 @@ pub(crate) fn wild_port() -> BoxedStrategy<Port> {
         any::<Option<u8>>(),
         of((any::<String>(), vec(any::<u16>(), 0..5))),
         of((any::<String>(), any::<String>())),
+        any::<bool>(),
     )
         .prop_map(
-            |(name, interface, mac, addresses, vrf, mtu, worker, segment, pod)| Port {
+            |(name, interface, mac, addresses, vrf, mtu, worker, segment, pod, node)| Port {
                 name,
                 device: Device::Veth {
                     interface,
@@ -284,7 +285,7 @@ pub(crate) fn wild_port() -> BoxedStrategy<Port> {
                     name,
                     vlan: Some(Vlan::Trunk(ids)),
                 }),
-                node: true,
+                node,
                 pod: pod.map(|(container_id, ifname)| PodRef {
                     namespace: String::new(),
                     name: String::new(),

@@ -122,6 +122,15 @@ fn every_field_out_of_its_range_is_refused_by_name() {
             "pod.container_id",
         ),
         (
+            with(
+                with(port("a", 1), "/node", json!(true)),
+                "/pod",
+                json!({"container_id": "c", "ifname": "eth0"}),
+            ),
+            "node",
+        ),
+        (with(l2.clone(), "/node", json!(true)), "node"),
+        (
             with(l2.clone(), "/addresses", json!(["10.0.0.1"])),
             "addresses",
         ),

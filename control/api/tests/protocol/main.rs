@@ -3,6 +3,7 @@
 //! any of them.
 #![forbid(unsafe_code)]
 
+mod admission;
 mod arbitrary;
 mod common;
 mod fields;

@@ -22,7 +22,7 @@ fn request(method: &str, params: &impl serde::Serialize) -> Value {
 }
 
 /// JSON pointers (RFC 6901) of all objects below, with the path that an error gives each.
-fn objects(value: &Value, pointer: &str, path: &str, into: &mut Vec<(String, String)>) {
+pub(crate) fn objects(value: &Value, pointer: &str, path: &str, into: &mut Vec<(String, String)>) {
     match value {
         Value::Object(fields) => {
             into.push((pointer.to_owned(), path.to_owned()));

@@ -16,7 +16,7 @@ pub(crate) use object::{
     FdbCommand, FdbKeyArgs, NeighborCommand, NeighborKeyArgs, PortAdd, PortCommand, RouteCommand,
     RouteKeyArgs, RuleCommand, SegmentCommand, Selector,
 };
-pub(crate) use policy::PolicyCommand;
+pub(crate) use policy::{Listed, PolicyCommand};
 pub(crate) use why::WhyArgs;
 
 /// Shows and changes what podswitchd, the pod switch of this node, does.

@@ -3,7 +3,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
 
 use super::object::MissingArgs;
 
@@ -18,12 +18,26 @@ pub(crate) enum PolicyCommand {
         #[command(flatten)]
         missing: MissingArgs,
     },
-    /// Lists NetworkPolicies and ClusterNetworkPolicies
+    /// Lists policies, or the pods or namespaces that they select from
     List {
-        /// Only the NetworkPolicies of this namespace
+        /// What to list
+        #[arg(value_enum, default_value_t = Listed::Policies, value_name = "WHAT")]
+        what: Listed,
+        /// Only what is of this namespace
         #[arg(short, long, value_name = "NAME")]
         namespace: Option<String>,
     },
+}
+
+/// What is listed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub(crate) enum Listed {
+    /// NetworkPolicies and ClusterNetworkPolicies
+    Policies,
+    /// Pods of the cluster
+    Pods,
+    /// Namespaces
+    Namespaces,
 }
 
 #[derive(Debug, Args)]

@@ -15,7 +15,7 @@ use crate::args::{
 use crate::exit::{Failure, Result};
 use crate::output;
 
-fn list(context: &Context, kind: Kind, filter: Filter) -> Result {
+pub(super) fn list(context: &Context, kind: Kind, filter: Filter) -> Result {
     let entries = context.client()?.get_all(kind, filter)?;
     output::print(context.output, &entries, |e| output::list(kind, e))
 }

@@ -8,8 +8,8 @@ use podswitch_api::method::{Change, Filter};
 use podswitch_api::{Client, Key, Kind};
 use podswitch_policy::manifest;
 
-use super::Context;
-use crate::args::PolicyCommand;
+use super::{Context, object};
+use crate::args::{Listed, PolicyCommand};
 use crate::exit::{Failure, Result};
 use crate::{input, output};
 
@@ -19,7 +19,7 @@ pub(super) fn policy(context: &Context, command: PolicyCommand) -> Result {
         PolicyCommand::Delete { manifest, missing } => {
             delete(context, &manifest.file, missing.ignore_not_found)
         }
-        PolicyCommand::List { namespace } => list(context, namespace),
+        PolicyCommand::List { what, namespace } => list(context, what, namespace),
     }
 }
 
@@ -78,8 +78,29 @@ fn named(key: &Key) -> Filter {
     }
 }
 
+fn list(context: &Context, what: Listed, namespace: Option<String>) -> Result {
+    let (kind, filter) = match what {
+        Listed::Policies => return list_policies(context, namespace),
+        Listed::Pods => (
+            Kind::Pod,
+            Filter {
+                namespace,
+                ..Filter::default()
+            },
+        ),
+        Listed::Namespaces => (
+            Kind::Namespace,
+            Filter {
+                name: namespace,
+                ..Filter::default()
+            },
+        ),
+    };
+    object::list(context, kind, filter)
+}
+
 /// Those of the cluster are of no namespace.
-fn list(context: &Context, namespace: Option<String>) -> Result {
+fn list_policies(context: &Context, namespace: Option<String>) -> Result {
     let mut client = context.client()?;
     let mut entries = match namespace {
         None => client.get_all(Kind::ClusterNetworkPolicy, Filter::default())?,

@@ -89,6 +89,41 @@ fn manifests_are_applied_listed_and_deleted() {
 }
 
 #[test]
+fn pods_and_namespaces_are_listed() {
+    let daemon = Daemon::start();
+    let list = |words: &[&str]| {
+        let words = [&["policy", "list"], words].concat();
+        daemon.ctl(&words).ok()
+    };
+    assert_eq!(list(&["namespaces"]), "NAME  LABELS\n");
+    let more = "---
+{apiVersion: v1, kind: Namespace, metadata: {name: mon}}
+---
+{apiVersion: v1, kind: Pod, metadata: {namespace: mon, name: probe}, status: {podIPs: [{ip: 10.0.0.2}, {ip: 'fd00::2'}]}}";
+    let text = format!("{SHOP}{more}");
+    daemon.ctl_with(&["policy", "apply", "-f", "-"], &text).ok();
+    assert_eq!(
+        list(&["namespaces"]),
+        "NAME  LABELS\n\
+         mon   -\n\
+         shop  team=a\n"
+    );
+    assert_eq!(
+        list(&["pods"]),
+        "NAMESPACE  NAME   ADDRESSES         LABELS   PORTS\n\
+         mon        probe  10.0.0.2,fd00::2  -        -\n\
+         shop       web-0  10.0.0.1          app=web  http=8080/tcp\n"
+    );
+    for (what, name) in [("namespaces", "shop"), ("pods", "web-0")] {
+        let listed = list(&[what, "-n", "shop", "-o", "json"]);
+        let listed: Vec<Value> = serde_json::from_str(&listed).unwrap();
+        assert_eq!(listed.len(), 1, "{what}");
+        assert_eq!(listed[0]["object"]["name"], name);
+    }
+    ctl(&["policy", "list", "services"]).fails(2, &["services", "namespaces"]);
+}
+
+#[test]
 fn a_file_is_applied_whole_or_not_at_all() {
     let daemon = Daemon::start();
     let apply = ["policy", "apply", "-f", "-"];

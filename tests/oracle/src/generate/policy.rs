@@ -219,7 +219,8 @@ fn cluster_peer(rng: &mut Rng, action: &str, field: &str) -> Value {
         14..=18 => json!({ "namespaces": namespace_selector(rng) }),
         // What is not known is rare: it denies everything, or nothing.
         _ => match rng.below(8) {
-            0 | 1 => json!({ "services": {} }),
+            0 => json!({ "services": {} }),
+            1 => json!({}),
             2 if field == "to" => json!({ "nodes": {} }),
             3 if field == "to" && action == "Accept" => json!({ "domainNames": ["*.example.org"] }),
             _ => json!({ "namespaces": {} }),
@@ -236,7 +237,14 @@ fn cluster_protocol(rng: &mut Rng, named: bool) -> Value {
             let last = first + rng.pick(&[1, 10, 5000]);
             json!({ protocol: { "destinationPort": { "range": { "start": first, "end": last } } } })
         }
-        6 if rng.percent(20) => json!({ "icmp": { "type": 8 } }),
+        6 if rng.percent(20) => {
+            let strange = [
+                json!({ "icmp": { "type": 8 } }),
+                json!({}),
+                json!({ protocol: {} }),
+            ];
+            rng.one(&strange).clone()
+        }
         _ => json!({ protocol: { "destinationPort": { "number": first } } }),
     }
 }

@@ -9,11 +9,12 @@ use crate::error::{ErrorCode, RpcError};
 use crate::object::kubernetes::{LabelSelector, Operator, Requirement};
 use crate::object::{Namespace, Pod};
 
-/// Longest name of an object (RFC 1123 subdomain).
+/// Longest name of an object and prefix of a label's key: a DNS subdomain (RFC 1123).
 const MAX_NAME: usize = 253;
-/// Longest key of a label, prefix and all, and longest value.
-const MAX_KEY: usize = MAX_NAME + 1 + 63;
-const MAX_VALUE: usize = 63;
+/// Longest name of a namespace (a DNS label), key of a label after its prefix, and value of one.
+const MAX_WORD: usize = 63;
+/// Longest name of a port (RFC 6335 section 5.1).
+const MAX_PORT_NAME: usize = 15;
 /// Most labels of an object, requirements of a selector, values of a requirement, ports of a pod.
 const MAX_ITEMS: usize = 1024;
 
@@ -35,19 +36,43 @@ fn shown(text: &str) -> String {
     format!("\"{}\"", text.escape_debug())
 }
 
-/// Name of an object: a DNS subdomain (RFC 1123), as the API server wants it.
+/// Lower case letters and digits, with hyphens between them.
+fn is_dns_label(text: &str) -> bool {
+    let good = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+    !text.is_empty() && text.chars().all(good) && !text.starts_with('-') && !text.ends_with('-')
+}
+
+/// A DNS subdomain as the API server has it: its labels may be of any length.
+fn is_dns_subdomain(text: &str) -> bool {
+    text.len() <= MAX_NAME && text.split('.').all(is_dns_label)
+}
+
+/// Name of an object: a DNS subdomain.
 pub(super) fn name(field: &str, text: &str) -> Result<(), RpcError> {
-    let good = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '.';
-    let end = |c: Option<char>| c.is_some_and(|c| c.is_ascii_alphanumeric());
-    let chars = || text.chars();
-    if text.len() <= MAX_NAME && chars().all(good) && end(chars().next()) && end(chars().last()) {
+    if is_dns_subdomain(text) {
         return Ok(());
     }
     let hint = format!(
-        "use 1 to {MAX_NAME} characters of a-z 0-9 - . that begin and end with a letter or digit"
+        "use 1 to {MAX_NAME} characters of a-z 0-9 - . with a letter or digit at both ends and beside each dot"
     );
     let what = "not a name of a Kubernetes object";
     Err(refuse(field, shown(text), what, hint))
+}
+
+/// Name of a namespace: a DNS label.
+pub(super) fn namespace_name(field: &str, text: &str) -> Result<(), RpcError> {
+    if text.len() <= MAX_WORD && is_dns_label(text) {
+        return Ok(());
+    }
+    let hint = format!(
+        "use 1 to {MAX_WORD} characters of a-z 0-9 - that begin and end with a letter or digit"
+    );
+    Err(refuse(
+        field,
+        shown(text),
+        "not a name of a namespace",
+        hint,
+    ))
 }
 
 /// Letters, digits and a few signs between them.
@@ -63,18 +88,20 @@ fn key(field: &str, text: &str) -> Result<(), RpcError> {
         Some((prefix, word)) => (Some(prefix), word),
         None => (None, text),
     };
-    if text.len() <= MAX_KEY && prefix.is_none_or(|p| is_word(p, MAX_NAME)) && is_word(word, 63) {
+    if prefix.is_none_or(is_dns_subdomain) && is_word(word, MAX_WORD) {
         return Ok(());
     }
-    let hint = "write one such as app or example.com/app, of letters, digits, - _ .";
+    let hint = format!(
+        "write one such as app or example.com/app: up to {MAX_WORD} letters, digits, - _ . after a DNS name"
+    );
     Err(refuse(field, shown(text), "not the key of a label", hint))
 }
 
 fn value(field: &str, text: &str) -> Result<(), RpcError> {
-    if text.is_empty() || is_word(text, MAX_VALUE) {
+    if text.is_empty() || is_word(text, MAX_WORD) {
         return Ok(());
     }
-    let hint = format!("use up to {MAX_VALUE} letters, digits, - _ .");
+    let hint = format!("use up to {MAX_WORD} letters, digits, - _ .");
     Err(refuse(field, shown(text), "not the value of a label", hint))
 }
 
@@ -112,16 +139,19 @@ fn requirement(field: &str, o: &Requirement) -> Result<(), RpcError> {
         };
         return Err(refuse(&values, format!("{:?}", o.values), what, hint));
     }
-    o.values.iter().try_for_each(|v| value(&values, v))
+    for (i, text) in o.values.iter().enumerate() {
+        value(&format!("{values}[{i}]"), text)?;
+    }
+    Ok(())
 }
 
 pub(super) fn namespace(o: &Namespace) -> Result<(), RpcError> {
-    name("name", &o.name)?;
+    namespace_name("name", &o.name)?;
     labels("labels", &o.labels)
 }
 
 pub(super) fn pod(o: &Pod, bounds: &Bounds) -> Result<(), RpcError> {
-    name("namespace", &o.namespace)?;
+    namespace_name("namespace", &o.namespace)?;
     name("name", &o.name)?;
     if let Some(uid) = o.uid.as_deref().filter(|u| !is_word(u, 128)) {
         let hint = "write it as the API server does";
@@ -131,31 +161,34 @@ pub(super) fn pod(o: &Pod, bounds: &Bounds) -> Result<(), RpcError> {
     let most = bounds.limits.addresses_per_port as usize;
     length("addresses", o.addresses.len(), most)?;
     let mut seen = BTreeSet::new();
-    for address in &o.addresses {
+    for (i, address) in o.addresses.iter().enumerate() {
+        let field = format!("addresses[{i}]");
         // The node's own may be of any kind.
         if !o.host_network {
-            host_address("addresses", *address)?;
+            host_address(&field, *address)?;
         }
         if !seen.insert(address) {
             let hint = "leave one of them out";
-            return Err(refuse("addresses", address, "it is there twice", hint));
+            return Err(refuse(&field, address, "it is there twice", hint));
         }
     }
     length("ports", o.ports.len(), MAX_ITEMS)?;
-    o.ports.iter().try_for_each(|port| {
-        port_name("ports.name", &port.name)?;
-        port_number("ports.containerPort", port.container_port)
-    })
+    for (i, port) in o.ports.iter().enumerate() {
+        port_name(&format!("ports[{i}].name"), &port.name)?;
+        port_number(&format!("ports[{i}].containerPort"), port.container_port)?;
+    }
+    Ok(())
 }
 
-/// Name of a port: an IANA service name (RFC 6335 section 5.1).
+/// Name of a port: an IANA service name (RFC 6335 section 5.1) in lower case.
 pub(super) fn port_name(field: &str, text: &str) -> Result<(), RpcError> {
-    let good = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
     let letter = text.chars().any(|c| c.is_ascii_lowercase());
-    if (1..=63).contains(&text.len()) && text.chars().all(good) && letter {
+    if text.len() <= MAX_PORT_NAME && is_dns_label(text) && letter && !text.contains("--") {
         return Ok(());
     }
-    let hint = "use a-z 0-9 - with at least one letter";
+    let hint = format!(
+        "use up to {MAX_PORT_NAME} characters of a-z 0-9 and single hyphens between them, with at least one letter"
+    );
     Err(refuse(field, shown(text), "not the name of a port", hint))
 }
 

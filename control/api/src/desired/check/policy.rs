@@ -3,11 +3,11 @@
 
 use ipnet::IpNet;
 
-use super::kubernetes::{length, name, port_name, port_number, selector};
+use super::kubernetes::{length, name, namespace_name, port_name, port_number, selector};
 use super::refuse;
 use crate::error::RpcError;
 use crate::object::kubernetes::{
-    ClusterAction, ClusterEgressPeer, ClusterIngressPeer, DestinationPort, IpBlock, NamespacedPods,
+    ClusterEgressPeer, ClusterIngressPeer, DestinationPort, IpBlock, NamespacedPods,
     NetworkPolicyPeer, NetworkPolicyPort, PolicyPort, ProtocolMatch, Subject, TransportMatch,
 };
 use crate::object::{ClusterNetworkPolicy, NetworkPolicy};
@@ -15,11 +15,12 @@ use crate::object::{ClusterNetworkPolicy, NetworkPolicy};
 /// Most rules of a policy in one direction, peers or ports of a rule, exceptions of an ipBlock, networks of a peer.
 const MAX_RULES: usize = 10_000;
 const MAX_ITEMS: usize = 10_000;
-/// Largest priority of a ClusterNetworkPolicy.
+/// Largest priority of a ClusterNetworkPolicy, and longest name of a rule of one, in characters.
 const MAX_PRIORITY: u16 = 1000;
+const MAX_RULE_NAME: usize = 100;
 
 pub(super) fn network_policy(o: &NetworkPolicy) -> Result<(), RpcError> {
-    name("namespace", &o.namespace)?;
+    namespace_name("namespace", &o.namespace)?;
     name("name", &o.name)?;
     selector("spec.podSelector", &o.spec.pod_selector)?;
     length("spec.policyTypes", o.spec.policy_types.len(), 2)?;
@@ -81,7 +82,8 @@ fn ip_block(at: &str, o: &IpBlock) -> Result<(), RpcError> {
     network(&format!("{at}.cidr"), &o.cidr)?;
     let field = format!("{at}.except");
     length(&field, o.except.len(), MAX_ITEMS)?;
-    for except in &o.except {
+    for (i, except) in o.except.iter().enumerate() {
+        let field = format!("{field}[{i}]");
         network(&field, except)?;
         if !o.cidr.trunc().contains(&except.trunc()) || except.prefix_len() == o.cidr.prefix_len() {
             let what = format!("not a part of {}", o.cidr);
@@ -145,7 +147,8 @@ pub(super) fn cluster_network_policy(o: &ClusterNetworkPolicy) -> Result<(), Rpc
     length("spec.egress", spec.egress.len(), MAX_RULES)?;
     for (i, rule) in spec.ingress.iter().enumerate() {
         let at = format!("spec.ingress[{i}]");
-        peers(&format!("{at}.from"), rule.from.len())?;
+        rule_name(&at, rule.name.as_deref())?;
+        some(&format!("{at}.from"), rule.from.len())?;
         for (i, o) in rule.from.iter().enumerate() {
             ingress_peer(&format!("{at}.from[{i}]"), o)?;
         }
@@ -153,38 +156,44 @@ pub(super) fn cluster_network_policy(o: &ClusterNetworkPolicy) -> Result<(), Rpc
     }
     for (i, rule) in spec.egress.iter().enumerate() {
         let at = format!("spec.egress[{i}]");
-        peers(&format!("{at}.to"), rule.to.len())?;
+        rule_name(&at, rule.name.as_deref())?;
+        some(&format!("{at}.to"), rule.to.len())?;
         for (i, o) in rule.to.iter().enumerate() {
-            egress_peer(&format!("{at}.to[{i}]"), o, rule.action)?;
+            egress_peer(&format!("{at}.to[{i}]"), o)?;
         }
         protocols(&at, &rule.protocols)?;
     }
     Ok(())
 }
 
-fn peers(field: &str, count: usize) -> Result<(), RpcError> {
+fn rule_name(at: &str, name: Option<&str>) -> Result<(), RpcError> {
+    match name.map_or(0, |name| name.chars().count()) {
+        0..=MAX_RULE_NAME => Ok(()),
+        long => {
+            let hint = format!("use up to {MAX_RULE_NAME} characters");
+            Err(refuse(
+                &format!("{at}.name"),
+                long,
+                "too many characters",
+                hint,
+            ))
+        }
+    }
+}
+
+/// A list with something in it.
+fn some(field: &str, count: usize) -> Result<(), RpcError> {
     match count {
-        0 => Err(refuse(
-            field,
-            "[]",
-            "a rule for nobody",
-            "give at least one peer",
-        )),
+        0 => Err(refuse(field, "[]", "for nobody", "name at least one")),
         _ => length(field, count, MAX_ITEMS),
     }
 }
 
-/// Exactly one field of a choice is there; none is fine where it is unknown.
-fn one_of(at: &str, given: &[bool], unknown: bool, names: &str) -> Result<(), RpcError> {
+/// At most one field of a choice is there. With none it is of a kind that somebody between a later Kubernetes and here did not know, and
+/// fails closed (v1alpha2, on peers).
+fn at_most_one(at: &str, given: &[bool], names: &str) -> Result<(), RpcError> {
     match given.iter().filter(|g| **g).count() {
-        1 => Ok(()),
-        0 if unknown => Ok(()),
-        0 => Err(refuse(
-            at,
-            "{}",
-            "none of its fields is there",
-            format!("give one of {names}"),
-        )),
+        0 | 1 => Ok(()),
         n => Err(refuse(
             at,
             n,
@@ -195,8 +204,12 @@ fn one_of(at: &str, given: &[bool], unknown: bool, names: &str) -> Result<(), Rp
 }
 
 fn subject(at: &str, o: &Subject) -> Result<(), RpcError> {
-    let given = [o.namespaces.is_some(), o.pods.is_some()];
-    one_of(at, &given, false, "namespaces, pods")?;
+    let names = "namespaces, pods";
+    if o.namespaces.is_none() && o.pods.is_none() {
+        let hint = format!("give one of {names}");
+        return Err(refuse(at, "{}", "none of its fields is there", hint));
+    }
+    at_most_one(at, &[o.namespaces.is_some(), o.pods.is_some()], names)?;
     if let Some(namespaces) = &o.namespaces {
         selector(&format!("{at}.namespaces"), namespaces)?;
     }
@@ -214,14 +227,14 @@ fn pods(at: &str, o: Option<&NamespacedPods>) -> Result<(), RpcError> {
 
 fn ingress_peer(at: &str, o: &ClusterIngressPeer) -> Result<(), RpcError> {
     let given = [o.namespaces.is_some(), o.pods.is_some()];
-    one_of(at, &given, o.unknown, "namespaces, pods")?;
+    at_most_one(at, &given, "namespaces, pods")?;
     if let Some(namespaces) = &o.namespaces {
         selector(&format!("{at}.namespaces"), namespaces)?;
     }
     pods(at, o.pods.as_ref())
 }
 
-fn egress_peer(at: &str, o: &ClusterEgressPeer, action: ClusterAction) -> Result<(), RpcError> {
+fn egress_peer(at: &str, o: &ClusterEgressPeer) -> Result<(), RpcError> {
     let given = [
         o.namespaces.is_some(),
         o.pods.is_some(),
@@ -230,7 +243,7 @@ fn egress_peer(at: &str, o: &ClusterEgressPeer, action: ClusterAction) -> Result
         o.domain_names.is_some(),
     ];
     let names = "namespaces, pods, nodes, networks, domainNames";
-    one_of(at, &given, o.unknown, names)?;
+    at_most_one(at, &given, names)?;
     for (field, selectors) in [("namespaces", &o.namespaces), ("nodes", &o.nodes)] {
         if let Some(labels) = selectors {
             selector(&format!("{at}.{field}"), labels)?;
@@ -238,21 +251,13 @@ fn egress_peer(at: &str, o: &ClusterEgressPeer, action: ClusterAction) -> Result
     }
     if let Some(networks) = &o.networks {
         let field = format!("{at}.networks");
-        length(&field, networks.len(), MAX_ITEMS)?;
-        networks.iter().try_for_each(|net| network(&field, net))?;
+        some(&field, networks.len())?;
+        for (i, net) in networks.iter().enumerate() {
+            network(&format!("{field}[{i}]"), net)?;
+        }
     }
     if let Some(names) = &o.domain_names {
-        let field = format!("{at}.domainNames");
-        length(&field, names.len(), MAX_ITEMS)?;
-        if action != ClusterAction::Accept {
-            let hint = "use them with action Accept";
-            return Err(refuse(
-                &field,
-                names.len(),
-                "names can only be accepted",
-                hint,
-            ));
-        }
+        some(&format!("{at}.domainNames"), names.len())?;
     }
     pods(at, o.pods.as_ref())
 }
@@ -262,24 +267,17 @@ fn protocols(at: &str, all: &[ProtocolMatch]) -> Result<(), RpcError> {
     length(&field, all.len(), MAX_ITEMS)?;
     for (i, o) in all.iter().enumerate() {
         let at = format!("{field}[{i}]");
-        let named = o.destination_named_port.as_deref();
         let given = [
             o.tcp.is_some(),
             o.udp.is_some(),
             o.sctp.is_some(),
-            named.is_some(),
+            o.destination_named_port.is_some(),
         ];
-        one_of(
-            &at,
-            &given,
-            o.unknown,
-            "tcp, udp, sctp, destinationNamedPort",
-        )?;
-        for transport in [&o.tcp, &o.udp, &o.sctp].into_iter().flatten() {
-            transport_match(&at, transport)?;
-        }
-        if let Some(text) = named {
-            port_name(&format!("{at}.destinationNamedPort"), text)?;
+        at_most_one(&at, &given, "tcp, udp, sctp, destinationNamedPort")?;
+        for (field, transport) in [("tcp", &o.tcp), ("udp", &o.udp), ("sctp", &o.sctp)] {
+            if let Some(transport) = transport {
+                transport_match(&format!("{at}.{field}"), transport)?;
+            }
         }
     }
     Ok(())
@@ -290,10 +288,9 @@ fn transport_match(at: &str, o: &TransportMatch) -> Result<(), RpcError> {
         return Ok(());
     };
     let field = format!("{at}.destinationPort");
-    one_of(
+    at_most_one(
         &field,
         &[number.is_some(), range.is_some()],
-        false,
         "number, range",
     )?;
     if let Some(number) = number {
@@ -301,9 +298,9 @@ fn transport_match(at: &str, o: &TransportMatch) -> Result<(), RpcError> {
     }
     if let Some(range) = range {
         port_number(&format!("{field}.range.start"), range.start)?;
-        if range.end < range.start {
-            let what = format!("below its start {}", range.start);
-            let hint = "choose one from it on";
+        if range.end <= range.start {
+            let what = format!("not above its start {}", range.start);
+            let hint = "choose one above it, or give `number`";
             return Err(refuse(&format!("{field}.range.end"), range.end, what, hint));
         }
     }

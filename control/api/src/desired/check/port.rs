@@ -58,7 +58,23 @@ pub(super) fn port(o: &Port, bounds: &Bounds) -> Result<(), RpcError> {
         }
         None => routed(o, mtu, bounds)?,
     }
-    Ok(())
+    match o.node {
+        true => node(o),
+        false => Ok(()),
+    }
+}
+
+/// The node's port: the node is no pod, and is known by addresses of its own.
+fn node(o: &Port) -> Result<(), RpcError> {
+    let (what, hint) = match (&o.pod, &o.segment) {
+        (Some(_), _) => ("the node is no pod", "leave out `node`, or `pod`"),
+        (None, Some(_)) => (
+            "an L2 port has no addresses, by which the node is known",
+            "leave out `node`, or `segment`",
+        ),
+        (None, None) => return Ok(()),
+    };
+    Err(refuse("node", true, what, hint))
 }
 
 fn routed(o: &Port, mtu: u32, bounds: &Bounds) -> Result<(), RpcError> {

@@ -70,7 +70,6 @@ pub struct NamespacedPods {
     #[serde(default)]
     pub namespace_selector: LabelSelector,
     /// The pods.
-    #[serde(default)]
     pub pod_selector: LabelSelector,
 }
 
@@ -92,7 +91,7 @@ pub enum ClusterAction {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(remote = "Self", deny_unknown_fields)]
 pub struct ClusterIngressRule {
-    /// Its name.
+    /// Its name, up to 100 characters.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
     /// What becomes of the connection.
@@ -108,7 +107,7 @@ pub struct ClusterIngressRule {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(remote = "Self", deny_unknown_fields)]
 pub struct ClusterEgressRule {
-    /// Its name.
+    /// Its name, up to 100 characters.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
     /// What becomes of the connection.
@@ -120,9 +119,9 @@ pub struct ClusterEgressRule {
     pub protocols: Vec<ProtocolMatch>,
 }
 
-/// Peers that something comes from; exactly one field.
+/// Peers that something comes from; exactly one field. With none it is as `unknown`.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(remote = "Self", deny_unknown_fields)]
+#[serde(remote = "Self")]
 pub struct ClusterIngressPeer {
     /// All pods of these namespaces.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -135,9 +134,9 @@ pub struct ClusterIngressPeer {
     pub unknown: bool,
 }
 
-/// Peers that something goes to; exactly one field.
+/// Peers that something goes to; exactly one field. With none it is as `unknown`.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(remote = "Self", rename_all = "camelCase", deny_unknown_fields)]
+#[serde(remote = "Self", rename_all = "camelCase")]
 pub struct ClusterEgressPeer {
     /// All pods of these namespaces.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -161,9 +160,9 @@ pub struct ClusterEgressPeer {
     pub unknown: bool,
 }
 
-/// A protocol with its ports; exactly one field.
+/// A protocol with its ports; exactly one field. With none it is as `unknown`.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(remote = "Self", rename_all = "camelCase", deny_unknown_fields)]
+#[serde(remote = "Self", rename_all = "camelCase")]
 pub struct ProtocolMatch {
     /// TCP.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -186,12 +185,12 @@ pub struct ProtocolMatch {
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(remote = "Self", rename_all = "camelCase", deny_unknown_fields)]
 pub struct TransportMatch {
-    /// Ports of the receiver; none: all.
+    /// Ports of the receiver. Without, it says something that is not known: as `unknown`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub destination_port: Option<DestinationPort>,
 }
 
-/// A port or a range of ports; exactly one field.
+/// A port or a range of ports; exactly one field. With none it is as `unknown`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(remote = "Self", deny_unknown_fields)]
 pub struct DestinationPort {

@@ -79,7 +79,7 @@ pub struct EgressRule {
 /// Peers: pods of the policy's own namespace (`podSelector`), all pods of some namespaces (`namespaceSelector`), some pods of some namespaces (both),
 /// or addresses (`ipBlock`).
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(remote = "Self", rename_all = "camelCase", deny_unknown_fields)]
+#[serde(remote = "Self", rename_all = "camelCase")]
 pub struct NetworkPolicyPeer {
     /// Pods.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -114,7 +114,7 @@ pub struct IpBlock {
 
 /// Ports of a protocol.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(remote = "Self", rename_all = "camelCase", deny_unknown_fields)]
+#[serde(remote = "Self", rename_all = "camelCase")]
 pub struct NetworkPolicyPort {
     /// The protocol, TCP if absent.
     #[serde(default, skip_serializing_if = "is_default")]
