@@ -14,6 +14,7 @@ use podswitch_policy::Update;
 
 use super::cluster::{Cluster, Size};
 use super::control::{self, Control};
+use super::flows::Flows;
 use crate::stats::Random;
 use crate::traffic;
 use crate::turned::{MTU, Node, Pipeline};
@@ -123,12 +124,29 @@ pub fn start(
         Policy::Of(_) => Action::Deny,
         Policy::None => Action::Allow,
     };
-    for pod in 0..devices.len() {
+    let pods = match policy {
+        Policy::Of(world) => world.size.local,
+        Policy::None => devices.len(),
+    };
+    for pod in 0..pods {
         edit.set_port(traffic::port(pod, MTU, default));
     }
     traffic::publish(&mut node.switch, edit);
     node.add(devices);
     node
+}
+
+/// Has every flow opened and answered between the pods of a node, whose valve is open.
+///
+/// # Panics
+/// When the sources do not come through.
+pub fn establish(node: &mut Node, flows: &Flows) {
+    flows.establish(|| {
+        for _ in 0..64 {
+            node.switch.turn();
+        }
+        node.switch.counters().flows as usize
+    });
 }
 
 /// Changes of tables, one after the other: a pod of another node goes or comes back, and now and then a port has another
