@@ -6,12 +6,13 @@ use podswitch_datapath::verdict::Reason;
 use super::attack::Attack;
 use super::cluster::Size;
 use super::node::World;
-use super::siege::{Load, Sample, Siege};
+use super::siege::{Load, SETTLE, Siege};
 use crate::Settings;
 use crate::outcome::Outcome;
 use crate::stats::{self, Rounds};
 use crate::traffic::Family;
 use crate::turned::{Lengths, frames_beyond_l2, stay_on_last_core};
+use crate::valve::RING;
 
 /// Pods that talk to each other.
 const VICTIMS: usize = 30;
@@ -45,20 +46,15 @@ impl Samples {
     fn take(siege: &mut Siege, lengths: Lengths) -> Samples {
         let mut samples = Samples::default();
         for _ in 0..lengths.rounds {
-            let Samples {
-                delivered,
-                lost,
-                taken,
-                share,
-            } = &mut samples;
-            delivered.take(|attacked| {
-                let sample: Sample = siege.sample(attacked, lengths.slice);
-                if attacked {
-                    lost.a.push(sample.lost);
-                    taken.push(sample.taken / 1e3);
-                    share.push(sample.share * 100.0);
-                } else {
-                    lost.b.push(sample.lost);
+            samples.delivered.take(|attacked| {
+                let sample = siege.sample(attacked, lengths.slice);
+                match attacked {
+                    true => {
+                        samples.lost.a.push(sample.lost);
+                        samples.taken.push(sample.taken / 1e3);
+                        samples.share.push(sample.share * 100.0);
+                    }
+                    false => samples.lost.b.push(sample.lost),
                 }
                 sample.delivered / 1e3
             });
@@ -137,12 +133,12 @@ fn method(world: &World, frames: u32, lengths: Lengths) -> String {
     format!(
         "A worker's own turns on {VICTIMS} memory ports, each a pod that is isolated in both directions; {}. They talk any to any by
          established flows of the shortest UDP datagrams, {frames} of which circle, and have half of what the worker moved before,
-         when they had all it could take: at each port a frame comes at even times of the time-stamp counter, waits in a ring of {}
-         frames, and is lost when that is full. One more pod has as many frames as the worker takes, each of them new. One
-         thread measures with it and without, in rounds of A B B A; a sample is the frames of victims that arrived in {} ms, and the
-         10 ms before are not counted. Without attack every frame must be one of a known connection; no frame of a victim is dropped.",
+         when they had all it could take: frames come to each port at an even pace by the time-stamp counter, wait in a ring of {RING},
+         and are lost when that is full. One more pod has as many frames as the worker takes, each of them new. One thread
+         measures with it and without, in rounds of A B B A; a sample is the frames of victims that arrived in {} ms, and the {} ms
+         before that do not count. Without attack every frame must be one of a known connection; no frame of a victim is dropped.",
         world.text(),
-        crate::valve::RING,
-        lengths.slice_millis()
+        lengths.slice_millis(),
+        SETTLE.as_millis()
     )
 }

@@ -21,8 +21,8 @@ use crate::traffic::Family;
 use crate::turned::{Lengths, Node, Pipeline, measure, turn_for};
 use crate::valve::Valve;
 
-/// From one sample to the next: what the last one left in the rings is worked off.
-const SETTLE: Duration = Duration::from_millis(10);
+/// Time before a sample, in which what was left in the rings is worked off.
+pub const SETTLE: Duration = Duration::from_millis(10);
 
 /// A load, and what disturbs it.
 #[derive(Clone, Copy, Debug)]
@@ -194,20 +194,17 @@ impl Siege {
             true => self.attack.free(),
             false => self.attack.close(),
         }
-        let before = self.node.switch.counters();
-        let attacker = self.attacker();
+        let (counters, attacker) = (self.node.switch.counters(), self.attacker());
         let settled = turn_for(self, Clock::get().cycles(SETTLE));
-        let (own, lost) = self.victims();
+        let before = self.victims();
         let spent = turn_for(self, slice);
-        let seconds = |cycles: u64| cycles as f64 / Clock::get().hertz() as f64;
-        let (own, lost) = {
-            let after = self.victims();
-            ((after.0 - own) as f64, (after.1 - lost) as f64)
-        };
+        let after = self.victims();
+        let (own, lost) = ((after.0 - before.0) as f64, (after.1 - before.1) as f64);
         let after = self.attacker();
         if !attacked {
-            self.check_known(before);
+            self.check_known(counters);
         }
+        let seconds = |cycles: u64| cycles as f64 / Clock::get().hertz() as f64;
         Sample {
             delivered: own / seconds(spent),
             lost: lost / (own + lost) * 1e6,
