@@ -8,7 +8,7 @@
 //! | [`idle`] | what a quiet worker costs, and how long it takes to wake |
 //! | [`memory`] | memory of ports: the daemon's and the kernel's |
 //! | [`cni`] | attaching and detaching pods |
-//! | [`policy`] | network policy and connections in a large cluster |
+//! | [`policy`] | network policy, connections and floods in a large cluster |
 //!
 //! | module | |
 //! |---|---|
@@ -83,6 +83,11 @@ pub const ALL: &[Bench] = &[
         name: "connections",
         about: "TCP connections a second under network policy",
         run: policy::connections::run,
+    },
+    Bench {
+        name: "floods",
+        about: "what is left to established flows while another pod floods the worker",
+        run: policy::floods::run,
     },
     Bench {
         name: "xdp",

@@ -40,12 +40,8 @@ impl Pipeline for Bare {
 /// Turns between two looks at the clock.
 const TURNS: u32 = 16;
 
-/// Turns it for about so many cycles; cycles a packet, without those of [`Pipeline::control`].
-///
-/// # Panics
-/// When no frame moved.
-pub fn measure(pipeline: &mut dyn Pipeline, at_least: u64) -> f64 {
-    let before = pipeline.packets();
+/// Turns it for about so many cycles; how many they were, without those of [`Pipeline::control`].
+pub fn turn_for(pipeline: &mut dyn Pipeline, at_least: u64) -> u64 {
     let mut spent = 0;
     while spent < at_least {
         let start = cycles();
@@ -55,6 +51,16 @@ pub fn measure(pipeline: &mut dyn Pipeline, at_least: u64) -> f64 {
         spent += cycles().wrapping_sub(start);
         pipeline.control();
     }
+    spent
+}
+
+/// Turns it for about so many cycles; cycles a packet, without those of [`Pipeline::control`].
+///
+/// # Panics
+/// When no frame moved.
+pub fn measure(pipeline: &mut dyn Pipeline, at_least: u64) -> f64 {
+    let before = pipeline.packets();
+    let spent = turn_for(pipeline, at_least);
     let packets = pipeline.packets() - before;
     assert!(packets > 0, "no frame moved in {spent} cycles");
     spent as f64 / packets as f64

@@ -21,6 +21,8 @@ pub struct Valve {
     pace: AtomicU64,
     /// When it was opened last.
     since: AtomicU64,
+    /// Frames that were lost at its taps.
+    lost: AtomicU64,
 }
 
 impl Valve {
@@ -29,6 +31,7 @@ impl Valve {
         Arc::new(Valve {
             pace: AtomicU64::new(CLOSED),
             since: AtomicU64::new(0),
+            lost: AtomicU64::new(0),
         })
     }
 
@@ -58,6 +61,12 @@ impl Valve {
         let pace = (cycles * f64::from(1 << FRACTION)) as u64;
         assert!((1..CLOSED).contains(&pace), "{frames_a_second} a second");
         self.set(pace);
+    }
+
+    /// Frames that were lost so far because their tap had been left alone for too long; a tap notes them when the next ones are
+    /// taken.
+    pub fn lost(&self) -> u64 {
+        self.lost.load(Ordering::Relaxed)
     }
 
     fn set(&self, pace: u64) {
@@ -119,7 +128,11 @@ impl Tap {
             return;
         };
         // What was beyond the ring is lost.
-        self.taken = self.taken.max(due.saturating_sub(RING)) + frames as u64;
+        let lost = due.saturating_sub(RING).saturating_sub(self.taken);
+        if lost > 0 {
+            self.valve.lost.fetch_add(lost, Ordering::Relaxed);
+        }
+        self.taken += lost + frames as u64;
     }
 }
 
@@ -139,6 +152,10 @@ mod tests {
         valve.pace(1e9);
         while tap.ready() < RING as usize {}
         assert_eq!(tap.ready() as u64, RING, "no more than the ring takes");
+        assert_eq!(valve.lost(), 0);
+        while valve.due(tap.valve.since.load(Ordering::Relaxed)) < Some(2 * RING) {}
+        tap.take(RING as usize);
+        assert!(valve.lost() >= RING, "{} lost", valve.lost());
         valve.close();
         assert_eq!(tap.ready(), 0);
     }

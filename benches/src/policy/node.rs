@@ -16,6 +16,7 @@ use podswitch_policy::Update;
 
 use super::cluster::{Cluster, Size};
 use super::control::{self, Control};
+use super::flows::Flows;
 use crate::stats::Random;
 use crate::traffic;
 use crate::turned::{MTU, Node, Pipeline};
@@ -125,12 +126,46 @@ pub fn start(
         Policy::Of(_) => Action::Deny,
         Policy::None => Action::Allow,
     };
-    for pod in 0..devices.len() {
+    let pods = match policy {
+        Policy::Of(world) => world.size.local,
+        Policy::None => devices.len(),
+    };
+    for pod in 0..pods {
         edit.set_port(traffic::port(pod, MTU, default));
     }
     traffic::publish(&mut node.switch, edit);
     node.add(devices);
     node
+}
+
+/// Has every flow opened and answered between the pods of a node, whose valve is open.
+///
+/// # Panics
+/// When the sources do not come through.
+pub fn establish(node: &mut Node, flows: &Flows) {
+    flows.establish(|| {
+        for _ in 0..64 {
+            node.switch.turn();
+        }
+        node.switch.counters().flows as usize
+    });
+    settle(node);
+}
+
+/// Turns the worker until what it receives is of ways it knows: a port that was charged for a core lost to others is served late, and
+/// the last answers with it.
+fn settle(node: &mut Node) {
+    for _ in 0..1000 {
+        let before = node.switch.counters();
+        for _ in 0..1000 {
+            node.switch.turn();
+        }
+        let lately = Counted::since(before, node);
+        if lately.hit_rate() > 0.999 {
+            return;
+        }
+    }
+    panic!("flows do not become known");
 }
 
 /// Changes of tables, one after the other: a pod of another node goes or comes back, and now and then a port has another

@@ -14,7 +14,7 @@ use crate::bare::Bare;
 use crate::outcome::Outcome;
 use crate::stats::{self, by_round};
 use crate::traffic::Family;
-use crate::turned::{self, Lengths, Node, Pipeline, frames_beyond_l2, measure, stay_on_last_core};
+use crate::turned::{self, Lengths, Pipeline, frames_beyond_l2, measure, stay_on_last_core};
 use crate::valve::Valve;
 
 const UNIT: &str = "cycles a packet";
@@ -62,30 +62,8 @@ fn established(load: Load, world: Option<&Arc<World>>, frames: u32) -> Establish
     };
     let mut node = node::start(config, policy, frames, flows.devices(frames, &valve));
     valve.free();
-    flows.establish(|| {
-        for _ in 0..64 {
-            node.switch.turn();
-        }
-        node.switch.counters().flows as usize
-    });
-    settle(&mut node);
+    node::establish(&mut node, &flows);
     Established::new(node, world.map(Churn::new))
-}
-
-/// Turns the worker until what it receives is of ways it knows: a port that was charged for a core lost to others is served late, and
-/// the last answers with it.
-fn settle(node: &mut Node) {
-    for _ in 0..1000 {
-        let before = node.switch.counters();
-        for _ in 0..1000 {
-            node.switch.turn();
-        }
-        let lately = node::Counted::since(before, node);
-        if lately.hit_rate() > 0.999 {
-            return;
-        }
-    }
-    panic!("flows do not become known");
 }
 
 /// The bare loop on the same ports.
