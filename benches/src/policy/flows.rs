@@ -76,8 +76,15 @@ impl Flows {
     /// The memory ports of the pods; `frames` frames in all circle among them while the valve is open.
     pub fn devices(&self, frames: u32, valve: &Arc<Valve>) -> Vec<MemoryDevice> {
         let each = frames.div_ceil(self.pods as u32);
-        let device = |pod| MemoryDevice::circle(each, Box::new(Sender::new(self, pod, valve)));
-        (0..self.pods).map(device).collect()
+        let senders = self.senders(valve).into_iter();
+        let device = |sender| MemoryDevice::circle(each, Box::new(sender));
+        senders.map(device).collect()
+    }
+
+    /// The sources of the pods' frames, for ports of another kind.
+    pub fn senders(&self, valve: &Arc<Valve>) -> Vec<Sender> {
+        let sender = |pod| Sender::new(self, pod, valve);
+        (0..self.pods).map(sender).collect()
     }
 
     /// Flows between two pods.
@@ -142,7 +149,7 @@ struct Peer {
 
 /// The source of a pod's frames.
 #[derive(Debug)]
-struct Sender {
+pub struct Sender {
     peers: Vec<Peer>,
     /// Where the transport header begins.
     l4: usize,

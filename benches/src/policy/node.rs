@@ -8,18 +8,19 @@ use podswitch_datapath::IdentityId;
 use podswitch_datapath::counters::{Counters, Event};
 use podswitch_datapath::port::MemoryDevice;
 use podswitch_datapath::switch::SwitchConfig;
-use podswitch_datapath::tables::{Action, Edit, Tables};
+use podswitch_datapath::tables::{Action, Edit, PortSpec, Tables};
 use podswitch_datapath::verdict::Reason;
 use podswitch_policy::Update;
 
 use super::cluster::{Cluster, Size};
 use super::control::{self, Control};
+use super::flows::Flows;
 use crate::stats::Random;
 use crate::traffic;
 use crate::turned::{MTU, Node, Pipeline};
 
 /// Seed of the cluster that is measured.
-const SEED: u64 = 2026;
+pub(super) const SEED: u64 = 2026;
 /// Of a million frames, so many may belong to connections for which the flow table has no place, or no longer.
 const UNLUCKY: u64 = 20;
 
@@ -115,6 +116,16 @@ pub fn start(
     devices: Vec<MemoryDevice>,
 ) -> Node {
     let mut node = Node::start(config, devices.len(), frames);
+    describe(&mut node, policy, devices.len(), &[]);
+    node.add(devices);
+    node
+}
+
+/// Gives a node tables of its pods `0..pods`, and of other ports.
+///
+/// # Panics
+/// When the tables refuse them, or the worker does not take them.
+pub fn describe(node: &mut Node, policy: Policy<'_>, pods: usize, others: &[PortSpec]) {
     let mut edit = match policy {
         Policy::Of(world) => control::edit(&mut node.switch, &world.whole),
         Policy::None => node.switch.edit(),
@@ -123,12 +134,24 @@ pub fn start(
         Policy::Of(_) => Action::Deny,
         Policy::None => Action::Allow,
     };
-    for pod in 0..devices.len() {
-        edit.set_port(traffic::port(pod, MTU, default));
+    let pods = (0..pods).map(|pod| traffic::port(pod, MTU, default));
+    for port in pods.chain(others.iter().cloned()) {
+        edit.set_port(port);
     }
     traffic::publish(&mut node.switch, edit);
-    node.add(devices);
-    node
+}
+
+/// Has flows opened and answered by turning a node.
+///
+/// # Panics
+/// When the sources do not come through.
+pub fn establish(node: &mut Node, flows: &Flows) {
+    flows.establish(|| {
+        for _ in 0..64 {
+            node.switch.turn();
+        }
+        node.switch.counters().flows as usize
+    });
 }
 
 /// Changes of tables, one after the other: a pod of another node goes or comes back, and now and then a port has another

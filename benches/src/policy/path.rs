@@ -62,12 +62,7 @@ fn established(load: Load, world: Option<&Arc<World>>, frames: u32) -> Establish
     };
     let mut node = node::start(config, policy, frames, flows.devices(frames, &valve));
     valve.free();
-    flows.establish(|| {
-        for _ in 0..64 {
-            node.switch.turn();
-        }
-        node.switch.counters().flows as usize
-    });
+    node::establish(&mut node, &flows);
     Established::new(node, world.map(Churn::new))
 }
 
