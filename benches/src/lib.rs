@@ -85,6 +85,11 @@ pub const ALL: &[Bench] = &[
         run: policy::connections::run,
     },
     Bench {
+        name: "policy-update",
+        about: "time from a change of network policy to the first frame judged by it, and turns meanwhile",
+        run: policy::update::run,
+    },
+    Bench {
         name: "xdp",
         about: "frames a second between pods on veths, against a bare forwarder",
         run: xdp::run,

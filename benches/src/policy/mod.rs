@@ -1,12 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Network policy and connections in a large cluster, on ports in memory and one worker that the benchmarks turn.
+//! Network policy and connections in a large cluster, on ports in memory and one worker, which the benchmarks turn
+//! unless it is said otherwise.
 //!
 //! | module | |
 //! |---|---|
 //! | [`cluster`] | a made-up cluster: namespaces, pods, policies |
 //! | [`control`] | its policies compiled, and put into a switch |
-//! | [`flows`] | established flows of datagrams
+//! | [`conversations`] | TCP conversations |
+//! | [`flows`] | established flows of datagrams |
+//! | [`node`] | a switch with the cluster's pods |
+//! | [`path`], [`connections`] | what packets and connections cost on it |
+//! | [`rig`], [`probe`] | a node whose worker has a thread, and what its sources see of the worker |
+//! | [`changes`], [`swap`], [`update`] | changes of policy meanwhile |
 
+pub mod changes;
 pub mod cluster;
 pub mod connections;
 pub mod control;
@@ -14,4 +21,8 @@ pub mod conversations;
 pub mod flows;
 pub mod node;
 pub mod path;
+pub mod probe;
+pub mod rig;
+pub mod swap;
 mod tiers;
+pub mod update;
