@@ -69,6 +69,12 @@ pub struct Bench {
 
 /// All of them, in the order in which they run.
 pub const ALL: &[Bench] = &[
+    // What others freed it would use again.
+    Bench {
+        name: "policy-memory",
+        about: "memory for the pods of a large cluster, and for connections",
+        run: policy::footprint::run,
+    },
     Bench {
         name: "frame-path",
         about: "cycles a packet of the whole pipeline on ports in memory, against a bare loop",

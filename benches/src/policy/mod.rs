@@ -12,6 +12,7 @@
 //! | [`path`], [`connections`] | what packets and connections cost on it |
 //! | [`rig`], [`probe`] | a node whose worker has a thread, and what its sources see of the worker |
 //! | [`changes`], [`swap`], [`update`] | changes of policy meanwhile |
+//! | [`footprint`] | memory |
 
 pub mod changes;
 pub mod cluster;
@@ -19,6 +20,7 @@ pub mod connections;
 pub mod control;
 pub mod conversations;
 pub mod flows;
+pub mod footprint;
 pub mod node;
 pub mod path;
 pub mod probe;
