@@ -3,8 +3,8 @@
 //! but the last one, which lets the mesh in.
 
 use podswitch_api::object::kubernetes::{
-    IngressRule, LabelSelector, NetworkPolicy, NetworkPolicyPeer, NetworkPolicySpec, PolicyType,
-    TransportProtocol,
+    IngressRule, LabelSelector, Namespace, NetworkPolicy, NetworkPolicyPeer, NetworkPolicySpec,
+    PolicyType, TransportProtocol,
 };
 
 use super::cluster::{self, BLOCKS, Cluster, SERVICE, Size};
@@ -19,7 +19,12 @@ const PORTS: (u16, usize) = (10_000, 50_000);
 /// The policy of a pod, the first one or the second.
 pub fn policy(cluster: &Cluster, size: &Size, pod: usize, second: bool) -> NetworkPolicy {
     let pod = &cluster.pods[pod];
-    let others = (0..RULES - 1).map(|n| rule(size, 2 * n + usize::from(second)));
+    // Workloads go around the namespaces.
+    let is_its = |n: &Namespace| n.name == pod.namespace;
+    let namespace = cluster.namespaces.iter().position(is_its).unwrap_or(0);
+    let workload = |n| n % (size.workloads / size.namespaces) * size.namespaces + namespace;
+    let others = (0..RULES - 1).map(|n| 2 * n + usize::from(second));
+    let others = others.map(|n| rule(workload(n), n));
     NetworkPolicy {
         namespace: pod.namespace.clone(),
         // Before all others of the namespace: of rules that accept a connection, the first one counts it.
@@ -33,12 +38,11 @@ pub fn policy(cluster: &Cluster, size: &Size, pod: usize, second: bool) -> Netwo
     }
 }
 
-/// The n-th of all rules but the last ones.
-fn rule(size: &Size, n: usize) -> IngressRule {
+/// The n-th of all rules but the last ones: for a workload of the namespace, or an ipBlock.
+fn rule(workload: usize, n: usize) -> IngressRule {
     let peers = match n / 2 % 2 {
         0 => vec![NetworkPolicyPeer {
-            pod_selector: Some(cluster::app(n % size.workloads)),
-            namespace_selector: Some(LabelSelector::default()),
+            pod_selector: Some(cluster::app(workload)),
             ..NetworkPolicyPeer::default()
         }],
         _ => {
@@ -78,15 +82,22 @@ fn mesh(second: bool) -> IngressRule {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use podswitch_api::object::kubernetes::PolicyPort;
+    use std::collections::HashSet;
 
     #[test]
-    fn the_two_have_no_rule_in_common() {
+    fn the_two_have_only_the_mesh_in_common() {
         let size = Size::SMALL;
         let cluster = Cluster::new(size, 1);
+        let text = |rule: &IngressRule| format!("{:?}", rule.ports);
+        let peers = |rule: &IngressRule| format!("{:?}", rule.from);
         let [first, second] = [false, true].map(|s| policy(&cluster, &size, 0, s).spec.ingress);
         assert_eq!([first.len(), second.len()], [RULES; 2]);
-        assert!(first.iter().all(|rule| !second.contains(rule)));
-        assert_eq!(first[0].ports[0].port, Some(PolicyPort::Number(PORTS.0)));
+        for what in [text, peers] {
+            let of = |rules: &[IngressRule]| -> HashSet<String> {
+                rules[..RULES - 1].iter().map(what).collect()
+            };
+            assert!(of(&first).is_disjoint(&of(&second)));
+        }
+        assert_eq!(first[RULES - 1].from, second[RULES - 1].from);
     }
 }

@@ -181,12 +181,13 @@ fn micros(cycles: u64) -> f64 {
 
 fn method(world: &World, lengths: Lengths) -> String {
     format!(
-        "A worker with a thread and a core of its own, under the full load of policy-path (IPv4, {} memory ports, any to any, each frame of an
-         established flow by chance), and control on another core; {}. A pod changes: a pod of another node goes and comes
-         back, or loses the label that policy lets it on for and gets it back, {} changes a second. Rules for others: a policy of one
-         port with {RULES} rules is replaced by another one with as many, as often as {} times a second. Each from the change until a frame of a caller that is let on
-         under the new tables and not under the old ones, or the other way round, was judged by the new ones: the compiler, building tables, the worker. Callers come
-         by an uplink that is served first in each turn. Turns: those of {} ms with changes and without, in rounds of A B B A. No frame is lost but those that policy refuses.",
+        "A worker with a thread and a core of its own, under the load of policy-path: IPv4, {} memory ports, any to any, each frame of an
+         established flow by chance, as many as the worker can take; control on another core; {}. A pod changes: a pod of another node
+         goes and comes back, or loses the label that policy lets it on for and gets it back, {} changes a second. Rules for others:
+         the policy of one port, {RULES} rules, is replaced by another one, up to {} times a second. Times are from the change until
+         a frame that is let on under one of the two tables and refused under the other was judged by the new ones: the compiler,
+         building tables, the worker. Such frames come by an uplink that is served first in a turn. Turns: those of {} ms with
+         changes that are not waited for, and without, in rounds of A B B A. No frame is lost but those that policy refuses.",
         Size::LARGE.local,
         world.text(),
         1000 / Pods::EVERY.as_millis(),
