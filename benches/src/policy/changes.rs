@@ -29,21 +29,30 @@ pub trait Changes {
 pub struct Pods {
     all: Vec<usize>,
     random: Random,
-    changes: usize,
+    relabel: bool,
     /// The one that has changed.
     away: Option<Pod>,
 }
 
 impl Pods {
-    /// Of a cluster in which none has changed.
-    pub fn new(rig: &Rig) -> Pods {
+    /// Of a cluster in which none has changed. `relabel`: they lose a label, and do not go.
+    pub fn new(rig: &Rig, relabel: bool) -> Pods {
         Pods {
             // The first one is the caller of other changes.
             all: rig.changing().split_off(1),
             random: Random::new(0),
-            changes: 0,
+            relabel,
             away: None,
         }
+    }
+
+    /// Has all of them as they were.
+    pub fn bring_back(&mut self, rig: &mut Rig) {
+        rig.silent = true;
+        if self.away.is_some() {
+            self.next(rig);
+        }
+        rig.silent = false;
     }
 }
 
@@ -57,7 +66,6 @@ impl Changes for Pods {
             rig.world.cluster.pods[pod].clone()
         });
         let (key, caller) = (pod.key(), Caller::of(&pod, SERVICE.0));
-        self.changes += 1;
         if back.is_some() {
             return rig.change(Change::Pod(&key, Some(&pod)), caller, true).0;
         }
@@ -66,8 +74,7 @@ impl Changes for Pods {
         }
         let mut other = pod.clone();
         other.labels.remove("mesh");
-        // Every other one is gone altogether.
-        let changed = (self.changes % 4 == 1).then_some(&other);
+        let changed = self.relabel.then_some(&other);
         self.away = Some(pod);
         rig.change(Change::Pod(&key, changed), caller, false).0
     }

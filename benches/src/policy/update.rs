@@ -57,13 +57,17 @@ pub fn run(settings: Settings) -> Outcome {
 fn measure(outcome: &mut Outcome, world: World, load: Load, lengths: Lengths) {
     let mut rig = Rig::start(world, load);
     let what = format!("{} flows", load.flows);
-    let mut pods = Pods::new(&rig);
-    let found = Found::of(&mut rig, lengths, &mut pods);
-    found.report(outcome, &format!("{what}, a pod changes"));
-    let within = found.times.iter().filter(|t| micros(t.whole()) <= AIM);
-    let share = within.count() as f64 / found.times.len() as f64 * 100.0;
-    let label = format!("{what}, a pod changes: within {AIM} us");
-    outcome.add_figure(&label, share, "% of the changes");
+    for (relabel, kind) in [(false, "a pod more or less"), (true, "a pod's labels")] {
+        let what = format!("{what}, {kind}");
+        let mut pods = Pods::new(&rig, relabel);
+        let found = Found::of(&mut rig, lengths, &mut pods);
+        pods.bring_back(&mut rig);
+        found.report(outcome, &what);
+        let within = found.times.iter().filter(|t| micros(t.whole()) <= AIM);
+        let share = within.count() as f64 / found.times.len() as f64 * 100.0;
+        let label = format!("{what}: within {AIM} us");
+        outcome.add_figure(&label, share, "% of the changes");
+    }
     let mut policies = Policies::new(&mut rig);
     let found = Found::of(&mut rig, lengths, &mut policies);
     found.report(outcome, &format!("{what}, {RULES} rules for others"));
@@ -182,8 +186,8 @@ fn micros(cycles: u64) -> f64 {
 fn method(world: &World, lengths: Lengths) -> String {
     format!(
         "A worker with a thread and a core of its own, under the load of policy-path: IPv4, {} memory ports, any to any, each frame of an
-         established flow by chance, as many as the worker can take; control on another core; {}. A pod changes: a pod of another node
-         goes and comes back, or loses the label that policy lets it on for and gets it back, {} changes a second. Rules for others:
+         established flow by chance, as many as the worker can take; control on another core; {}. A pod more or less: a pod of another
+         node goes and comes back. A pod's labels: it loses the one that policy lets it on for and gets it back. {} of these a second. Rules for others:
          the policy of one port, {RULES} rules, is replaced by another one, up to {} times a second. Times are from the change until
          a frame that is let on under one of the two tables and refused under the other was judged by the new ones: the compiler,
          building tables, the worker. Such frames come by an uplink that is served first in a turn. Turns: those of {} ms with
@@ -214,9 +218,12 @@ mod tests {
             slice: Clock::get().cycles(Duration::from_millis(10)),
             rounds: 1,
         };
-        let mut pods = Pods::new(&rig);
-        let found = Found::of(&mut rig, lengths, &mut pods);
-        assert!(found.times.iter().all(|t| t.worker > 0));
+        for relabel in [false, true] {
+            let mut pods = Pods::new(&rig, relabel);
+            let found = Found::of(&mut rig, lengths, &mut pods);
+            pods.bring_back(&mut rig);
+            assert!(found.times.iter().all(|t| t.worker > 0));
+        }
         let mut policies = Policies::new(&mut rig);
         let found = Found::of(&mut rig, lengths, &mut policies);
         assert!(found.times.iter().all(|t| t.worker > 0));
