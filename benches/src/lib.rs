@@ -69,6 +69,12 @@ pub struct Bench {
 
 /// All of them, in the order in which they run.
 pub const ALL: &[Bench] = &[
+    // What others freed it would use again.
+    Bench {
+        name: "policy-memory",
+        about: "memory for the pods of a large cluster, and for connections",
+        run: policy::footprint::run,
+    },
     Bench {
         name: "frame-path",
         about: "cycles a packet of the whole pipeline on ports in memory, against a bare loop",
@@ -88,6 +94,11 @@ pub const ALL: &[Bench] = &[
         name: "floods",
         about: "what is left to established flows while another pod floods the worker",
         run: policy::floods::run,
+    },
+    Bench {
+        name: "policy-update",
+        about: "time from a change of network policy to the first frame judged by it, and turns meanwhile",
+        run: policy::update::run,
     },
     Bench {
         name: "xdp",

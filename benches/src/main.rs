@@ -41,7 +41,7 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     if arguments.list {
         for bench in ALL {
-            println!("{:<12} {}", bench.name, bench.about);
+            println!("{:<14} {}", bench.name, bench.about);
         }
         return ExitCode::SUCCESS;
     }

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use core_affinity::CoreId;
 use podswitch_datapath::frame::{Arena, Pool};
 use podswitch_datapath::port::{MemoryDevice, MemoryPort, Port};
 use podswitch_datapath::switch::{Device, MemoryPlan, Mode, PortSpec, Switch, SwitchConfig};
@@ -104,9 +105,22 @@ impl Lengths {
 
 /// Keeps the calling thread to the last core.
 pub fn stay_on_last_core() {
-    if let Some(core) = core_affinity::get_core_ids().and_then(|c| c.last().copied()) {
+    if let Some((_, core)) = outer_cores() {
         core_affinity::set_for_current(core);
     }
+}
+
+/// Keeps the calling thread to the first core, and says which the last one is: for a worker that has a thread.
+pub fn stay_on_first_core() -> Option<usize> {
+    let (first, last) = outer_cores()?;
+    core_affinity::set_for_current(first);
+    Some(last.id)
+}
+
+/// The first and the last core that this process may use.
+fn outer_cores() -> Option<(CoreId, CoreId)> {
+    let cores = core_affinity::get_core_ids()?;
+    Some((*cores.first()?, *cores.last()?))
 }
 
 /// Chunks of the share of one of `ports` ports, `frames` frames circling among them: these, and a little more, as a port's
@@ -131,20 +145,28 @@ pub fn bare(devices: Vec<MemoryDevice>, frames: u32) -> Bare {
     Bare::new(ports, pool)
 }
 
-/// A whole switch of one worker, without a thread.
+/// A whole switch of one worker.
 pub struct Node {
     /// The switch.
     pub switch: Switch,
 }
 
 impl Node {
-    /// With room for `ports` ports among which `frames` frames circle, and empty tables.
+    /// With room for `ports` ports among which `frames` frames circle, and empty tables. Its worker has no thread.
     ///
     /// # Panics
     /// When it cannot be made.
     pub fn start(config: SwitchConfig, ports: usize, frames: u32) -> Node {
+        let mode = Mode::Inline;
+        Node::start_as(SwitchConfig { mode, ..config }, ports, frames)
+    }
+
+    /// The same in the mode that `config` says.
+    ///
+    /// # Panics
+    /// When it cannot be made.
+    pub fn start_as(config: SwitchConfig, ports: usize, frames: u32) -> Node {
         let config = SwitchConfig {
-            mode: Mode::Inline,
             memory: MemoryPlan {
                 // One arena: frames are not copied on their way.
                 ports_per_arena: Some(ports as u32),
@@ -162,15 +184,23 @@ impl Node {
     /// When one cannot be added.
     pub fn add(&mut self, devices: Vec<MemoryDevice>) {
         for (n, device) in devices.into_iter().enumerate() {
-            let spec = PortSpec {
-                worker: Some(WorkerId(0)),
-                mtu: MTU,
-                device: Device::Memory(device),
-                faults: None,
-            };
-            let added = self.switch.add_port(PortId(n as u16), spec);
-            added.expect("a memory port");
+            self.add_one(PortId(n as u16), device);
         }
+    }
+
+    /// Adds a port. A worker serves its ports in the order in which they were added.
+    ///
+    /// # Panics
+    /// When it cannot be added.
+    pub fn add_one(&mut self, id: PortId, device: MemoryDevice) {
+        let spec = PortSpec {
+            worker: Some(WorkerId(0)),
+            mtu: MTU,
+            device: Device::Memory(device),
+            faults: None,
+        };
+        let added = self.switch.add_port(id, spec);
+        added.expect("a memory port");
     }
 
     /// Frames received so far.

@@ -23,12 +23,14 @@ use crate::traffic::{self, Family};
 pub const SERVICE: (u16, u16) = (9000, 9015);
 /// Label of a namespace that Kubernetes gives it.
 const NAME: &str = "kubernetes.io/metadata.name";
+/// Label of a pod that says which one it is.
+pub(super) const POD_NAME: &str = "statefulset.kubernetes.io/pod-name";
 /// Pods of a node other than this one.
 const PODS_PER_NODE: usize = 30;
 /// Teams that namespaces belong to.
 const TEAMS: usize = 50;
 /// Different ipBlocks of each family in policies.
-const BLOCKS: usize = 512;
+pub(super) const BLOCKS: usize = 512;
 /// Of so many workloads one is of the mesh.
 const MESH: usize = 3;
 /// Ports that policies speak of.
@@ -122,7 +124,7 @@ impl Cluster {
     }
 }
 
-fn selector(labels: &[(&str, String)]) -> LabelSelector {
+pub(super) fn selector(labels: &[(&str, String)]) -> LabelSelector {
     let labels = labels.iter().map(|(k, v)| ((*k).to_owned(), v.clone()));
     LabelSelector {
         match_labels: labels.collect(),
@@ -155,7 +157,7 @@ fn namespace_name(n: usize) -> String {
     format!("ns-{n}")
 }
 
-fn app(workload: usize) -> LabelSelector {
+pub(super) fn app(workload: usize) -> LabelSelector {
     selector(&[("app", format!("app-{workload}"))])
 }
 
@@ -201,7 +203,7 @@ impl Maker {
         let own = [
             ("tier", ["web", "api", "data"][workload % 3].to_owned()),
             ("pod-template-hash", format!("{workload:08x}")),
-            ("statefulset.kubernetes.io/pod-name", format!("pod-{n}")),
+            (POD_NAME, format!("pod-{n}")),
         ];
         labels.extend(own.map(|(k, v)| (k.to_owned(), v)));
         if self.is_mesh(workload) {
@@ -312,16 +314,21 @@ impl Maker {
 }
 
 fn service(protocol: TransportProtocol) -> NetworkPolicyPort {
+    ports(protocol, SERVICE)
+}
+
+/// Ports of a protocol, first to last.
+pub(super) fn ports(protocol: TransportProtocol, (first, last): (u16, u16)) -> NetworkPolicyPort {
     NetworkPolicyPort {
         protocol,
-        port: Some(PolicyPort::Number(SERVICE.0)),
-        end_port: Some(SERVICE.1),
+        port: Some(PolicyPort::Number(first)),
+        end_port: Some(last),
         unknown: false,
     }
 }
 
 /// An ipBlock of each family, with an exception.
-fn blocks(n: usize) -> [IpBlock; 2] {
+pub(super) fn blocks(n: usize) -> [IpBlock; 2] {
     let v4 = Ipv4Addr::new(198, 18 + (n >> 8) as u8, n as u8, 0);
     let v6 = Ipv6Addr::new(0x2001, 0xdb8, n as u16, 0, 0, 0, 0, 0);
     let block = |address: IpAddr, length, except| {

@@ -77,12 +77,11 @@ impl Flows {
     pub fn devices(&self, frames: u32, valve: &Arc<Valve>) -> Vec<MemoryDevice> {
         let each = frames.div_ceil(self.pods as u32);
         let senders = self.senders(valve).into_iter();
-        senders
-            .map(|sender| MemoryDevice::circle(each, Box::new(sender)))
-            .collect()
+        let device = |sender| MemoryDevice::circle(each, Box::new(sender));
+        senders.map(device).collect()
     }
 
-    /// What the pods send while the valve is open.
+    /// The sources of the pods' frames, for ports of another kind.
     pub fn senders(&self, valve: &Arc<Valve>) -> Vec<Sender> {
         let sender = |pod| Sender::new(self, pod, valve);
         (0..self.pods).map(sender).collect()

@@ -9,7 +9,7 @@ use podswitch_datapath::IdentityId;
 use podswitch_datapath::counters::{Counters, Event};
 use podswitch_datapath::port::MemoryDevice;
 use podswitch_datapath::switch::SwitchConfig;
-use podswitch_datapath::tables::{Action, Edit, Tables};
+use podswitch_datapath::tables::{Action, Edit, PortSpec, Tables};
 use podswitch_datapath::verdict::Reason;
 use podswitch_datapath::worker::clock::{Clock, cycles};
 use podswitch_policy::Update;
@@ -22,7 +22,7 @@ use crate::traffic;
 use crate::turned::{MTU, Node, Pipeline};
 
 /// Seed of the cluster that is measured.
-const SEED: u64 = 2026;
+pub(super) const SEED: u64 = 2026;
 /// Of a million frames, so many may belong to connections for which the flow table has no place, or no longer.
 const UNLUCKY: u64 = 20;
 
@@ -118,6 +118,20 @@ pub fn start(
     devices: Vec<MemoryDevice>,
 ) -> Node {
     let mut node = Node::start(config, devices.len(), frames);
+    let pods = match policy {
+        Policy::Of(world) => world.size.local,
+        Policy::None => devices.len(),
+    };
+    describe(&mut node, policy, pods, &[]);
+    node.add(devices);
+    node
+}
+
+/// Gives a node tables of its pods `0..pods`, and of other ports.
+///
+/// # Panics
+/// When the tables refuse them, or the worker does not take them.
+pub fn describe(node: &mut Node, policy: Policy<'_>, pods: usize, others: &[PortSpec]) {
     let mut edit = match policy {
         Policy::Of(world) => control::edit(&mut node.switch, &world.whole),
         Policy::None => node.switch.edit(),
@@ -126,16 +140,11 @@ pub fn start(
         Policy::Of(_) => Action::Deny,
         Policy::None => Action::Allow,
     };
-    let pods = match policy {
-        Policy::Of(world) => world.size.local,
-        Policy::None => devices.len(),
-    };
-    for pod in 0..pods {
-        edit.set_port(traffic::port(pod, MTU, default));
+    let pods = (0..pods).map(|pod| traffic::port(pod, MTU, default));
+    for port in pods.chain(others.iter().cloned()) {
+        edit.set_port(port);
     }
     traffic::publish(&mut node.switch, edit);
-    node.add(devices);
-    node
 }
 
 /// Has every flow opened and answered between the pods of a node, whose valve is open.
