@@ -230,7 +230,7 @@ impl FlowTable {
     /// Most connections of a table.
     pub const MAX_ENTRIES: usize = layout::MAX_BUCKETS * SLOTS / 2;
 
-    /// A new, empty table for at most `entries` connections (at least 32): 144 to 288 bytes of memory for each, taken when used.
+    /// A new, empty table for at most `entries` connections (at least 32): 144 to 288 bytes of memory for each.
     ///
     /// # Errors
     /// [`FlowTableError::TooLarge`], or [`FlowTableError::Memory`] when the kernel has none.
