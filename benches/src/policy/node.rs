@@ -185,20 +185,22 @@ pub struct Churn {
     random: Random,
     /// The pod that is gone.
     gone: Option<usize>,
+    policies: bool,
     /// Changes so far.
     pub changes: usize,
 }
 
-/// Every so often it is a policy that changes: once in five seconds, with what it costs to judge a port of 60,000 connections again.
+/// Every so often it is a policy that changes, if any does: once in five seconds.
 const POLICY_EVERY: usize = 1000;
 
 impl Churn {
-    /// In the tables of a cluster.
-    pub fn new(world: &Arc<World>) -> Churn {
+    /// In the tables of a cluster; of pods alone, or also of the policies of this node's.
+    pub fn new(world: &Arc<World>, policies: bool) -> Churn {
         Churn {
             world: world.clone(),
             random: Random::new(SEED),
             gone: None,
+            policies,
             changes: 0,
         }
     }
@@ -210,9 +212,9 @@ impl Churn {
     pub fn next(&mut self, edit: Edit) -> Tables {
         self.changes += 1;
         let mut edit = edit;
-        match self.changes % POLICY_EVERY {
-            1 => self.swap_policy(&mut edit),
-            _ => self.toggle_pod(&mut edit),
+        match self.policies && self.changes % POLICY_EVERY == 1 {
+            true => self.swap_policy(&mut edit),
+            false => self.toggle_pod(&mut edit),
         }
         edit.build().expect("tables")
     }
@@ -350,6 +352,11 @@ impl Established {
             changed: 0,
             before,
         }
+    }
+
+    /// Changes of its tables.
+    pub fn changes(&self) -> usize {
+        self.churn.as_ref().map_or(0, |churn| churn.changes)
     }
 
     /// What it has counted since it was established.

@@ -121,6 +121,15 @@ fn over_at(bucket: &Line, slot: usize) -> u32 {
     (get(&bucket.0[bucket::OVER + slot / 2]) >> (slot % 2 * 32)) as u32
 }
 
+/// Of these slots (a bit each), whose connection is over the longest or the soonest: stragglers of the others may still come.
+#[inline]
+fn oldest(bucket: &Line, slots: u8) -> Option<usize> {
+    let first = over_at(bucket, slots.trailing_zeros() as usize % SLOTS);
+    (0..SLOTS)
+        .filter(|slot| slots >> slot & 1 != 0)
+        .min_by_key(|&slot| over_at(bucket, slot).wrapping_sub(first) as i32)
+}
+
 #[inline(always)]
 fn set_over(bucket: &Line, slot: usize, at: u32) {
     set_bits(
@@ -450,13 +459,24 @@ impl FlowTable {
                 let next = index ^ 1;
                 match slots_with(self.bucket(next), layout::tag(hash)).first() {
                     Some(slot) => Self::place(next, slot),
-                    None => return Candidate::NONE,
+                    None => return self.no_candidate(index),
                 }
             }
-            None => return Candidate::NONE,
+            None => return self.no_candidate(index),
         };
         memory::prefetch_words(self.words(place));
         Candidate(place as u32)
+    }
+
+    /// As [`FlowTable::candidate`], where there is none: what an entry would be written over is on its way, should there come to be one.
+    #[cold]
+    fn no_candidate(&self, index: usize) -> Candidate {
+        let bucket = self.bucket(index);
+        let empty = slots_with(bucket, 0).first();
+        if let Some(slot) = empty.or_else(|| oldest(bucket, u8::MAX)) {
+            memory::prefetch_words(self.words(Self::place(index, slot)));
+        }
+        Candidate::NONE
     }
 
     /// Third step: the entry of a conversation that is not over at `now` (milliseconds, wrapping).
@@ -614,17 +634,14 @@ impl FlowTable {
             if let Some(slot) = slots_with(self.bucket(index), 0).next() {
                 return Some((index, slot));
             }
-            // Who is over the longest first: stragglers of the others may still come.
-            let bucket = self.bucket(index);
-            let mut slots: [usize; SLOTS] = std::array::from_fn(|slot| slot);
-            slots.sort_unstable_by_key(|&slot| over_at(bucket, slot).wrapping_sub(now) as i32);
-            let of_no_use = |slot: &usize| {
-                let phase = || self.record(Self::place(index, *slot)).state.phase();
-                is_past(over_at(bucket, *slot), now) || phase().is_over()
-            };
-            if let Some(slot) = slots.into_iter().find(of_no_use) {
-                self.free(Self::place(index, slot));
-                return Some((index, slot));
+            let mut left = u8::MAX;
+            while let Some(slot) = oldest(self.bucket(index), left) {
+                let phase = || self.record(Self::place(index, slot)).state.phase();
+                if is_past(over_at(self.bucket(index), slot), now) || phase().is_over() {
+                    self.free(Self::place(index, slot));
+                    return Some((index, slot));
+                }
+                left &= !(1 << slot);
             }
         }
         None

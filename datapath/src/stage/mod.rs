@@ -103,6 +103,8 @@ pub struct Context<'a> {
 
 /// How many packets ahead headers are asked for.
 const AHEAD: usize = 6;
+/// How many packets later its bucket of the flow table is looked at.
+const BEHIND: usize = 6;
 
 /// Decides about a batch of frames that one port received: every packet ends with a verdict other than
 /// [`Verdict::Continue`]. [`Verdict::Reply`] leaves by the port it came from; [`Verdict::Flood`] is carried out with
@@ -130,15 +132,7 @@ pub fn run(ctx: &mut Context<'_>, batch: &mut Batch) {
 }
 
 fn run_routed(ctx: &mut Context<'_>, port: &PortEntry, batch: &mut Batch) {
-    let own = Own::of(port);
-    for i in 0..batch.len() {
-        if let Some(later) = batch.get(i + AHEAD) {
-            later.frame.prefetch();
-        }
-        let packet = &mut batch[i];
-        packet.meta.verdict = arrive(ctx, port, &own, packet);
-    }
-    let candidates = candidates(ctx, batch);
+    let candidates = arrive_all(ctx, port, batch);
     let (mut hits, mut misses) = (0, 0);
     for (i, candidate) in candidates.into_iter().enumerate().take(batch.len()) {
         if let Some(later) = batch.get(i + AHEAD) {
@@ -163,6 +157,32 @@ fn run_routed(ctx: &mut Context<'_>, port: &PortEntry, batch: &mut Batch) {
     }
     ctx.counters.event(Event::FlowHit, hits);
     ctx.counters.event(Event::FlowMiss, misses);
+}
+
+/// What comes before the flow table for each packet, and where its flow entry may be, which is on its way then. Entries are asked for
+/// between the headers of later packets: all at once, they would wait for each other.
+#[inline(always)]
+fn arrive_all(
+    ctx: &mut Context<'_>,
+    port: &PortEntry,
+    batch: &mut Batch,
+) -> [Candidate; BATCH_SIZE] {
+    let own = Own::of(port);
+    let mut candidates = [Candidate::NONE; BATCH_SIZE];
+    for i in 0..batch.len() + BEHIND {
+        if let Some(later) = batch.get(i + AHEAD) {
+            later.frame.prefetch();
+        }
+        if let Some(packet) = batch.get_mut(i) {
+            packet.meta.verdict = arrive(ctx, port, &own, packet);
+        }
+        if let Some(earlier) = i.checked_sub(BEHIND)
+            && let Some(packet) = batch.get(earlier)
+        {
+            candidates[earlier] = candidate(ctx, packet);
+        }
+    }
+    candidates
 }
 
 /// The entry of a packet's connection.
@@ -279,18 +299,15 @@ fn admit(ctx: &mut Context<'_>, port: &PortEntry, own: &Own<'_>, packet: &mut Pa
     Verdict::Drop(Reason::NotForUs)
 }
 
-/// Where the flow entries of a batch may be; they are on their way. Later fragments have none.
+/// Where the flow entry of a packet may be; it is on its way. Later fragments have none.
 #[inline(always)]
-fn candidates(ctx: &Context<'_>, batch: &Batch) -> [Candidate; BATCH_SIZE] {
-    let mut candidates = [Candidate::NONE; BATCH_SIZE];
-    for (packet, candidate) in batch.iter().zip(&mut candidates) {
-        let meta = &packet.meta;
-        let ended = matches!(meta.verdict, Verdict::Drop(_) | Verdict::Reply);
-        if !ended && meta.parsed.is_ip() && meta.parsed.fragment != Fragment::Later {
-            *candidate = ctx.flows.candidate(meta.hash);
-        }
+fn candidate(ctx: &Context<'_>, packet: &Packet) -> Candidate {
+    let meta = &packet.meta;
+    let ended = matches!(meta.verdict, Verdict::Drop(_) | Verdict::Reply);
+    match !ended && meta.parsed.is_ip() && meta.parsed.fragment != Fragment::Later {
+        true => ctx.flows.candidate(meta.hash),
+        false => Candidate::NONE,
     }
-    candidates
 }
 
 /// The way out of a packet that is not simply let on: what it is for the switch itself, then both ends and the route.
@@ -415,7 +432,10 @@ pub fn run_handoff(ctx: &mut Context<'_>, batch: &mut Batch) {
             .conversation_hash(meta.from_upper, ctx.flows.seed());
         ctx.flows.prefetch(meta.hash);
     }
-    let candidates = candidates(ctx, batch);
+    let mut candidates = [Candidate::NONE; BATCH_SIZE];
+    for (packet, place) in batch.iter().zip(&mut candidates) {
+        *place = candidate(ctx, packet);
+    }
     for (packet, candidate) in batch.iter_mut().zip(candidates) {
         let Verdict::Forward(out) = packet.meta.verdict else {
             continue;
