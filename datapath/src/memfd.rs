@@ -74,17 +74,16 @@ impl Mapped {
         if room == libc::MAP_FAILED {
             return Err(io::Error::last_os_error());
         }
-        let before = room.addr().next_multiple_of(HUGE_PAGE) - room.addr();
-        let base = room.wrapping_byte_add(before);
+        let room = NonNull::new(room.cast::<u8>()).ok_or(io::ErrorKind::AddrNotAvailable)?;
+        let reserved = (room, span);
+        let before = room.addr().get().next_multiple_of(HUGE_PAGE) - room.addr().get();
+        // SAFETY: (M2) less than a huge page behind the first of the addresses.
+        let base = unsafe { room.add(before) };
+        let at = base.as_ptr().cast();
         let shared = libc::MAP_SHARED | libc::MAP_FIXED;
         // SAFETY: (M2) replaces a part of what was just reserved; the file cannot shrink.
-        let at = unsafe { libc::mmap(base, bytes, read_write, shared, fd.as_raw_fd(), 0) };
-        let (Some(base), Some(room)) = (NonNull::new(base.cast()), NonNull::new(room.cast()))
-        else {
-            return Err(io::ErrorKind::AddrNotAvailable.into());
-        };
-        let reserved = (room, span);
-        if at == libc::MAP_FAILED {
+        let mapped = unsafe { libc::mmap(at, bytes, read_write, shared, fd.as_raw_fd(), 0) };
+        if mapped == libc::MAP_FAILED {
             let error = io::Error::last_os_error();
             release(reserved);
             return Err(error);
@@ -118,7 +117,7 @@ impl Mapped {
         self.fd.as_fd()
     }
 
-    /// Where it is mapped: at a multiple of the largest page.
+    /// Where it is mapped: at a multiple of a huge page.
     #[inline(always)]
     pub(crate) fn base(&self) -> NonNull<u8> {
         self.base

@@ -135,9 +135,7 @@ impl Held {
         let flows = Flows::new(Family::V4, count, Size::LARGE.local);
         let valve = Valve::closed();
         let devices = flows.devices(frames, &valve);
-        let mut node = Node::start(config, devices.len(), frames);
-        node::describe(&mut node, Policy::Of(world), devices.len(), &[]);
-        node.add(devices);
+        let mut node = node::start(config, Policy::Of(world), frames, devices);
         valve.free();
         node::establish(&mut node, &flows);
         let held = Held {

@@ -103,7 +103,7 @@ pub struct Calls {
 }
 
 /// Adds one to a number that nobody else writes.
-fn count(number: &AtomicU64) {
+pub(super) fn count(number: &AtomicU64) {
     let n = number.load(Ordering::Relaxed);
     number.store(n + 1, Ordering::Relaxed);
 }

@@ -16,6 +16,7 @@ use podswitch_datapath::worker::clock::Clock;
 use super::attack::Attack;
 use super::flows::{Flows, Sender};
 use super::node::{self, Counted, Policy, World};
+use super::probe::count;
 use crate::stats;
 use crate::traffic::Family;
 use crate::turned::{Lengths, Node, Pipeline, measure, turn_for};
@@ -45,11 +46,6 @@ struct Arrived {
     own: AtomicU64,
     /// Those of the attacker.
     foreign: AtomicU64,
-}
-
-/// One more; only the worker's thread counts.
-fn count(cell: &AtomicU64) {
-    cell.store(cell.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
 }
 
 /// The source of a victim's frames; those of the attacker that arrive are counted, and end.

@@ -139,8 +139,8 @@ impl Layout {
 }
 
 impl Arena {
-    /// Makes an arena of `chunks` chunks for one worker. Pages are taken from the node when they are first used, all of
-    /// them when a socket registers the arena.
+    /// Makes an arena of `chunks` chunks for one worker. Where the kernel has huge pages, they are taken from the node at once; the
+    /// others when they are first used, all of them when a socket registers the arena.
     ///
     /// # Errors
     /// `InvalidInput` when `chunks` is 0 or above [`MAX_CHUNKS`]; otherwise what memfd_create, ftruncate or mmap said.
