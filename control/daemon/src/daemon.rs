@@ -6,7 +6,7 @@ use std::sync::mpsc::{Sender, channel};
 use std::thread;
 use std::time::Duration;
 
-use podswitch_host::watch::Watch;
+use podswitch_host::watch::{Topic, Watch};
 use podswitch_state::config::Config;
 use podswitch_state::store::Store;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -153,7 +153,7 @@ fn raise_descriptors() {
 }
 
 fn watch_links(tasks: Sender<Task>) -> Result<(), StartError> {
-    let mut watch = Watch::open()?;
+    let mut watch = Watch::open(&[Topic::Links, Topic::Addresses])?;
     let run = move || {
         loop {
             let mut fds = [rustix::event::PollFd::new(

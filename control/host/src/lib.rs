@@ -18,7 +18,7 @@
 //! | [`procfs`] | the backlog's drops per CPU |
 //! | [`peer`] | who is at the other end of a unix socket |
 //! | [`probe`] | what this kernel and this process can do |
-//! | [`watch`] | notice links and addresses changing or going away |
+//! | [`watch`] | notice links, addresses, neighbours and routes changing or going away |
 //!
 //! Errors name the interface, namespace, address or file they are about, and carry the text of the errno
 //! ([`Error::errno`] gives the number).

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use crate::error::Result;
 use crate::link::{self, LinkId, check_mac, show_mac};
 use crate::netlink::Socket;
-use crate::netlink::message::{Request, attrs, family, ip, mac, u16_at, u32_at};
+use crate::netlink::message::{Request, attrs, family, ip, mac, u8_at, u16_at, u32_at};
 
 /// A neighbour of an interface.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,9 +19,21 @@ pub struct Neighbor {
     pub link: u32,
     /// `NUD_*` state (`include/uapi/linux/neighbour.h`).
     pub state: u16,
+    /// `NTF_*` flags.
+    pub flags: u8,
 }
 
 impl Neighbor {
+    /// Heard from within the reachable time: the Ethernet address is right (`NUD_REACHABLE`).
+    pub fn reachable(&self) -> bool {
+        self.state & libc::NUD_REACHABLE != 0
+    }
+
+    /// Did not answer (`NUD_FAILED`).
+    pub fn failed(&self) -> bool {
+        self.state & libc::NUD_FAILED != 0
+    }
+
     /// Set by hand: it is neither asked for nor forgotten.
     pub fn permanent(&self) -> bool {
         self.state & libc::NUD_PERMANENT != 0
@@ -60,7 +72,8 @@ pub fn delete<'a>(socket: &mut Socket, link: impl Into<LinkId<'a>>, ip: IpAddr) 
     socket.change(format_args!("removing neighbor {ip} on {link}"), request)
 }
 
-/// The entries of one interface, IPv4 and IPv6, without those the kernel keeps for group addresses.
+/// The entries of one interface, IPv4 and IPv6, without those the kernel keeps for group addresses and those it answers
+/// for as a proxy.
 ///
 /// # Errors
 /// [`Error::is_gone`](crate::Error::is_gone) when there is no such interface.
@@ -72,7 +85,7 @@ pub fn list<'a>(socket: &mut Socket, link: impl Into<LinkId<'a>>) -> Result<Vec<
     socket.dump(
         format_args!("listing the neighbors of {link}"),
         request,
-        |payload| parse(payload).filter(|n| n.link == index && n.state & libc::NUD_NOARP == 0),
+        |payload| parse(payload).filter(|n| n.link == index),
     )
 }
 
@@ -87,7 +100,9 @@ fn request(kind: u16, flags: i32, link: u32, ip: IpAddr, state: u16) -> Request 
     request
 }
 
-fn parse(payload: &[u8]) -> Option<Neighbor> {
+/// Reads the payload of an `RTM_NEWNEIGH` or `RTM_DELNEIGH`; `None` for entries that are no neighbours: of group
+/// addresses, of the proxy's own list, of a bridge.
+pub(crate) fn parse(payload: &[u8]) -> Option<Neighbor> {
     let (mut address, mut lladdr) = (None, None);
     for (kind, value) in attrs(payload.get(12..)?) {
         match kind {
@@ -96,10 +111,14 @@ fn parse(payload: &[u8]) -> Option<Neighbor> {
             _ => {}
         }
     }
-    Some(Neighbor {
+    let neighbor = Neighbor {
         ip: address?,
         mac: lladdr,
         link: u32_at(payload, 4)?,
         state: u16_at(payload, 8)?,
-    })
+        flags: u8_at(payload, 10)?,
+    };
+    let of_ip = u8_at(payload, 0)? == family(neighbor.ip);
+    (of_ip && neighbor.state & libc::NUD_NOARP == 0 && neighbor.flags & libc::NTF_PROXY == 0)
+        .then_some(neighbor)
 }

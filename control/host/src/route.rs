@@ -8,10 +8,14 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use crate::error::{Error, Result};
 use crate::netlink::Socket;
-use crate::netlink::message::{Request, attr, attrs, family, ip, u8_at, u32_at};
+use crate::netlink::message::{Request, attr, attrs, family, ip, u8_at, u16_at, u32_at};
 
+const RTNH_F_DEAD: u32 = 1;
 const RTNH_F_ONLINK: u32 = 4;
+const RTNH_F_LINKDOWN: u32 = 16;
 const RTAX_MTU: u16 = 2;
+/// Length of `struct rtnexthop`.
+const NEXT_HOP: usize = 8;
 
 /// Address family of a list of routes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,6 +36,8 @@ pub enum Kind {
     Blackhole,
     /// Drops it and answers "unreachable".
     Unreachable,
+    /// Drops it and answers "administratively prohibited".
+    Prohibit,
     /// Any other `RTN_*` (local, broadcast, ...), as read from the kernel.
     Other(u8),
 }
@@ -42,6 +48,7 @@ impl Kind {
             Kind::Unicast => libc::RTN_UNICAST,
             Kind::Blackhole => libc::RTN_BLACKHOLE,
             Kind::Unreachable => libc::RTN_UNREACHABLE,
+            Kind::Prohibit => libc::RTN_PROHIBIT,
             Kind::Other(n) => n,
         }
     }
@@ -51,6 +58,7 @@ impl Kind {
             libc::RTN_UNICAST => Kind::Unicast,
             libc::RTN_BLACKHOLE => Kind::Blackhole,
             libc::RTN_UNREACHABLE => Kind::Unreachable,
+            libc::RTN_PROHIBIT => Kind::Prohibit,
             other => Kind::Other(other),
         }
     }
@@ -81,6 +89,28 @@ pub struct Route {
     pub protocol: u8,
     /// What it does.
     pub kind: Kind,
+}
+
+/// A route as it is in a table of the kernel, with all its next hops.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// The route; its next hop and link are none where it has several.
+    pub route: Route,
+    /// Where it leads, in the kernel's order; empty for a route that leads nowhere.
+    pub next_hops: Vec<NextHop>,
+}
+
+/// One of the ways a route leads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NextHop {
+    /// The next hop; none where the destination itself is on the link.
+    pub gateway: Option<IpAddr>,
+    /// Index of the outgoing interface.
+    pub link: u32,
+    /// Its share of the flows, 1 to 256.
+    pub weight: u32,
+    /// Its interface is down or has no carrier: the kernel does not use it.
+    pub dead: bool,
 }
 
 impl Route {
@@ -261,6 +291,19 @@ pub fn delete(socket: &mut Socket, route: &Route) -> Result<()> {
 /// # Errors
 /// The kernel's refusal.
 pub fn list(socket: &mut Socket, family: Family, table: u32) -> Result<Vec<Route>> {
+    let all = entries(socket, family, table)?;
+    Ok(all
+        .into_iter()
+        .filter(|e| e.next_hops.len() <= 1)
+        .map(|e| e.route)
+        .collect())
+}
+
+/// The routes of one family and table with all their next hops.
+///
+/// # Errors
+/// The kernel's refusal.
+pub fn entries(socket: &mut Socket, family: Family, table: u32) -> Result<Vec<Entry>> {
     let mut header = [0; 12];
     header[0] = match family {
         Family::V4 => libc::AF_INET as u8,
@@ -271,7 +314,7 @@ pub fn list(socket: &mut Socket, family: Family, table: u32) -> Result<Vec<Route
     let listed = socket.dump(
         format_args!("listing the routes of table {table}"),
         request,
-        |payload| parse(payload).filter(|r| r.table == table),
+        |payload| parse(payload).filter(|e| e.route.table == table),
     );
     match listed {
         // Strict checking reports a table that was never used as an error.
@@ -283,19 +326,22 @@ pub fn list(socket: &mut Socket, family: Family, table: u32) -> Result<Vec<Route
     }
 }
 
-fn parse(payload: &[u8]) -> Option<Route> {
+/// Reads the payload of an `RTM_NEWROUTE` or `RTM_DELROUTE`.
+pub(crate) fn parse(payload: &[u8]) -> Option<Entry> {
     let unspecified = if i32::from(u8_at(payload, 0)?) == libc::AF_INET {
         IpAddr::V4(Ipv4Addr::UNSPECIFIED)
     } else {
         IpAddr::V6(Ipv6Addr::UNSPECIFIED)
     };
     let prefix = u8_at(payload, 1)?;
+    let flags = u32_at(payload, 8)?;
     let mut route = Route::new(IpNet::new(unspecified, prefix).ok()?);
+    let mut next_hops = Vec::new();
     route.table = u32::from(u8_at(payload, 4)?);
     route.protocol = u8_at(payload, 5)?;
     route.scope = Some(u8_at(payload, 6)?);
     route.kind = Kind::read(u8_at(payload, 7)?);
-    route.onlink = u32_at(payload, 8)? & RTNH_F_ONLINK != 0;
+    route.onlink = flags & RTNH_F_ONLINK != 0;
     for (kind, value) in attrs(payload.get(12..)?) {
         match kind {
             libc::RTA_DST => route.dst = IpNet::new(ip(value)?, prefix).ok()?,
@@ -306,11 +352,45 @@ fn parse(payload: &[u8]) -> Option<Route> {
             libc::RTA_PRIORITY => route.priority = u32_at(value, 0),
             libc::RTA_TABLE => route.table = u32_at(value, 0)?,
             libc::RTA_METRICS => route.mtu = attr(value, RTAX_MTU).and_then(|v| u32_at(v, 0)),
-            libc::RTA_MULTIPATH => return None,
+            libc::RTA_MULTIPATH => next_hops.extend(multipath(value)),
             _ => {}
         }
     }
-    Some(route)
+    if let (true, Some(link)) = (next_hops.is_empty(), route.link) {
+        next_hops.push(NextHop {
+            gateway: route.gateway,
+            link,
+            weight: 1,
+            dead: is_dead(flags),
+        });
+    }
+    Some(Entry { route, next_hops })
+}
+
+/// The `struct rtnexthop`s of `RTA_MULTIPATH`, each with attributes behind it; ends at the first one whose length
+/// cannot be right.
+fn multipath(mut rest: &[u8]) -> impl Iterator<Item = NextHop> {
+    std::iter::from_fn(move || {
+        let length = usize::from(u16_at(rest, 0)?);
+        let attributes = rest.get(NEXT_HOP..length)?;
+        let gateway = attrs(attributes).find_map(|(kind, value)| match kind {
+            libc::RTA_GATEWAY => ip(value),
+            libc::RTA_VIA => ip(value.get(2..)?),
+            _ => None,
+        });
+        let hop = NextHop {
+            gateway,
+            link: u32_at(rest, 4)?,
+            weight: u32::from(u8_at(rest, 3)?) + 1,
+            dead: is_dead(u32::from(u8_at(rest, 2)?)),
+        };
+        rest = rest.get(length.next_multiple_of(4)..).unwrap_or(&[]);
+        Some(hop)
+    })
+}
+
+fn is_dead(flags: u32) -> bool {
+    flags & (RTNH_F_DEAD | RTNH_F_LINKDOWN) != 0
 }
 
 /// `struct rtvia`: the family, then the address.

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Notices of links and addresses changing (`RTNLGRP_LINK`, `RTNLGRP_IPV4_IFADDR`, `RTNLGRP_IPV6_IFADDR`), for a
+//! Notices of links, addresses, neighbours and routes changing (`RTNLGRP_*`, `include/uapi/linux/rtnetlink.h`), for a
 //! readiness loop.
 
 use std::io;
@@ -10,11 +10,47 @@ use netlink_sys::{SocketAddr, protocols::NETLINK_ROUTE};
 use crate::addr::{self, Address};
 use crate::error::{Error, Result};
 use crate::link::{self, Link};
+use crate::neigh::{self, Neighbor};
 use crate::netlink::message::{messages, u8_at};
+use crate::route::{self, Entry};
 
 const RECEIVE_BUFFER: usize = 64 * 1024;
 /// Asked-for size of the socket's own buffer, bytes; the kernel gives less where `net.core.rmem_max` says so.
 const SOCKET_BUFFER: u32 = 1024 * 1024;
+
+/// What is watched.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Topic {
+    /// Interfaces.
+    Links,
+    /// Their addresses.
+    Addresses,
+    /// Neighbour entries; those of group addresses are not told.
+    Neighbors,
+    /// Routes of every table. The kernel is silent about those that go, or whose next hops die, with an interface that
+    /// goes down: who keeps a copy of a table reads it anew after a change of a link.
+    Routes,
+}
+
+impl Topic {
+    fn groups(self) -> i32 {
+        match self {
+            Topic::Links => libc::RTMGRP_LINK,
+            Topic::Addresses => libc::RTMGRP_IPV4_IFADDR | libc::RTMGRP_IPV6_IFADDR,
+            Topic::Neighbors => libc::RTMGRP_NEIGH,
+            Topic::Routes => libc::RTMGRP_IPV4_ROUTE | libc::RTMGRP_IPV6_ROUTE,
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Topic::Links => "links",
+            Topic::Addresses => "addresses",
+            Topic::Neighbors => "neighbors",
+            Topic::Routes => "routes",
+        }
+    }
+}
 
 /// Something that happened in the network namespace.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,6 +68,14 @@ pub enum Event {
     AddressChanged(Address),
     /// An address is gone.
     AddressGone(Address),
+    /// A neighbour entry is new, or its state or Ethernet address is.
+    NeighborChanged(Neighbor),
+    /// A neighbour entry is gone.
+    NeighborGone(Neighbor),
+    /// A route is new, or its next hops are.
+    RouteChanged(Box<Entry>),
+    /// A route is gone, or (IPv6) one of its next hops.
+    RouteGone(Box<Entry>),
     /// Notices were lost: read everything anew.
     Resync,
 }
@@ -40,6 +84,7 @@ pub enum Event {
 pub struct Watch {
     inner: netlink_sys::Socket,
     buffer: Vec<u8>,
+    what: String,
 }
 
 impl std::fmt::Debug for Watch {
@@ -56,9 +101,11 @@ impl Watch {
     ///
     /// # Errors
     /// [`Error::Io`] when the kernel gives no socket.
-    pub fn open() -> Result<Self> {
-        let failed = |source| Error::io("watching links and addresses over rtnetlink", source);
-        let groups = libc::RTMGRP_LINK | libc::RTMGRP_IPV4_IFADDR | libc::RTMGRP_IPV6_IFADDR;
+    pub fn open(topics: &[Topic]) -> Result<Self> {
+        let names: Vec<&str> = topics.iter().map(|t| t.name()).collect();
+        let what = names.join(" and ");
+        let failed = |source| Error::io(format_args!("watching {what} over rtnetlink"), source);
+        let groups = topics.iter().fold(0, |all, topic| all | topic.groups());
         let mut inner = netlink_sys::Socket::new(NETLINK_ROUTE).map_err(failed)?;
         inner.set_rx_buf_sz(SOCKET_BUFFER).map_err(failed)?;
         inner
@@ -68,6 +115,7 @@ impl Watch {
         Ok(Watch {
             inner,
             buffer: Vec::with_capacity(RECEIVE_BUFFER),
+            what,
         })
     }
 
@@ -87,7 +135,8 @@ impl Watch {
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 Err(e) if e.raw_os_error() == Some(libc::ENOBUFS) => each(Event::Resync),
                 Err(source) => {
-                    return Err(Error::io("reading notices of links and addresses", source));
+                    let what = format_args!("reading notices of {}", self.what);
+                    return Err(Error::io(what, source));
                 }
             }
         }
@@ -117,6 +166,10 @@ fn read(kind: u16, payload: &[u8]) -> Option<Event> {
         }),
         libc::RTM_NEWADDR => addr::parse(payload).map(Event::AddressChanged),
         libc::RTM_DELADDR => addr::parse(payload).map(Event::AddressGone),
+        libc::RTM_NEWNEIGH => neigh::parse(payload).map(Event::NeighborChanged),
+        libc::RTM_DELNEIGH => neigh::parse(payload).map(Event::NeighborGone),
+        libc::RTM_NEWROUTE => route::parse(payload).map(|e| Event::RouteChanged(Box::new(e))),
+        libc::RTM_DELROUTE => route::parse(payload).map(|e| Event::RouteGone(Box::new(e))),
         _ => None,
     }
 }

@@ -284,3 +284,81 @@ fn permanent_neighbors() {
         "{error}"
     );
 }
+
+/// Runs iproute2 in the node's namespace.
+fn ip_route(p: &Pair, arguments: &str) {
+    let run = || {
+        std::process::Command::new("ip")
+            .args(arguments.split_whitespace())
+            .output()
+    };
+    let output = p.node.netns().run(run).unwrap().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "ip {arguments}: {said}");
+}
+
+#[test]
+fn all_next_hops_of_a_route() {
+    let mut p = pair();
+    p.up();
+    for (family, dst, hops) in [
+        (Family::V4, "10.9.0.0/16", ["10.1.0.2", "10.1.0.3"]),
+        (Family::V6, "fd09::/48", ["fe80::2", "fe80::3"]),
+    ] {
+        let version = if family == Family::V4 { "-4" } else { "-6" };
+        let [a, b] = hops;
+        ip_route(
+            &p,
+            &format!(
+                "{version} route add {dst} mtu 1400 \
+                 nexthop via {a} dev host0 weight 3 onlink nexthop via {b} dev host0 onlink"
+            ),
+        );
+        let index = p.host.index;
+        let of = |entries: Vec<route::Entry>| entries.into_iter().find(|e| e.route.dst == net(dst));
+        let entry = of(route::entries(&mut p.node_socket, family, MAIN).unwrap()).unwrap();
+        let hop = |gateway, weight| route::NextHop {
+            gateway: Some(ip(gateway)),
+            link: index,
+            weight,
+            dead: false,
+        };
+        assert_eq!(entry.next_hops, [hop(a, 3), hop(b, 1)]);
+        assert_eq!(
+            (entry.route.gateway, entry.route.link, entry.route.mtu),
+            (None, None, Some(1400))
+        );
+        let single = route::list(&mut p.node_socket, family, MAIN).unwrap();
+        assert!(single.iter().all(|r| r.dst != net(dst)), "{single:?}");
+        // Without a carrier next hops are there and dead.
+        link::set_up(&mut p.pod_socket, &p.eth0, false).unwrap();
+        common::eventually("its next hops are dead", || {
+            of(route::entries(&mut p.node_socket, family, MAIN).unwrap())
+                .is_some_and(|e| e.next_hops.len() == 2 && e.next_hops.iter().all(|h| h.dead))
+        });
+        link::set_up(&mut p.pod_socket, &p.eth0, true).unwrap();
+        common::eventually("the link is back", || {
+            link::get(&mut p.node_socket, "host0")
+                .unwrap()
+                .flags
+                .lower_up()
+        });
+    }
+}
+
+#[test]
+fn routes_that_lead_nowhere_have_no_next_hop() {
+    let mut p = pair();
+    for (kind, number) in [
+        (Kind::Blackhole, 1),
+        (Kind::Unreachable, 2),
+        (Kind::Prohibit, 3),
+    ] {
+        let mut route = Route::new(net(&format!("10.{number}.0.0/16")));
+        route.kind = kind;
+        route::add(&mut p.node_socket, &route).unwrap();
+        let entries = route::entries(&mut p.node_socket, Family::V4, MAIN).unwrap();
+        let entry = entries.iter().find(|e| e.route.dst == route.dst).unwrap();
+        assert_eq!((entry.route.kind, &entry.next_hops[..]), (kind, &[][..]));
+    }
+}

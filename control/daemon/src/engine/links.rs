@@ -17,6 +17,11 @@ impl Engine {
             Event::LinkChanged(link) => self.link_changed(&link),
             Event::Resync => self.resync(),
             Event::AddressChanged(_) | Event::AddressGone(_) => {}
+            // Not watched here.
+            Event::NeighborChanged(_)
+            | Event::NeighborGone(_)
+            | Event::RouteChanged(_)
+            | Event::RouteGone(_) => {}
         }
     }
 
