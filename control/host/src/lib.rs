@@ -9,6 +9,7 @@
 //! | [`netlink`] | the rtnetlink socket: strict checking, the kernel's own error text |
 //! | [`link`] | interfaces: look up, list, create (veth with both ends described at once), change, delete |
 //! | [`addr`], [`route`], [`neigh`] | addresses, routes and neighbour entries |
+//! | [`resolution`] | ARP and neighbour discovery by our own hand, beside the kernel's |
 //! | [`xdp`] | attach, detach and read XDP programs, never replacing a foreign one |
 //! | [`tc`] | clsact filters, and the drop filter that outlives the daemon |
 //! | [`bpf`] | what is needed of bpf(2): load a program of a few instructions, describe a program by its id |
@@ -37,6 +38,7 @@ pub mod netns;
 pub mod peer;
 pub mod probe;
 pub mod procfs;
+pub mod resolution;
 pub mod route;
 #[allow(
     unsafe_code,

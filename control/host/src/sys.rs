@@ -309,3 +309,59 @@ pub(crate) fn ethtool(socket: BorrowedFd<'_>, name: &str, data: &mut Fenced) -> 
 }
 
 const SIOCETHTOOL: libc::Ioctl = 0x8946;
+
+/// A packet socket that is bound to an interface and hears what this filter lets through of what the interface receives,
+/// in every protocol; not what it sends. It never blocks.
+pub(crate) fn packet_socket(interface: u32, filter: &[libc::sock_filter]) -> io::Result<OwnedFd> {
+    let kind = libc::SOCK_RAW | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
+    // With protocol 0 it hears nothing until it is bound.
+    // SAFETY: H1: plain integers.
+    let fd = check(unsafe { libc::socket(libc::AF_PACKET, kind, 0) })?;
+    // SAFETY: H5: the kernel made this descriptor for us.
+    let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+    let program = libc::sock_fprog {
+        len: u16::try_from(filter.len()).map_err(|_| io::Error::from_raw_os_error(libc::E2BIG))?,
+        filter: filter.as_ptr().cast_mut(),
+    };
+    // SAFETY: H8: the instructions are borrowed for the call, their number is beside them.
+    unsafe { set_option(&fd, libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, &program) }?;
+    let yes: libc::c_int = 1;
+    // SAFETY: H8: an integer, which holds no address.
+    unsafe { set_option(&fd, libc::SOL_PACKET, PACKET_IGNORE_OUTGOING, &yes) }?;
+    // SAFETY: H3: all zero is a valid address.
+    let mut address: libc::sockaddr_ll = unsafe { MaybeUninit::zeroed().assume_init() };
+    address.sll_family = libc::AF_PACKET as u16;
+    address.sll_protocol = (libc::ETH_P_ALL as u16).to_be();
+    address.sll_ifindex = interface.cast_signed();
+    let size = size_of_val(&address) as libc::socklen_t;
+    // SAFETY: H3: one whole address, read only, and its size.
+    check(unsafe { libc::bind(fd.as_raw_fd(), (&raw const address).cast(), size) })?;
+    Ok(fd)
+}
+
+/// `include/uapi/linux/if_packet.h`.
+const PACKET_IGNORE_OUTGOING: libc::c_int = 23;
+
+/// `setsockopt(2)`.
+///
+/// # Safety
+/// H8: every address in `value` must be valid for what the kernel reads there.
+unsafe fn set_option<T>(
+    fd: &OwnedFd,
+    level: libc::c_int,
+    name: libc::c_int,
+    value: &T,
+) -> io::Result<()> {
+    let size = size_of_val(value) as libc::socklen_t;
+    // SAFETY: H8: a whole value, read only, and its size; addresses in it: the caller's promise.
+    let result = unsafe {
+        libc::setsockopt(
+            fd.as_raw_fd(),
+            level,
+            name,
+            (&raw const *value).cast(),
+            size,
+        )
+    };
+    check(result).map(drop)
+}
