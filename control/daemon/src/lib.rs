@@ -7,6 +7,7 @@
 //! | [`engine`] | carries requests out: desired state to store, switch and kernel |
 //! | [`kernel`] | the host end of a pod's veth |
 //! | [`compile`], [`names`] | from differences of the desired state to an edit of the switch's tables |
+//! | [`neighbors`] | who is on the links behind the NICs, and at which Ethernet address |
 //! | [`policy`] | network policy: from the same differences, by the policy compiler, to the same edit |
 //! | [`logging`] | structured logs |
 //! | [`server`] | the control socket, a mio loop on the main thread |
@@ -18,6 +19,7 @@ pub mod engine;
 pub mod kernel;
 pub mod logging;
 pub mod names;
+pub mod neighbors;
 pub mod policy;
 pub mod probe;
 pub mod server;
