@@ -148,10 +148,11 @@ impl Entry {
         match self.mac() {
             _ if permanent => {}
             // Back where it was: an answer to a question to one may leave the Ethernet address out.
-            None => match said.mac.or(self.last_mac.filter(|_| said.answer)) {
-                Some(mac) => self.found(mac, Source::Wire, said.answer, now, random),
-                None => {}
-            },
+            None => {
+                if let Some(mac) = said.mac.or(self.last_mac.filter(|_| said.answer)) {
+                    self.found(mac, Source::Wire, said.answer, now, random);
+                }
+            }
             Some(_) => match other {
                 Some(mac) if said.overrides => {
                     self.found(mac, Source::Wire, said.answer, now, random);
@@ -286,7 +287,7 @@ impl Entry {
         self.last_ask = Some(now);
         if self.probe == Probe::Fast && self.last_mac.is_some() {
             self.due = now + FAST;
-            let to_all = sent % FAST_TO_ALL == 0;
+            let to_all = sent.is_multiple_of(FAST_TO_ALL);
             return Step::Ask(self.last_mac.filter(|_| !to_all));
         }
         let pause = match sent + 1 {
