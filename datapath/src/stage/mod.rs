@@ -44,7 +44,7 @@ pub use segment::{Learned, LearnedEntry};
 use source::Own;
 
 use crate::counters::{Event, WorkerCounters};
-use crate::events::Refusals;
+use crate::events::{Misses, Refusals};
 use crate::flow::{Candidate, Conversation, FlowTable, Found, Fragments};
 use crate::frame::{BATCH_SIZE, Batch, Packet, Pool};
 use crate::ids::WorkerId;
@@ -82,6 +82,8 @@ pub struct Context<'a> {
     pub fragments: &'a mut Fragments,
     /// Samples of what was refused.
     pub refusals: &'a mut Refusals,
+    /// Neighbors that packets could not leave for.
+    pub misses: &'a mut Misses,
     /// Learned MAC addresses and the segments' flood limits.
     pub fdb: &'a mut Learned,
     /// Limit of ICMP errors.
@@ -343,6 +345,9 @@ fn leave_judged(
         Err(reason) => {
             let bytes = packet.frame.len();
             let denied = policy::enforce(ctx.counters, &outcome.egress, bytes);
+            if denied.is_ok() && reason == Reason::NeighborUnresolved {
+                route::note_missing(ctx, packet);
+            }
             stop(ctx, port, packet, denied.err().unwrap_or(reason))
         }
     }

@@ -3,6 +3,7 @@
 
 use super::Context;
 use crate::counters::Event;
+use crate::frame::Packet;
 use crate::tables::{Adjacency, Hop};
 use crate::verdict::Reason;
 use crate::wire::Parsed;
@@ -13,5 +14,14 @@ pub(super) fn run<'a>(ctx: &Context<'a>, parsed: &Parsed) -> Result<&'a Adjacenc
     match ctx.tables.route(parsed.key.vrf(), &parsed.key) {
         Hop::Adjacency(way) => Ok(way),
         Hop::Drop(reason) => Err(reason),
+    }
+}
+
+/// Tells control for which neighbor a packet waits; the packet itself does not.
+#[cold]
+pub(super) fn note_missing(ctx: &mut Context<'_>, packet: &Packet) {
+    let key = &packet.meta.parsed.key;
+    if let Some(neighbor) = ctx.tables.missing_neighbor(key.vrf(), key) {
+        ctx.misses.note(packet.meta.in_port, neighbor, ctx.now);
     }
 }

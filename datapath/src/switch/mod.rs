@@ -21,7 +21,7 @@ pub use error::SwitchError;
 pub use crate::worker::health::{Pinning, Waiting, WorkerCycles, WorkerHealth};
 
 use crate::counters::{Baseline, Counters, WorkerCounters};
-use crate::events::Refusal;
+use crate::events::{MissReader, Refusal};
 use crate::frame::{Arena, Audit};
 use crate::ids::{MAX_PORTS, PolicyRuleId, PortId, WorkerId};
 use crate::port::xdp::{KernelDrops, PortPlan, XdpConfig, XdpHandle};
@@ -97,6 +97,7 @@ pub struct Switch {
     baseline: Baseline,
     closer: Closer,
     publisher: Publisher<Tables>,
+    misses: MissReader,
 }
 
 impl Switch {
@@ -106,7 +107,9 @@ impl Switch {
     /// When a worker cannot be made, or has to stay on a core and cannot; those already started are stopped.
     pub fn start(config: SwitchConfig, tables: Tables) -> Result<Switch, SwitchError> {
         let mut publisher = Publisher::new(tables);
-        let (workers, inline) = start::start(&config, &mut publisher)?;
+        let misses = MissReader::new()
+            .map_err(|source| start::start_error(WorkerId(0), "eventfd", source))?;
+        let (workers, inline) = start::start(&config, &mut publisher, &misses)?;
         let mut switch = Switch {
             config,
             workers,
@@ -115,6 +118,7 @@ impl Switch {
             baseline: Baseline::default(),
             closer: Closer::new(),
             publisher,
+            misses,
         };
         switch.prepare_rules(None);
         Ok(switch)
@@ -350,6 +354,11 @@ impl Switch {
     pub fn refusals(&self, most: usize) -> Vec<Refusal> {
         let all = self.workers.iter().flat_map(|w| w.refused.try_iter());
         all.take(most).collect()
+    }
+
+    /// Where the workers tell for which neighbors packets wait. All such ends read from one queue.
+    pub fn misses(&self) -> MissReader {
+        self.misses.clone()
     }
 
     /// Everything counted, over all workers; of each port and rule since it was added.

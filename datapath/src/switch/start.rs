@@ -9,7 +9,7 @@ use crossbeam_channel::bounded;
 
 use super::{Handle, IdleConfig, Mode, SwitchConfig, SwitchError, WorkerConfig};
 use crate::counters::WorkerCounters;
-use crate::events::refusals;
+use crate::events::{MissReader, refusals};
 use crate::flow::{FlowTable, Fragments, random_seed};
 use crate::handoff::{self, Incoming, Outgoing};
 use crate::ids::{MAX_WORKERS, WorkerId};
@@ -30,6 +30,7 @@ const WAKES: usize = 9;
 pub(super) fn start(
     config: &SwitchConfig,
     publisher: &mut Publisher<Tables>,
+    misses: &MissReader,
 ) -> Result<(Vec<Handle>, Vec<Worker>), SwitchError> {
     let count = config.workers.len();
     if count == 0 || count > MAX_WORKERS {
@@ -60,6 +61,7 @@ pub(super) fn start(
             flows: flow_table(config, id, seed()?)?,
             fragments: Fragments::new(config.fragment_entries, seed()?),
             refusals,
+            misses: misses.worker(),
             joins_for: config.joins_for,
             fdb: Learned::new(config.fdb_entries, seed()?),
             icmp: RateLimiter::new(config.icmp_errors),
@@ -112,7 +114,11 @@ fn flow_table(config: &SwitchConfig, id: WorkerId, seed: u64) -> Result<FlowTabl
     Ok(table)
 }
 
-fn start_error(worker: WorkerId, what: &'static str, source: std::io::Error) -> SwitchError {
+pub(super) fn start_error(
+    worker: WorkerId,
+    what: &'static str,
+    source: std::io::Error,
+) -> SwitchError {
     SwitchError::Start {
         worker,
         what,

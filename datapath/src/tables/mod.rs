@@ -5,6 +5,7 @@
 mod edit;
 mod error;
 pub mod limits;
+mod missing;
 mod paged;
 mod peers;
 mod policy;

@@ -21,7 +21,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::counters::WorkerCounters;
-use crate::events::Refusals;
+use crate::events::{Misses, Refusals};
 use crate::flow::{FlowTable, Fragments};
 use crate::ids::WorkerId;
 use crate::publish::Reader;
@@ -50,6 +50,7 @@ pub(crate) struct Parts {
     pub(crate) flows: FlowTable,
     pub(crate) fragments: Fragments,
     pub(crate) refusals: Refusals,
+    pub(crate) misses: Misses,
     /// For how long connections may be joined that began before the worker did.
     pub(crate) joins_for: Duration,
     pub(crate) fdb: Learned,
@@ -97,6 +98,7 @@ impl Worker {
                     fdb: parts.fdb,
                     icmp: parts.icmp,
                     refusals: parts.refusals,
+                    misses: parts.misses,
                 },
                 clock.monotonic(now) + parts.joins_for.as_nanos() as u64,
                 Outlets::new(parts.id, parts.peers, parts.counters, parts.kicks),

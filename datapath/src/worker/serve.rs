@@ -13,7 +13,7 @@ use super::idle::Owed;
 use super::outlets::{Outlets, Slot};
 use super::schedule::Quantum;
 use crate::counters::Event;
-use crate::events::Refusals;
+use crate::events::{Misses, Refusals};
 use crate::flow::{FlowTable, Fragments};
 use crate::frame::{BATCH_SIZE, Batch, Packet};
 use crate::ids::PortId;
@@ -47,6 +47,7 @@ pub(super) struct Memory {
     pub(super) fdb: Learned,
     pub(super) icmp: RateLimiter,
     pub(super) refusals: Refusals,
+    pub(super) misses: Misses,
 }
 
 /// Everything that moves frames.
@@ -246,6 +247,7 @@ impl Engine {
             fdb: &mut memory.fdb,
             icmp: &mut memory.icmp,
             refusals: &mut memory.refusals,
+            misses: &mut memory.misses,
             pool: &mut self.outlets.pool,
             extra: &mut self.extra,
             now,

@@ -12,12 +12,15 @@ mod setup;
 mod world;
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use generate::Random;
 use model::Reference;
 
 use podswitch_datapath::stage::Rate;
 use podswitch_datapath::tables::{PortKindSpec, PortSpec};
+use podswitch_datapath::wire::MacAddr;
+use podswitch_datapath::{PortId, VrfId};
 use setup::Setup;
 use world::{Out, World};
 
@@ -158,6 +161,17 @@ fn run(seed: u64, workers: u8, tally: &mut Tally) {
             reference.now += millis;
         }
         world.assert_no_leak();
+        for told in world.missed() {
+            let is = |n: &(VrfId, PortId, IpAddr, MacAddr)| {
+                (n.0, n.1, n.2) == (told.vrf, told.port, told.address)
+            };
+            assert!(
+                !setup.neighbors.iter().any(is),
+                "seed {seed}: {told} is known"
+            );
+            let port = world.tables.port(told.port);
+            assert_eq!(port.map(|p| p.vrf), Some(told.vrf), "seed {seed}");
+        }
         old = Some(setup);
     }
     let gone = world.send_one(77, &[0; 60]);

@@ -6,12 +6,12 @@ use std::sync::Arc;
 use crossbeam_channel::Receiver;
 
 use podswitch_datapath::counters::{Counters, WorkerCounters};
-use podswitch_datapath::events::{Refusal, Refusals, refusals};
+use podswitch_datapath::events::{MissReader, Misses, Refusal, Refusals, refusals};
 use podswitch_datapath::flow::{FlowTable, Fragments, Timeouts};
 use podswitch_datapath::frame::{Arena, Batch, Frame, Packet, Pool};
 use podswitch_datapath::port::Caps;
 use podswitch_datapath::stage::{self, Context, Learned, Now, Rate, RateLimiter, segment};
-use podswitch_datapath::tables::{Edit, Gateway, Tables};
+use podswitch_datapath::tables::{Edit, Gateway, NeighborKey, Tables};
 use podswitch_datapath::wire::MacAddr;
 use podswitch_datapath::wire::partial::{self, PartialChecksum};
 use podswitch_datapath::{PortId, Reason, Verdict, WorkerId};
@@ -33,6 +33,7 @@ pub(crate) struct WorkerState {
     pub(crate) flows: FlowTable,
     pub(crate) fragments: Fragments,
     pub(crate) refusals: Refusals,
+    pub(crate) misses: Misses,
     /// Samples of what was refused; as long as it is there, they can be taken.
     _refused: Receiver<Refusal>,
     pub(crate) fdb: Learned,
@@ -43,6 +44,7 @@ pub(crate) struct WorkerState {
 pub(crate) struct World {
     pub(crate) tables: Tables,
     pub(crate) workers: Vec<WorkerState>,
+    misses: MissReader,
     /// Nanoseconds.
     pub(crate) now: u64,
     /// Connections may be joined.
@@ -65,6 +67,7 @@ pub(crate) fn gateway() -> Gateway {
 
 impl World {
     pub(crate) fn new(workers: u8, gateway: Gateway, icmp: Rate) -> World {
+        let misses = MissReader::new().expect("an eventfd");
         let workers = (0..workers).map(|n| {
             let id = WorkerId(n);
             let arena = Arc::new(Arena::new(id, CHUNKS).expect("memory"));
@@ -80,6 +83,7 @@ impl World {
                     .expect("memory"),
                 fragments: Fragments::new(256, 78 + u64::from(n)),
                 refusals,
+                misses: misses.worker(),
                 _refused: refused,
                 fdb: Learned::new(256, 77 + u64::from(n)),
                 icmp: RateLimiter::new(icmp),
@@ -89,6 +93,7 @@ impl World {
         World {
             tables: Tables::new(gateway),
             workers: workers.collect(),
+            misses,
             now: 1_000_000_000,
             joins: false,
             caps: Caps {
@@ -98,6 +103,11 @@ impl World {
                 max_segments: 18,
             },
         }
+    }
+
+    /// For which neighbors packets have waited since the last call.
+    pub(crate) fn missed(&self) -> Vec<NeighborKey> {
+        self.misses.read()
     }
 
     /// Changes the tables.
@@ -147,6 +157,7 @@ impl World {
             flows: &mut state.flows,
             fragments: &mut state.fragments,
             refusals: &mut state.refusals,
+            misses: &mut state.misses,
             fdb: &mut state.fdb,
             icmp: &mut state.icmp,
             pool: &mut state.pool,

@@ -81,6 +81,7 @@ fn a_port_that_went_on_its_way_elsewhere_is_gone() {
             flows: &mut state.flows,
             fragments: &mut state.fragments,
             refusals: &mut state.refusals,
+            misses: &mut state.misses,
             fdb: &mut state.fdb,
             icmp: &mut RateLimiter::new(Rate::UNLIMITED),
             pool: &mut state.pool,

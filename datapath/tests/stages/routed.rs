@@ -2,7 +2,9 @@
 //! Routing, anti-spoofing, policy, the flow table.
 
 use podswitch_datapath::counters::Event;
-use podswitch_datapath::tables::{Action, Direction, PortKindSpec, PortSpec, Rule};
+use podswitch_datapath::tables::{
+    Action, Direction, NeighborKey, PortKindSpec, PortSpec, Route, Rule,
+};
 use podswitch_datapath::wire::MacAddr;
 use podswitch_datapath::{PortId, Reason, VrfId};
 
@@ -313,4 +315,55 @@ fn a_batch_keeps_every_packet_apart() {
     }
     assert_eq!(w.counters().event(Event::FlowHit), 32);
     w.assert_no_leak();
+}
+
+#[test]
+fn control_is_told_for_which_neighbors_packets_wait() {
+    let mut w = node();
+    let gone = "192.0.2.2".parse().unwrap();
+    w.edit(|e| {
+        let on_link = Route::Unicast {
+            port: PortId(UPLINK),
+            via: None,
+            mtu: None,
+        };
+        e.set_route(VrfId(0), "192.0.2.0/24".parse().unwrap(), on_link);
+        e.set_route(
+            VrfId(0),
+            "203.0.113.0/24".parse().unwrap(),
+            via_uplink(gone),
+        );
+    });
+    let told = |address: std::net::IpAddr| NeighborKey {
+        vrf: VrfId(0),
+        port: PortId(UPLINK),
+        address,
+    };
+    // A destination on a link, and a next hop for two destinations.
+    let on_link = "198.51.103.7".parse().unwrap();
+    for dst in [
+        on_link,
+        "203.0.113.7".parse().unwrap(),
+        "203.0.113.8".parse().unwrap(),
+    ] {
+        w.send_one(1, &frame4(1, &udp4(v4(1), dst, 53)));
+    }
+    assert_eq!(w.missed(), [told(on_link.into()), told(gone)]);
+    // Known neighbors, and routes that lead nowhere, are not asked for.
+    for dst in ["8.8.8.8", "198.51.100.1", "198.51.101.1", "198.51.102.1"] {
+        w.send_one(1, &frame4(1, &udp4(v4(1), dst.parse().unwrap(), 53)));
+    }
+    // Nor is anybody by a packet that may not be sent.
+    w.edit(|e| {
+        e.set_port(PortSpec {
+            egress_default: Action::Deny,
+            ..pod(2)
+        });
+    });
+    let denied = udp4(v4(2), "198.51.103.9".parse().unwrap(), 53);
+    assert_eq!(
+        w.send_one(2, &frame4(2, &denied)),
+        dropped("policy_default_egress")
+    );
+    assert_eq!(w.missed(), []);
 }
