@@ -64,6 +64,11 @@ impl Socket {
         self.link
     }
 
+    /// Id of the VLAN; none for frames without a tag.
+    pub fn vlan(&self) -> Option<u16> {
+        self.vlan
+    }
+
     /// Sends a message from an interface whose Ethernet address is `own`, and says whether the interface took it: it does
     /// not when it is down or its queue is full.
     ///

@@ -133,12 +133,28 @@ impl Entry {
     pub(super) fn suspect(&mut self, now: Instant) {
         match self.state {
             State::Reachable => self.state = State::Probing(0),
-            State::Incomplete(_) => self.state = State::Incomplete(0),
-            State::Probing(_) | State::Permanent => {}
+            State::Incomplete(_) | State::Probing(_) => {}
+            State::Permanent => return,
         }
-        if self.state != State::Permanent {
-            self.due = now;
+        self.due = now;
+    }
+
+    /// Nobody can be reached.
+    pub(super) fn link_down(&mut self, now: Instant) {
+        if self.mac().is_some() {
+            self.since = now;
         }
+        self.state = State::Incomplete(0);
+        self.due = now;
+    }
+
+    /// What was known is worth a question, and for others than members of sets worth a packet.
+    pub(super) fn link_up(&mut self, now: Instant) {
+        if self.last_mac.is_some() && self.probe != Probe::Fast {
+            self.state = State::Probing(0);
+            self.since = now;
+        }
+        self.due = now;
     }
 
     /// RFC 4861, 7.2.5, for both families.

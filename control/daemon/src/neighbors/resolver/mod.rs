@@ -9,7 +9,6 @@
 //! Queues and budgets: members of sets with several next hops are few and asked often; those known are asked by
 //! themselves at a bounded rate; asking everyone is bounded far lower, as each question costs the whole link.
 
-mod budget;
 mod entry;
 
 use std::collections::{BTreeSet, HashMap};
@@ -18,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use podswitch_api::MacAddr;
 
-use budget::Budget;
+use super::budget::Budget;
 use entry::{Entry, Step};
 
 pub use entry::{Source, State};
@@ -122,6 +121,7 @@ pub struct Resolver {
     on_demand: usize,
     fast: usize,
     random: u64,
+    down: bool,
     actions: Vec<Action>,
 }
 
@@ -142,6 +142,7 @@ impl Resolver {
             fast: 0,
             // Never 0, and far from it: the first pauses shall differ too.
             random: seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1 << 63,
+            down: false,
             actions: Vec::new(),
         }
     }
@@ -187,27 +188,47 @@ impl Resolver {
 
     /// A neighbour has said something.
     pub fn heard(&mut self, address: IpAddr, said: Said, now: Instant) {
+        if self.down {
+            return;
+        }
         self.told(address, |entry, random| entry.heard(said, now, random));
     }
 
-    /// The kernel's table says something.
+    /// The kernel's table says something. It is to be told anew once the link is up again.
     pub fn kernel(&mut self, address: IpAddr, kernel: Kernel, now: Instant) {
+        if self.down {
+            return;
+        }
         self.told(address, |entry, random| entry.kernel(kernel, now, random));
     }
 
-    /// Lets everyone be asked again at once: the link is back.
+    /// The link is down: nobody is there, and nobody is asked until it is up.
+    pub fn link_down(&mut self, now: Instant) {
+        self.down = true;
+        for address in self.addresses() {
+            self.told(address, |entry, _| entry.link_down(now));
+        }
+    }
+
+    /// The link is up: those known before are taken to be where they were and asked, but for members of sets, which are to
+    /// answer first; everyone else is looked for.
     pub fn link_up(&mut self, now: Instant) {
-        let all: Vec<IpAddr> = self.entries.keys().copied().collect();
-        for address in all {
-            if let Some(mut entry) = self.take(address) {
-                entry.suspect(now);
-                self.put(address, entry);
+        if std::mem::take(&mut self.down) {
+            for address in self.addresses() {
+                self.told(address, |entry, _| entry.link_up(now));
             }
         }
     }
 
+    fn addresses(&self) -> Vec<IpAddr> {
+        self.entries.keys().copied().collect()
+    }
+
     /// Asks whom it is time to ask, and gives up on those who did not answer.
     pub fn tick(&mut self, now: Instant) {
+        if self.down {
+            return;
+        }
         for queue in [FAST, KNOWN, UNKNOWN] {
             while let Some(&(due, address)) = self.queues[queue].first() {
                 if due > now || !self.may_ask(queue, now) {
@@ -220,6 +241,9 @@ impl Resolver {
 
     /// When to call [`Resolver::tick`] next.
     pub fn next(&self) -> Option<Instant> {
+        if self.down {
+            return None;
+        }
         let first = |queue: usize| self.queues[queue].first().map(|(due, _)| *due);
         let waits = [
             first(FAST),

@@ -351,17 +351,35 @@ fn what_is_not_wanted_any_more_is_lost() {
 }
 
 #[test]
-fn a_link_that_is_back_has_everyone_asked() {
+fn nobody_is_there_while_the_link_is_down() {
+    let resolved = Action::Resolved {
+        address: ip(1),
+        mac: MAC,
+    };
     let mut bed = Bed::known(Probe::Keepalive);
     bed.r.want(ip(2), Probe::Keepalive, bed.now);
     bed.pass(Duration::from_secs(14));
+    bed.r.link_down(bed.now);
+    bed.r.heard(ip(1), ANSWER, bed.now);
+    bed.r.kernel(ip(1), Kernel::Permanent(MAC), bed.now);
+    let seen = bed.pass(Duration::from_secs(100));
+    assert_eq!(seen, [(Duration::from_secs(14), LOST())]);
+    // Back: known ones are taken to be there, and all are asked.
     bed.r.link_up(bed.now);
     let seen: Vec<Action> = bed.pass(ms(0)).into_iter().map(|(_, a)| a).collect();
     let of_second = Action::Ask {
         address: ip(2),
         to: None,
     };
-    assert_eq!(seen, [ask(Some(MAC)), of_second]);
+    assert_eq!(seen, [resolved, ask(Some(MAC)), of_second]);
+    // A member of a set is to answer first.
+    let mut bed = Bed::known(Probe::Fast);
+    bed.r.link_down(bed.now);
+    bed.r.link_up(bed.now);
+    let seen: Vec<Action> = bed.pass(ms(200)).into_iter().map(|(_, a)| a).collect();
+    assert_eq!(seen, [LOST(), ask(None), ask(Some(MAC))]);
+    bed.r.heard(ip(1), ANSWER, bed.now);
+    assert_eq!(bed.r.actions(), [resolved]);
 }
 
 #[test]
@@ -434,7 +452,7 @@ enum Event {
     Demand(u16),
     Heard(u16, Said),
     Kernel(u16, Kernel),
-    LinkUp,
+    Link(bool),
     Pass(u64),
 }
 
@@ -469,7 +487,7 @@ fn event() -> impl Strategy<Value = Event> {
         who.clone().prop_map(Event::Demand),
         (who.clone(), said).prop_map(|(w, s)| Event::Heard(w, s)),
         (who, kernel).prop_map(|(w, k)| Event::Kernel(w, k)),
-        Just(Event::LinkUp),
+        any::<bool>().prop_map(Event::Link),
         (0..40_000u64).prop_map(Event::Pass),
     ]
 }
@@ -482,7 +500,7 @@ proptest! {
     #[test]
     fn actions_tell_the_whole_story(events in proptest::collection::vec(event(), 1..60)) {
         let mut bed = Bed::new();
-        let mut told = BTreeMap::new();
+        let (mut told, mut down) = (BTreeMap::new(), false);
         for event in events {
             let seen = match event {
                 Event::Want(w, probe) => { bed.r.want(ip(w), probe, bed.now); bed.pass(ms(0)) }
@@ -490,7 +508,14 @@ proptest! {
                 Event::Demand(w) => { bed.r.demand(ip(w), bed.now); bed.pass(ms(0)) }
                 Event::Heard(w, said) => { bed.r.heard(ip(w), said, bed.now); bed.pass(ms(0)) }
                 Event::Kernel(w, kernel) => { bed.r.kernel(ip(w), kernel, bed.now); bed.pass(ms(0)) }
-                Event::LinkUp => { bed.r.link_up(bed.now); bed.pass(ms(0)) }
+                Event::Link(up) => {
+                    down = !up;
+                    match up {
+                        true => bed.r.link_up(bed.now),
+                        false => bed.r.link_down(bed.now),
+                    }
+                    bed.pass(ms(0))
+                }
                 Event::Pass(time) => bed.pass(ms(time)),
             };
             let mut asked = 0;
@@ -509,9 +534,10 @@ proptest! {
             prop_assert!(asked <= 6 * 5 * 41 + 60, "{} questions", asked);
             let known: BTreeMap<_, _> = bed.r.all().filter_map(|v| Some((v.address, v.mac?))).collect();
             prop_assert_eq!(&known, &told);
+            prop_assert!(!down || (known.is_empty() && bed.r.next().is_none()));
             let next = bed.r.next();
             let waiting = bed.r.all().any(|v| v.state != State::Permanent);
-            prop_assert!(!waiting || next.is_some_and(|n| n <= bed.now + 2 * GOOD_FOR_LEAST));
+            prop_assert!(down || !waiting || next.is_some_and(|n| n <= bed.now + 2 * GOOD_FOR_LEAST));
         }
     }
 }
