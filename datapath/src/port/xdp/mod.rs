@@ -36,7 +36,7 @@ pub use close::{ClosingPort, Released, Settled};
 pub use error::XdpError;
 pub use loader::Loader;
 pub use nic::{MAX_OVERLAY_PORTS, MAX_RESERVED, NIC_STEERING_NAME, NicSteering, Roles};
-pub use plan::{ArenaPlan, PortPlan, RingSizes, segments};
+pub use plan::{ArenaPlan, NicPlan, PortPlan, RingSizes, segments};
 pub use port::{Handover, KickCauses, XdpHandle, XdpPort};
 pub use probe::{Features, KERNEL_FLOOR, Outcome, Probe, ProbeRow, Refusal};
 pub use program::{STEERING_NAME, Steering, SteeringCounters};
