@@ -71,7 +71,7 @@ impl Limits {
         ports: 4096,
         addresses_per_port: 64,
         vlans_per_port: 4094,
-        routes: 1 << 20,
+        routes: 1 << 21,
         neighbors: 65_536,
         segments: 1024,
         fdb_entries: 65_536,

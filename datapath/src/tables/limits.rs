@@ -11,7 +11,7 @@ pub const MAX_VRF_ID: u32 = (1 << 24) - 1;
 /// Most VRFs with a port, neighbor or route.
 pub const MAX_VRFS: usize = 4096;
 /// Most routes, all VRFs together; the addresses of ports do not count.
-pub const MAX_ROUTES: usize = 1 << 20;
+pub const MAX_ROUTES: usize = 1 << 21;
 /// Most static neighbors, all VRFs together; the addresses of ports do not count.
 pub const MAX_NEIGHBORS: usize = 65_536;
 /// Most adjacencies: an address behind a port, times the different MTUs of routes by that port.

@@ -14,10 +14,7 @@ impl Tables {
     /// The neighbor that is to be known for a packet to leave of which [`Tables::route`] says
     /// [`NeighborUnresolved`](crate::Reason::NeighborUnresolved); `None` when that is not what it says.
     pub fn missing_neighbor(&self, vrf: VrfId, key: &FlowKey) -> Option<NeighborKey> {
-        let entry = self.vrfs.get_exact(vrf.0)?.fib.lookup_key(&key.dst)?;
-        if entry.local.is_some() {
-            return None;
-        }
+        let target = self.vrfs.get_exact(vrf.0)?.fib.lookup_key(&key.dst)?;
         let neighbor = |link: u32, address: IpAddr| {
             let link = self.links.get(link)?;
             Some(NeighborKey {
@@ -26,7 +23,7 @@ impl Tables {
                 address,
             })
         };
-        match entry.route? {
+        match target {
             Target::Via(index) => {
                 let hop = self.adjacencies.get(index).filter(|a| !a.resolved)?;
                 neighbor(hop.link, hop.address)

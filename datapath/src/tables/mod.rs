@@ -5,6 +5,7 @@
 mod edit;
 mod error;
 pub mod limits;
+mod lpm;
 mod missing;
 mod paged;
 mod peers;
@@ -36,7 +37,7 @@ use crate::verdict::Reason;
 use crate::wire::{FlowKey, MacAddr};
 use paged::{Paged, Slab};
 use peers::Peers;
-use route::{IpTrie, Link, Target, Vrf, host};
+use route::{IpTrie, Link, Target, Vrf};
 use trie::{Trie, allocation};
 
 /// The addresses under which every pod sees its gateway. The same for all ports and VRFs, and as long as the switch
@@ -173,11 +174,7 @@ impl Tables {
 
     #[inline]
     fn hop(&self, vrf: VrfId, address: &[u8; 16]) -> Option<Hop<'_>> {
-        let entry = self.vrfs.get_exact(vrf.0)?.fib.lookup_key(address)?;
-        if let Some(index) = entry.local {
-            return self.resolved(index);
-        }
-        match entry.route? {
+        match self.vrfs.get_exact(vrf.0)?.fib.lookup_key(address)? {
             Target::Via(index) => self.resolved(index),
             Target::OnLink(link) => match self.links.get(link)?.stations.get_key(address) {
                 Some(station) => self.resolved(station.adjacency),
@@ -222,8 +219,8 @@ impl Tables {
 
     /// The port that has this address as its own.
     pub fn neighbor_owner(&self, vrf: VrfId, address: IpAddr) -> Option<&PortEntry> {
-        let entry = self.vrfs.get_exact(vrf.0)?.fib.get(host(address))?;
-        self.port(self.adjacency(entry.local?)?.port)
+        let local = self.vrfs.get_exact(vrf.0)?.fib.local(address)?;
+        self.port(self.adjacency(local)?.port)
     }
 
     /// An L2 segment.
@@ -244,15 +241,10 @@ impl Tables {
     pub fn routes(&self) -> Vec<(RouteKey, Route)> {
         let mut all = Vec::with_capacity(self.counts.routes);
         self.vrfs.visit(&mut |vrf, _, table| {
-            table.fib.visit(&mut |prefix, entry| {
-                if let Some(route) = entry.route.and_then(|t| self.untargeted(t)) {
-                    all.push((
-                        RouteKey {
-                            vrf: VrfId(vrf),
-                            prefix,
-                        },
-                        route,
-                    ));
+            let vrf = VrfId(vrf);
+            table.fib.visit_routes(&mut |prefix, target| {
+                if let Some(route) = self.untargeted(target) {
+                    all.push((RouteKey { vrf, prefix }, route));
                 }
             });
         });

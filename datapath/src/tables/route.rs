@@ -7,6 +7,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
+use super::lpm::Fib;
 use super::trie::Trie;
 use crate::ids::{PortId, VrfId};
 use crate::verdict::Reason;
@@ -100,14 +101,6 @@ pub enum Hop<'a> {
     Drop(Reason),
 }
 
-/// What a VRF's table holds under a prefix: the address of a port, a route, or both (then the port's address wins).
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub(crate) struct Entry {
-    /// Adjacency of the port that owns the address.
-    pub(crate) local: Option<u32>,
-    pub(crate) route: Option<Target>,
-}
-
 /// A route with what it refers to looked up.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Target {
@@ -137,10 +130,6 @@ impl<V> Default for IpTrie<V> {
 }
 
 impl<V: Clone> IpTrie<V> {
-    pub(crate) fn len(&self) -> usize {
-        self.v4.len() + self.v6.len()
-    }
-
     /// Longest match of an address as a flow key holds it (IPv4-mapped).
     #[inline]
     pub(crate) fn lookup_key(&self, address: &[u8; 16]) -> Option<&V> {
@@ -158,13 +147,6 @@ impl<V: Clone> IpTrie<V> {
         match bits >> 32 {
             0xffff => self.v4.get_exact(bits as u32),
             _ => self.v6.get_exact(bits),
-        }
-    }
-
-    pub(crate) fn lookup(&self, address: IpAddr) -> Option<&V> {
-        match address {
-            IpAddr::V4(a) => self.v4.lookup(a.to_bits()),
-            IpAddr::V6(a) => self.v6.lookup(a.to_bits()),
         }
     }
 
@@ -218,7 +200,7 @@ impl<V: Clone> IpTrie<V> {
 }
 
 /// A prefix; the length is the family's at most.
-fn net(address: IpAddr, length: u8) -> IpNet {
+pub(super) fn net(address: IpAddr, length: u8) -> IpNet {
     IpNet::new_assert(address, length)
 }
 
@@ -230,7 +212,7 @@ pub(crate) fn host(address: IpAddr) -> IpNet {
 /// The routes of a VRF and the addresses of its ports.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Vrf {
-    pub(crate) fib: IpTrie<Entry>,
+    pub(crate) fib: Fib,
     /// Next hops in use, each with its adjacencies.
     pub(crate) next_hops: IpTrie<std::sync::Arc<[u32]>>,
     /// Ports in it.

@@ -220,12 +220,8 @@ impl Build {
         address: IpAddr,
         adjacency: u32,
     ) -> Result<(), TableError> {
-        let fib = &self.tables.vrfs.get_exact(vrf.0).map(|v| &v.fib);
-        let mut entry = fib
-            .and_then(|f| f.get(host(address)))
-            .copied()
-            .unwrap_or_default();
-        match entry.local {
+        let vrf_of = self.tables.vrfs.get_exact(vrf.0);
+        match vrf_of.and_then(|vrf| vrf.fib.local(address)) {
             Some(index) if index == adjacency => return Ok(()),
             Some(index) => {
                 let holder = self
@@ -241,10 +237,10 @@ impl Build {
                     holder,
                 ));
             }
-            None => entry.local = Some(adjacency),
+            None => {}
         }
         let table = self.vrf_mut(vrf);
-        table.fib.insert(host(address), entry);
+        table.fib.set_local(address, Some(adjacency));
         // What was a next hop behind another port, by an on-link route there, is a pod now.
         let by = table.next_hops.get(host(address)).cloned();
         self.hops.extend(by.iter().flat_map(|all| all.iter()));
@@ -252,15 +248,7 @@ impl Build {
     }
 
     fn remove_local(&mut self, vrf: VrfId, address: IpAddr) {
-        let fib = &mut self.vrf_mut(vrf).fib;
-        let Some(mut entry) = fib.get(host(address)).copied() else {
-            return;
-        };
-        entry.local = None;
-        match entry.route {
-            Some(_) => fib.insert(host(address), entry),
-            None => fib.remove(host(address)),
-        };
+        self.vrf_mut(vrf).fib.set_local(address, None);
     }
 
     /// A VRF, for change; it is made if need be and goes when it is found empty.

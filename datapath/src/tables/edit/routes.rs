@@ -26,12 +26,8 @@ impl Target {
 
 impl Build {
     fn route(&self, key: &RouteKey) -> Option<Target> {
-        self.tables
-            .vrfs
-            .get_exact(key.vrf.0)?
-            .fib
-            .get(key.prefix)?
-            .route
+        let vrf = self.tables.vrfs.get_exact(key.vrf.0)?;
+        vrf.fib.route(key.prefix)
     }
 
     /// Takes out routes that go or become different.
@@ -43,14 +39,7 @@ impl Build {
             if *new == self.tables.untargeted(target) {
                 continue;
             }
-            let fib = &mut self.vrf_mut(key.vrf).fib;
-            if let Some(mut entry) = fib.get(key.prefix).copied() {
-                entry.route = None;
-                match entry.local {
-                    Some(_) => fib.insert(key.prefix, entry),
-                    None => fib.remove(key.prefix),
-                };
-            }
+            self.vrf_mut(key.vrf).fib.set_route(key.prefix, None);
             self.tables.counts.routes -= 1;
             self.changed = true;
             self.release(key.vrf, target);
@@ -69,9 +58,7 @@ impl Build {
             }
             let target = self.target(key, route)?;
             let fib = &mut self.vrf_mut(key.vrf).fib;
-            let mut entry = fib.get(key.prefix).copied().unwrap_or_default();
-            entry.route = Some(target);
-            fib.insert(key.prefix, entry);
+            fib.set_route(key.prefix, Some(target));
             self.tables.counts.routes += 1;
             self.changed = true;
             if self.tables.counts.routes > MAX_ROUTES {
@@ -202,8 +189,8 @@ impl Build {
     pub(super) fn route_by(&self, vrf: VrfId, is: impl Fn(Target) -> bool) -> String {
         let mut name = format!("a route (vrf {vrf})");
         if let Some(table) = self.tables.vrfs.get_exact(vrf.0) {
-            table.fib.visit(&mut |prefix, entry| {
-                if entry.route.is_some_and(&is) {
+            table.fib.visit_routes(&mut |prefix, target| {
+                if is(target) {
                     name = RouteKey { vrf, prefix }.to_string();
                 }
             });
@@ -238,12 +225,8 @@ impl Build {
                 continue;
             }
             let vrf = self.tables.vrfs.get_exact(link.vrf.0);
-            let entry = vrf.and_then(|v| v.fib.lookup(hop.address));
-            let by = match entry {
-                Some(entry) if entry.local.is_none() => match entry.route {
-                    Some(Target::OnLink(link)) => self.tables.links.get(link).map(|l| l.port),
-                    _ => None,
-                },
+            let by = match vrf.and_then(|v| v.fib.lookup(hop.address)) {
+                Some(Target::OnLink(link)) => self.tables.links.get(link).map(|l| l.port),
                 _ => None,
             };
             if by != Some(hop.port) {
