@@ -36,6 +36,17 @@ impl Tables {
                     false => neighbor(link, to_ip(&key.dst)),
                 }
             }
+            // All of them are asked for as long as there is the group.
+            Target::Group(group) => {
+                let group = self.groups.get(group)?;
+                let hops = group.adjacencies.iter();
+                let hop = hops.filter_map(|a| self.adjacencies.get(*a)).next()?;
+                let resolved = |a: &u32| self.adjacencies.get(*a).is_some_and(|a| a.resolved);
+                match group.adjacencies.iter().any(resolved) {
+                    true => None,
+                    false => neighbor(hop.link, hop.address),
+                }
+            }
             Target::Blackhole | Target::Unreachable | Target::Prohibit => None,
         }
     }

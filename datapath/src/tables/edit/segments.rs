@@ -162,7 +162,7 @@ impl Build {
     ) -> Result<(), TableError> {
         let now = |id: PortId| match self.tables.port(id)?.kind {
             PortKind::L2 { segment, .. } => Some(segment),
-            PortKind::Routed { .. } => None,
+            _ => None,
         };
         let mut touched: Vec<VrfId> = segments.keys().copied().collect();
         touched.extend(ports.keys().filter_map(|id| before(*id)));

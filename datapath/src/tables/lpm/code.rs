@@ -18,6 +18,8 @@ const UNREACHABLE: u16 = 2;
 const PROHIBIT: u16 = 3;
 /// Codes of links begin here,
 const ON_LINK: u16 = 16;
+/// of groups of next hops here,
+const GROUP: u16 = 3 << 10;
 /// and of adjacencies here: indices are given out from the lowest on.
 const VIA: u16 = 1 << 12;
 
@@ -29,7 +31,8 @@ pub(super) fn of(target: Target) -> u16 {
     };
     match target {
         Target::Via(adjacency) => within(VIA, SEARCH, adjacency),
-        Target::OnLink(link) => within(ON_LINK, VIA, link),
+        Target::OnLink(link) => within(ON_LINK, GROUP, link),
+        Target::Group(group) => within(GROUP, VIA, group),
         Target::Blackhole => BLACKHOLE,
         Target::Unreachable => UNREACHABLE,
         Target::Prohibit => PROHIBIT,
@@ -41,6 +44,7 @@ pub(super) fn of(target: Target) -> u16 {
 pub(super) fn target(code: u16) -> Option<Target> {
     Some(match code {
         VIA.. => Target::Via(u32::from(code - VIA)),
+        GROUP.. => Target::Group(u32::from(code - GROUP)),
         ON_LINK.. => Target::OnLink(u32::from(code - ON_LINK)),
         BLACKHOLE => Target::Blackhole,
         UNREACHABLE => Target::Unreachable,
@@ -61,13 +65,14 @@ mod tests {
 
     #[test]
     fn targets_come_back_from_their_codes() {
-        let last = [u32::from(VIA - ON_LINK), u32::from(SEARCH - VIA)];
+        let last = [GROUP - ON_LINK, SEARCH - VIA, VIA - GROUP].map(u32::from);
         let kinds = [Target::Blackhole, Target::Unreachable, Target::Prohibit];
         let mut all = kinds.to_vec();
         for index in [0, 1, last[0] - 1, last[1] - 1] {
             all.push(Target::Via(index));
         }
         all.extend([0, 1, last[0] - 1].map(Target::OnLink));
+        all.extend([0, 1, last[2] - 1].map(Target::Group));
         for one in all {
             let code = of(one);
             assert!(code != NONE && code < SEARCH, "{one:?}");
@@ -75,6 +80,7 @@ mod tests {
         }
         for wide in [
             Target::OnLink(last[0]),
+            Target::Group(last[2]),
             Target::Via(last[1]),
             Target::Via(u32::MAX),
         ] {
