@@ -265,6 +265,8 @@ impl Engine {
                     .map_err(|e| switch_error(&e))?;
                 Ok(None)
             }
+            // Its packets leave by NICs.
+            Device::Vxlan { .. } => Ok(None),
             Device::Memory {} => Err(RpcError::new(
                 ErrorCode::Refused,
                 "memory ports are for tests and benches",

@@ -33,7 +33,7 @@ fn targets() -> impl Strategy<Value = Target> {
 
 /// Addresses that share leading bits often, so that prefixes nest and parts of the table fill up.
 fn addresses() -> impl Strategy<Value = u32> {
-    let few = |bits: u32| any::<u32>().prop_map(move |a| 0x0a01_0200 | a % (1 << bits));
+    let few = |bits: u32| any::<u32>().prop_map(move |a| 0x0a01_0200 | (a % (1 << bits)));
     prop_oneof![any::<u32>(), few(5), few(9), few(12), few(17), few(24)]
 }
 
