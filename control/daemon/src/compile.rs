@@ -12,6 +12,7 @@ use podswitch_datapath::tables::{
 };
 use podswitch_datapath::{PortId, VrfId, WorkerId, wire};
 
+use crate::kernel::nic::Facts;
 use crate::names::Names;
 
 /// What an edit needs to know beside the differences.
@@ -24,6 +25,8 @@ pub struct Compiler<'a> {
     pub segments_before: &'a HashMap<&'a str, u32>,
     /// Which worker serves a port.
     pub worker: &'a dyn Fn(PortId) -> WorkerId,
+    /// What the NIC of a port is, as far as that is known.
+    pub nic: &'a dyn Fn(&str) -> Option<Facts>,
     /// MTU of ports that name none.
     pub default_mtu: u32,
 }
@@ -148,12 +151,16 @@ impl Compiler<'_> {
             (_, None) => !p.addresses.is_empty(),
             (_, Some(_)) => p.mac.is_some(),
         };
+        let nic = match p.device.is_nic() {
+            true => (self.nic)(&p.name),
+            false => None,
+        };
         Ok(PortSpec {
             id,
             name: p.name.clone(),
             worker: (self.worker)(id),
-            mac: mac(p.mac.unwrap_or_default()),
-            mtu: p.mtu.unwrap_or(self.default_mtu),
+            mac: nic.map_or(mac(p.mac.unwrap_or_default()), |nic| nic.mac),
+            mtu: nic.map_or(p.mtu.unwrap_or(self.default_mtu), |nic| nic.mtu),
             kind,
             check_source,
             node: p.node,
