@@ -14,6 +14,7 @@ use podswitch_datapath::tables::{
 };
 use podswitch_datapath::{PortId, VrfId, WorkerId, wire};
 
+use crate::kernel::nic::Facts;
 use crate::names::Names;
 
 /// What an edit needs to know beside the differences.
@@ -26,6 +27,8 @@ pub struct Compiler<'a> {
     pub segments_before: &'a HashMap<&'a str, u32>,
     /// Which worker serves a port.
     pub worker: &'a dyn Fn(PortId) -> WorkerId,
+    /// What the NIC of a port is, as far as that is known.
+    pub nic: &'a dyn Fn(&str) -> Option<&'a Facts>,
     /// MTU of ports that name none.
     pub default_mtu: u32,
 }
@@ -132,7 +135,20 @@ impl Compiler<'_> {
 
     fn port(&self, p: &object::Port) -> Result<PortSpec, RpcError> {
         let id = self.id(&p.name)?;
+        let nic = match p.device.is_nic() {
+            true => (self.nic)(&p.name),
+            false => None,
+        };
+        let default_mtu = match p.device.is_tunnel() {
+            // The way to the other end says.
+            true => MAX_MTU,
+            false => self.default_mtu,
+        };
         let kind = match &p.segment {
+            None if p.device.is_nic() => PortKindSpec::Uplink {
+                vrf: VrfId(p.vrf),
+                addresses: nic.map(|nic| nic.addresses.clone()).unwrap_or_default(),
+            },
             None if p.device.is_tunnel() => PortKindSpec::Tunnel {
                 vrf: VrfId(p.vrf),
                 tunnel: tunnel(&p.device)?,
@@ -158,12 +174,8 @@ impl Compiler<'_> {
             id,
             name: p.name.clone(),
             worker: (self.worker)(id),
-            mac: mac(p.mac.unwrap_or_default()),
-            mtu: p.mtu.unwrap_or(match p.device.is_tunnel() {
-                // The way to the other end says.
-                true => MAX_MTU,
-                false => self.default_mtu,
-            }),
+            mac: nic.map_or(mac(p.mac.unwrap_or_default()), |nic| nic.mac),
+            mtu: nic.map_or(p.mtu.unwrap_or(default_mtu), |nic| nic.mtu),
             kind,
             check_source,
             node: p.node,
