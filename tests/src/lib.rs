@@ -26,6 +26,7 @@ pub mod raw;
 pub mod records;
 pub mod schema;
 pub mod traffic;
+pub mod uplink;
 pub mod wait;
 
 pub use netns::Netns;
