@@ -5,7 +5,7 @@ use std::env;
 use std::path::Path;
 use std::process::{Command, ExitCode};
 
-const PROGRAMS: [&str; 1] = ["pod"];
+const PROGRAMS: [&str; 2] = ["pod", "nic"];
 
 fn main() -> ExitCode {
     println!("cargo:rerun-if-changed=bpf");

@@ -112,7 +112,7 @@ impl Bare {
             slot.port.reclaim(&mut self.pool);
             owed |= slot.unfinished || slot.port.pending() > 0 || slot.port.starved();
         }
-        let fds = self.slots.iter().filter_map(|s| s.port.wait_fd());
+        let fds = self.slots.iter().flat_map(|s| s.port.wait_fds());
         let mut fds: Vec<PollFd<'_>> = fds.map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
         let timeout: u8 = if owed { 1 } else { 50 };
         // A signal ends it early; the loop looks at everything anyway.

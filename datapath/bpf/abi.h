@@ -4,6 +4,7 @@
 #ifndef PODSWITCH_BPF_ABI_H
 #define PODSWITCH_BPF_ABI_H
 
+typedef unsigned char u8;
 typedef unsigned short u16;
 typedef unsigned int u32;
 typedef unsigned long long u64;
@@ -13,13 +14,22 @@ typedef unsigned long long u64;
 #define TYPE(name, value) value *name
 
 #if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
-#define NETWORK16(value) __builtin_bswap16(value)
+#define NETWORK16(value) ((u16)__builtin_bswap16(value))
+#define NETWORK32(value) __builtin_bswap32(value)
 #else
 #define NETWORK16(value) (value)
+#define NETWORK32(value) (value)
 #endif
 
-enum { MAP_PERCPU_ARRAY = 6, MAP_XSKMAP = 17 };
-enum { XDP_DROP = 1, XDP_REDIRECT = 4 };
+/* The loader takes one function, so nothing may be left to be called. */
+#define INLINE static inline __attribute__((always_inline))
+
+enum { MAP_HASH = 1, MAP_PERCPU_ARRAY = 6, MAP_LRU_HASH = 9, MAP_XSKMAP = 17 };
+/* Memory for an element is taken when it comes. */
+enum { MAP_NO_PREALLOC = 1 };
+/* Of map_update: an element that is there is replaced. */
+enum { MAP_ANY = 0 };
+enum { XDP_DROP = 1, XDP_PASS = 2, XDP_REDIRECT = 4 };
 
 struct xdp_md {
 	u32 data;
@@ -31,6 +41,10 @@ struct xdp_md {
 };
 
 static void *(*const map_lookup)(void *map, const void *key) = (void *)1;
+static long (*const map_update)(void *map, const void *key, const void *value, u64 flags) = (void *)2;
+static long (*const map_delete)(void *map, const void *key) = (void *)3;
+/* Nanoseconds since the machine was started. */
+static u64 (*const monotonic_ns)(void) = (void *)5;
 static long (*const adjust_head)(struct xdp_md *ctx, int delta) = (void *)44;
 static long (*const redirect_map)(void *map, u64 key, u64 flags) = (void *)51;
 

@@ -129,7 +129,7 @@ impl Node {
         self.switch.publish(tables);
         self.switch.wait_for_tables().unwrap();
         let mut steering = self.bed.loader.steering(1, None).unwrap();
-        let socket = added.xdp.unwrap().socket().unwrap();
+        let socket = added.xdp[0].socket().unwrap();
         steering.insert(0, socket.as_fd()).unwrap();
         let path = format!("/proc/self/fd/{}", socket.as_fd().as_raw_fd());
         self.inodes.push(std::fs::metadata(path).unwrap().ino());

@@ -93,9 +93,11 @@ impl Whole {
                 faults: None,
             };
             let inside = bed.node.netns().enter().expect("the node's namespace");
-            let added = switch.add_port(PortId(pod as u16), spec);
+            let mut added = switch
+                .add_port(PortId(pod as u16), spec)
+                .expect("an AF_XDP port");
             drop(inside);
-            let handle = added.expect("an AF_XDP port").xdp.expect("its socket");
+            let handle = added.xdp.remove(0);
             let socket = handle.socket().expect("an open socket");
             steering.push(bed.steer(pod, socket.as_fd()));
             handles.push(handle);

@@ -202,6 +202,17 @@ pub fn run_on_frames(program: BorrowedFd<'_>, frame: &[u8], frames: u32) -> Resu
         .map_err(|source| Error::io("running an XDP program on frames", source))
 }
 
+/// What an XDP program says about a frame that comes in by the first queue of the loopback device of the calling thread's network
+/// namespace (`XDP_PASS`, ...; include/uapi/linux/bpf.h). Nothing becomes of the frame.
+///
+/// # Errors
+/// [`Error::Io`]: EINVAL for a program of another type or bound to a device, and for a frame shorter than an Ethernet header; EPERM
+/// without `CAP_NET_ADMIN` and `CAP_BPF`.
+pub fn answer(program: BorrowedFd<'_>, frame: &[u8]) -> Result<u32> {
+    sys::bpf_prog_answer(program, frame)
+        .map_err(|source| Error::io("asking an XDP program about a frame", source))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

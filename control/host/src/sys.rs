@@ -149,6 +149,13 @@ fn pair(first: u32, second: u32) -> u64 {
     u64::from_ne_bytes(bytes)
 }
 
+/// The other way round.
+fn halves(word: u64) -> [u32; 2] {
+    let bytes = word.to_ne_bytes();
+    let half = |at: usize| u32::from_ne_bytes(std::array::from_fn(|i| bytes[at + i]));
+    [half(0), half(4)]
+}
+
 /// Loads a program of these instructions; `log` gets the verifier's words when it is not empty.
 pub(crate) fn bpf_prog_load(
     kind: u32,
@@ -233,6 +240,23 @@ pub(crate) fn bpf_prog_run_live(
     ];
     // SAFETY: H4: the frame is borrowed for the call and read only; there is no other address.
     unsafe { bpf(BPF_PROG_TEST_RUN, &mut block) }.map(drop)
+}
+
+/// The answer of an XDP program about one frame.
+pub(crate) fn bpf_prog_answer(program: BorrowedFd<'_>, frame: &[u8]) -> io::Result<u32> {
+    let size = u32::try_from(frame.len()).map_err(|_| io::Error::from_raw_os_error(libc::E2BIG))?;
+    // The fields up to data_out. Without an address for data to go to, none comes back; the answer is in the block.
+    let mut block = [
+        pair(program.as_raw_fd().cast_unsigned(), 0),
+        pair(size, 0),
+        frame.as_ptr().expose_provenance() as u64,
+        0,
+        pair(1, 0),
+    ];
+    // SAFETY: H4: the frame is borrowed for the call and read only; there is no other address.
+    unsafe { bpf(BPF_PROG_TEST_RUN, &mut block) }?;
+    let [_, answer] = halves(block[0]);
+    Ok(answer)
 }
 
 /// Private memory whose end lies right before an inaccessible page: the kernel cannot write past it, whatever size it

@@ -170,6 +170,14 @@ impl FaultPort {
         &self.inner
     }
 
+    /// The device behind it, through any number of faults.
+    pub(super) fn innermost(&self) -> &Port {
+        match &self.inner {
+            Port::Fault(port) => port.innermost(),
+            device => device,
+        }
+    }
+
     pub(super) fn inner_mut(&mut self) -> &mut Port {
         &mut self.inner
     }

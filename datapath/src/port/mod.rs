@@ -4,6 +4,7 @@
 //! | variant | what it is |
 //! |---|---|
 //! | `Xdp` | AF_XDP socket on the host end of a pod's veth |
+//! | `Nic` | AF_XDP sockets on all queues of a NIC |
 //! | `Memory` | frames in memory, for tests and benches |
 //! | `Pcap` | replays a capture file in, records one out |
 //! | `Fault` | another port behind loss, duplication, reorder and corruption |
@@ -11,6 +12,7 @@
 mod fault;
 mod generator;
 mod memory;
+mod nic;
 mod pcap;
 pub mod xdp;
 
@@ -22,6 +24,7 @@ use std::time::Duration;
 pub use fault::{FaultPlan, FaultPort, Faults, MAX_DELAY};
 pub use generator::FrameSource;
 pub use memory::{MEMORY_CAPS, MemoryDevice, MemoryHandle, MemoryPort};
+pub use nic::NicPort;
 pub use pcap::{
     Capture, MAX_REPLAY_BYTES, Pace, PcapError, PcapPort, PcapSpec, PcapStatus, RecordStatus,
 };
@@ -140,6 +143,8 @@ impl PortCounters {
 pub enum Port {
     /// AF_XDP.
     Xdp(Box<XdpPort>),
+    /// AF_XDP on every queue of a NIC.
+    Nic(Box<NicPort>),
     /// Frames in memory.
     Memory(MemoryPort),
     /// Capture files.
@@ -154,7 +159,7 @@ pub enum Port {
 pub enum Closed {
     /// Nothing.
     Nothing,
-    /// A socket to be closed; its chunks are settled afterwards ([`xdp::Released::settle`]).
+    /// Sockets to be closed; their chunks are settled afterwards ([`xdp::Released::settle`]).
     Xdp(Box<ClosingPort>),
     /// Files, of which one may still be written.
     Pcap(Box<PcapPort>),
@@ -166,6 +171,7 @@ impl Port {
     pub fn arena(&self) -> &Arc<Arena> {
         match self {
             Port::Xdp(p) => p.arena(),
+            Port::Nic(p) => p.arena(),
             Port::Memory(p) => p.arena(),
             Port::Pcap(p) => p.arena(),
             Port::Fault(p) => p.inner().arena(),
@@ -177,6 +183,7 @@ impl Port {
     pub fn caps(&self) -> Caps {
         match self {
             Port::Xdp(p) => p.caps(),
+            Port::Nic(p) => p.caps(),
             Port::Memory(p) => p.caps(),
             Port::Pcap(p) => p.caps(),
             Port::Fault(p) => p.inner().caps(),
@@ -194,6 +201,7 @@ impl Port {
     ) -> usize {
         match self {
             Port::Xdp(p) => p.receive(id, pool, batch, budget),
+            Port::Nic(p) => p.receive(id, pool, batch, budget),
             Port::Memory(p) => p.receive(id, pool, batch, budget),
             Port::Pcap(p) => p.receive(id, pool, batch, budget),
             Port::Fault(p) => p.receive(id, pool, batch, budget),
@@ -205,6 +213,7 @@ impl Port {
     pub fn transmit(&mut self, id: PortId, pool: &mut Pool, outbox: &mut VecDeque<Frame>) -> usize {
         match self {
             Port::Xdp(p) => p.transmit(id, pool, outbox),
+            Port::Nic(p) => p.transmit(id, pool, outbox),
             Port::Memory(p) => p.transmit(pool, outbox),
             Port::Pcap(p) => p.transmit(pool, outbox),
             Port::Fault(p) => p.transmit(id, pool, outbox),
@@ -217,6 +226,7 @@ impl Port {
     pub fn kick(&mut self, calls: &mut u32) -> bool {
         match self {
             Port::Xdp(p) => p.kick_within(calls),
+            Port::Nic(p) => p.kick(calls),
             Port::Memory(_) => false,
             Port::Pcap(p) => p.kick(),
             Port::Fault(p) => p.kick(calls),
@@ -228,6 +238,7 @@ impl Port {
     pub fn reclaim(&mut self, pool: &mut Pool) {
         match self {
             Port::Xdp(p) => p.reclaim(pool),
+            Port::Nic(p) => p.reclaim(pool),
             Port::Memory(_) | Port::Pcap(_) => {}
             Port::Fault(p) => p.inner_mut().reclaim(pool),
         }
@@ -238,6 +249,7 @@ impl Port {
     pub fn pending(&self) -> u32 {
         match self {
             Port::Xdp(p) => p.pending(),
+            Port::Nic(p) => p.pending(),
             Port::Memory(_) | Port::Pcap(_) => 0,
             Port::Fault(p) => p.pending(),
         }
@@ -249,6 +261,7 @@ impl Port {
     pub fn starved(&self) -> bool {
         match self {
             Port::Xdp(p) => p.starved(),
+            Port::Nic(p) => p.starved(),
             Port::Memory(_) | Port::Pcap(_) => false,
             Port::Fault(p) => p.inner().starved(),
         }
@@ -258,6 +271,7 @@ impl Port {
     pub fn backlog(&self) -> u32 {
         match self {
             Port::Xdp(p) => p.plan().backlog,
+            Port::Nic(p) => p.backlog(),
             Port::Memory(_) | Port::Pcap(_) => BACKLOG,
             Port::Fault(p) => p.inner().backlog(),
         }
@@ -267,25 +281,31 @@ impl Port {
     pub fn link(&self) -> Link {
         match self {
             Port::Xdp(p) => p.link(),
+            Port::Nic(p) => p.link(),
             Port::Memory(_) | Port::Pcap(_) => Link::Up,
             Port::Fault(p) => p.inner().link(),
         }
     }
 
-    /// Readable when frames wait; `None` when a worker need not wake for this device.
-    pub fn wait_fd(&self) -> Option<BorrowedFd<'_>> {
-        match self {
-            Port::Xdp(p) => p.wait_fd(),
-            Port::Memory(p) => p.wait_fd(),
-            Port::Pcap(_) => None,
-            Port::Fault(p) => p.inner().wait_fd(),
-        }
+    /// Each is readable when frames wait; none when a worker need not wake for this device.
+    pub fn wait_fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        let device = match self {
+            Port::Fault(p) => p.innermost(),
+            port => port,
+        };
+        let (one, queues) = match device {
+            Port::Xdp(p) => (Some(p.wait_fd()), &[][..]),
+            Port::Nic(p) => (None, p.queues()),
+            Port::Memory(p) => (p.wait_fd(), &[][..]),
+            Port::Pcap(_) | Port::Fault(_) => (None, &[][..]),
+        };
+        one.into_iter().chain(queues.iter().map(XdpPort::wait_fd))
     }
 
     /// Time until frames will wait that no descriptor announces; `None` when none are expected.
     pub fn due_in(&self) -> Option<Duration> {
         match self {
-            Port::Xdp(_) | Port::Memory(_) => None,
+            Port::Xdp(_) | Port::Nic(_) | Port::Memory(_) => None,
             Port::Pcap(p) => p.due_in(),
             Port::Fault(p) => p.inner().due_in(),
         }
@@ -296,6 +316,7 @@ impl Port {
     pub fn has_work(&self) -> bool {
         match self {
             Port::Xdp(p) => p.has_work(),
+            Port::Nic(p) => p.has_work(),
             Port::Memory(p) => p.has_work(),
             Port::Pcap(p) => p.due_in() == Some(Duration::ZERO),
             Port::Fault(p) => p.has_work(),
@@ -306,6 +327,7 @@ impl Port {
     pub fn counters(&self) -> PortCounters {
         match self {
             Port::Xdp(p) => p.counters(),
+            Port::Nic(p) => p.counters(),
             Port::Memory(p) => p.counters(),
             Port::Pcap(p) => p.counters(),
             Port::Fault(p) => p.counters(),
@@ -316,6 +338,7 @@ impl Port {
     pub fn close(self, id: PortId, pool: &mut Pool) -> Closed {
         match self {
             Port::Xdp(p) => Closed::Xdp(Box::new(p.close(id, pool))),
+            Port::Nic(p) => Closed::Xdp(Box::new(p.close(id, pool))),
             Port::Memory(p) => {
                 p.close(pool);
                 Closed::Nothing

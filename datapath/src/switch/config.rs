@@ -19,7 +19,8 @@ pub struct SwitchConfig {
     pub mode: Mode,
     /// How they wait for work.
     pub idle: IdleConfig,
-    /// How much memory ports get.
+    /// How much memory the ports of pods get; a NIC's has an arena of its own
+    /// ([`NicPlan`](crate::port::xdp::NicPlan)).
     pub memory: MemoryPlan,
     /// What the kernel's AF_XDP can do ([`Probe`](crate::port::xdp::Probe)).
     pub features: Features,
@@ -91,7 +92,8 @@ pub struct WorkerConfig {
     pub require_core: bool,
 }
 
-/// How much memory ports get.
+/// How much memory the ports of pods get; a NIC's has an arena of its own
+/// ([`NicPlan`](crate::port::xdp::NicPlan)).
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct MemoryPlan {
     /// Ports that share an arena. `None`: what `ArenaPlan` says.
@@ -122,6 +124,13 @@ pub enum Device {
         queue: Queue,
         /// The sender leaves segmentation to the device, as it does where the interface's XDP program is in generic mode.
         superframes: bool,
+    },
+    /// AF_XDP on every queue of a NIC, which stays the host's, in the calling thread's network namespace.
+    Nic {
+        /// The interface's index.
+        interface: u32,
+        /// How many receive queues it has.
+        queues: u32,
     },
     /// Memory.
     Memory(MemoryDevice),

@@ -24,8 +24,8 @@ use crate::counters::{Baseline, Counters, WorkerCounters};
 use crate::events::{MissReader, Refusal};
 use crate::frame::{Arena, Audit};
 use crate::ids::{MAX_PORTS, PolicyRuleId, PortId, WorkerId};
-use crate::port::xdp::{KernelDrops, PortPlan, XdpConfig, XdpHandle};
-use crate::port::{FaultPort, MemoryPort, PcapPort, PcapStatus, Port};
+use crate::port::xdp::{KernelDrops, NicPlan, PortPlan, Queue, XdpConfig, XdpError, XdpHandle};
+use crate::port::{FaultPort, MemoryPort, NicPort, PcapPort, PcapStatus, Port};
 use crate::publish::Publisher;
 use crate::stage::LearnedEntry;
 use crate::tables::{Edit, Tables};
@@ -34,20 +34,20 @@ use crate::worker::mailbox::Request;
 use closing::Closer;
 pub(crate) use closing::Closing;
 use handle::Handle;
-use memory::Plot;
+use memory::{Plot, Share};
 
 /// A port of the switch.
 struct Record {
     worker: WorkerId,
     arena: Arc<Arena>,
-    share: u32,
+    share: Share,
     watch: Watch,
 }
 
 /// What control can look at while a port runs.
 #[derive(Default)]
 struct Watch {
-    xdp: Option<XdpHandle>,
+    xdp: Vec<XdpHandle>,
     pcap: Option<PcapStatus>,
 }
 
@@ -57,8 +57,8 @@ struct Watch {
 pub struct AddedPort {
     /// The worker that serves it.
     pub worker: WorkerId,
-    /// The socket of an AF_XDP port: put it into the steering program's map, and the frames come.
-    pub xdp: Option<XdpHandle>,
+    /// The sockets of an AF_XDP port, one for each queue, from 0 on: put them into the steering program's map, and the frames come.
+    pub xdp: Vec<XdpHandle>,
 }
 
 /// A port as [`Switch::ports`] shows it.
@@ -178,7 +178,7 @@ impl Switch {
             return Err(SwitchError::PortClosing { port: id, waited });
         }
         let worker = spec.worker.unwrap_or_else(|| self.least_loaded());
-        let share = memory::share(&self.config.memory, spec.mtu);
+        let share = Share::of(&self.config.memory, &spec);
         let plot = self.plot_for(worker, share)?;
         let (port, watch) = open(id, spec, &mut self.workers[worker.index()].plots[plot])?;
         let arena = port.arena().clone();
@@ -221,12 +221,13 @@ impl Switch {
     }
 
     /// Which arena of the worker has room for a port; one is made when none has.
-    fn plot_for(&mut self, worker: WorkerId, share: u32) -> Result<usize, SwitchError> {
+    fn plot_for(&mut self, worker: WorkerId, share: Share) -> Result<usize, SwitchError> {
         let handle = self.worker(worker)?;
         if let Some(at) = handle.plots.iter().position(|p| p.has_room(share)) {
             return Ok(at);
         }
-        let chunks = memory::next_arena(&self.config.memory, share, handle.plots.len());
+        let earlier = handle.plots.iter().filter(|p| !p.alone).count();
+        let chunks = share.next_arena(&self.config.memory, earlier);
         let arena = Arena::new(worker, chunks).map_err(|source| SwitchError::Memory {
             worker,
             chunks,
@@ -235,7 +236,7 @@ impl Switch {
         let arena = Arc::new(arena);
         self.ask(worker, |answer| Request::AddArena(arena.clone(), answer))?;
         let plots = &mut self.workers[worker.index()].plots;
-        plots.push(Plot::new(arena, self.config.features));
+        plots.push(Plot::new(arena, share.alone, self.config.features));
         Ok(plots.len() - 1)
     }
 
@@ -287,16 +288,20 @@ impl Switch {
         self.ports.get(&id)?.watch.pcap.as_ref()
     }
 
-    /// What the kernel has dropped at an AF_XDP port's socket since it was opened; absent for other ports, and once the
-    /// socket is closed. A system call.
+    /// What the kernel has dropped at an AF_XDP port's sockets since they were opened; absent for other ports, and once
+    /// they are closed. A system call for each.
     ///
     /// # Errors
     /// When there is no such port, or the kernel does not tell.
     pub fn kernel_drops(&self, id: PortId) -> Result<Option<KernelDrops>, SwitchError> {
         let record = self.ports.get(&id).ok_or(SwitchError::NoPort(id))?;
-        let socket = record.watch.xdp.as_ref().and_then(XdpHandle::socket);
-        let drops = socket.map(|socket| socket.kernel_drops()).transpose();
-        drops.map_err(|source| SwitchError::Statistics { port: id, source })
+        let mut sum: Option<KernelDrops> = None;
+        for socket in record.watch.xdp.iter().filter_map(XdpHandle::socket) {
+            let drops = socket.kernel_drops();
+            let drops = drops.map_err(|source| SwitchError::Statistics { port: id, source })?;
+            sum = Some(sum.unwrap_or_default().plus(&drops));
+        }
+        Ok(sum)
     }
 
     /// The tables published last.
@@ -482,8 +487,14 @@ fn open(id: PortId, spec: PortSpec, plot: &mut Plot) -> Result<(Port, Watch), Sw
             config.superframes = superframes;
             let port = plot.umem.open(&config);
             let port = port.map_err(|source| SwitchError::Xdp { port: id, source })?;
-            watch.xdp = Some(port.handle());
+            watch.xdp = vec![port.handle()];
             Port::Xdp(Box::new(port))
+        }
+        Device::Nic { interface, queues } => {
+            let port = open_nic(id, interface, queues, plot);
+            let port = port.map_err(|source| SwitchError::Xdp { port: id, source })?;
+            watch.xdp = port.handles();
+            Port::Nic(Box::new(port))
         }
         Device::Memory(device) => Port::Memory(MemoryPort::new(device, plot.arena.clone())),
         Device::Pcap(files) => {
@@ -497,4 +508,16 @@ fn open(id: PortId, spec: PortSpec, plot: &mut Plot) -> Result<(Port, Watch), Sw
         Some(plan) => (Port::Fault(Box::new(FaultPort::new(port, plan))), watch),
         None => (port, watch),
     })
+}
+
+/// Opens all queues of a NIC, or none.
+fn open_nic(id: PortId, interface: u32, queues: u32, plot: &mut Plot) -> Result<NicPort, XdpError> {
+    let plan = NicPlan::new(queues);
+    let open = |queue| {
+        let mut config = XdpConfig::new(id, Queue { interface, queue }, plan.of(queue));
+        config.wire = true;
+        plot.umem.open(&config)
+    };
+    let queues: Result<Vec<_>, _> = (0..plan.queues).map(open).collect();
+    Ok(NicPort::new(queues?).expect("a plan has a queue at least"))
 }

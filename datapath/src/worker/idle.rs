@@ -72,15 +72,19 @@ impl Bed {
         Ok(())
     }
 
-    /// Wakes for a port's device too, if it has a descriptor.
+    /// Wakes for a port's device too, if it has descriptors.
     pub(crate) fn watch(&self, port: &Port) -> io::Result<()> {
-        port.wait_fd().map_or(Ok(()), |fd| self.add(fd))
+        let watched = port.wait_fds().try_for_each(|fd| self.add(fd));
+        if watched.is_err() {
+            self.unwatch(port);
+        }
+        watched
     }
 
     /// Wakes for it no more.
     #[cold]
     pub(crate) fn unwatch(&self, port: &Port) {
-        if let Some(fd) = port.wait_fd() {
+        for fd in port.wait_fds() {
             // It may not have been watched.
             let _ = epoll::delete(&self.epoll, fd);
         }

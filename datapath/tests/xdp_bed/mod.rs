@@ -106,9 +106,21 @@ impl Bed {
     }
 
     pub fn with(mode: Mode, mtu: u32, pods: usize, plan: ArenaPlan, features: Features) -> Bed {
+        Bed::with_queues(mode, mtu, &vec![1; pods], plan, features)
+    }
+
+    /// With so many queues on the veth of each pod.
+    pub fn with_queues(
+        mode: Mode,
+        mtu: u32,
+        queues: &[u32],
+        plan: ArenaPlan,
+        features: Features,
+    ) -> Bed {
         let node = quiet_namespace();
         let mut links = node.socket().unwrap();
-        let pods = (0..pods).map(|i| Pod::new(&mut links, i, mtu)).collect();
+        let pod = |(i, queues): (usize, &u32)| Pod::new(&mut links, i, mtu, *queues);
+        let pods = queues.iter().enumerate().map(pod).collect();
         let arena = Arc::new(Arena::new(WorkerId(0), plan.chunks).unwrap());
         let mut pool = Pool::new(WorkerId(0));
         pool.add_arena(arena.clone());
@@ -203,23 +215,19 @@ impl Bed {
 }
 
 impl Pod {
-    fn new(links: &mut podswitch_host::Socket, number: usize, mtu: u32) -> Pod {
+    fn new(links: &mut podswitch_host::Socket, number: usize, mtu: u32, queues: u32) -> Pod {
         let netns = quiet_namespace();
         let host = format!("pod{number}");
         let mac = |side: u8| [0x02, 0, 0, 0, side, number as u8];
-        let veth = Veth::new(
-            VethEnd {
-                name: &host,
-                mac: mac(1),
-                mtu,
-            },
-            VethEnd {
-                name: "eth0",
-                mac: mac(2),
-                mtu,
-            },
-        )
-        .peer_in(netns.netns().as_fd());
+        let end = |name, side| VethEnd {
+            name,
+            mac: mac(side),
+            mtu,
+        };
+        let veth = Veth {
+            queues,
+            ..Veth::new(end(&host, 1), end("eth0", 2)).peer_in(netns.netns().as_fd())
+        };
         let ifindex = link::create_veth(links, &veth).unwrap().index;
         let mut inside = netns.socket().unwrap();
         link::set_up(&mut inside, "eth0", true).unwrap();

@@ -188,12 +188,12 @@ pub(super) fn claims(o: &Port) -> Vec<Claim> {
         Some(membership) => Claim::SegmentMac(membership.name.clone(), mac),
         None => Claim::RoutedMac(o.vrf, mac),
     }));
-    match &o.device {
-        Device::Veth { interface, .. } => claims.push(Claim::Interface(interface.clone())),
-        Device::Pcap {
-            record: Some(file), ..
-        } => claims.push(Claim::Recording(file.clone())),
-        Device::Pcap { record: None, .. } | Device::Memory {} => {}
+    claims.extend(o.device.interface().map(|i| Claim::Interface(i.to_owned())));
+    if let Device::Pcap {
+        record: Some(file), ..
+    } = &o.device
+    {
+        claims.push(Claim::Recording(file.clone()));
     }
     claims
 }

@@ -11,7 +11,8 @@ use super::rule::Action;
 use crate::mac::MacAddr;
 
 /// A port of the switch: a device with one station behind it. With a `segment` it is an L2 port, without one it is routed and
-/// reached by its `addresses`, each an implied /32 or /128 route of its VRF.
+/// reached by its `addresses`, each an implied /32 or /128 route of its VRF. Behind a NIC is a wire with many stations, reached by
+/// routes.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(remote = "Self", deny_unknown_fields)]
 pub struct Port {
@@ -19,7 +20,7 @@ pub struct Port {
     pub name: String,
     /// What moves its frames.
     pub device: Device,
-    /// MAC address of the station behind it. Needed on a routed port. An L2 port with one is fixed to it and does not learn;
+    /// MAC address of the station behind it. Needed on a routed port, but on a NIC's, which has none. An L2 port with one is fixed to it and does not learn;
     /// without one it learns.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mac: Option<MacAddr>,
@@ -30,7 +31,7 @@ pub struct Port {
     /// VRF of a routed port, 24 bits, 0 by default.
     #[serde(default, skip_serializing_if = "is_default")]
     pub vrf: u32,
-    /// MTU of the device in bytes, 68 to 65535; none takes the configured default.
+    /// MTU of the device in bytes, 68 to 65535; none takes the configured default. A NIC's is the interface's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mtu: Option<u32>,
     /// The worker that owns it, an index into the configured list; none lets the daemon choose.
@@ -70,6 +71,18 @@ pub enum Device {
         #[serde(default)]
         mode: XdpMode,
     },
+    /// AF_XDP in copy mode on every queue of the node's NIC, which stays the host's: only what is the switch's comes to the port,
+    /// everything else goes to the host's stack. MAC address and MTU of the port are the interface's.
+    Nic {
+        /// Name of the interface, in the daemon's network namespace.
+        interface: String,
+        /// How the steering program is attached: `auto` and `native`, in the driver, or the port is refused; `generic` when asked for.
+        #[serde(default)]
+        mode: XdpMode,
+        /// VLAN whose frames are the switch's; none: untagged ones.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        vlan: Option<u16>,
+    },
     /// Capture files instead of a device.
     Pcap {
         /// File whose frames arrive on the port, once, as fast as they are taken.
@@ -84,10 +97,24 @@ pub enum Device {
 }
 
 impl Device {
+    /// The interface it is on, of one that is on an interface.
+    pub fn interface(&self) -> Option<&str> {
+        match self {
+            Device::Veth { interface, .. } | Device::Nic { interface, .. } => Some(interface),
+            Device::Pcap { .. } | Device::Memory {} => None,
+        }
+    }
+
+    /// Whether it is the node's NIC.
+    pub fn is_nic(&self) -> bool {
+        matches!(self, Device::Nic { .. })
+    }
+
     /// Name as in `kind` on the wire.
     pub fn kind(&self) -> &'static str {
         match self {
             Device::Veth { .. } => "veth",
+            Device::Nic { .. } => "nic",
             Device::Pcap { .. } => "pcap",
             Device::Memory {} => "memory",
         }

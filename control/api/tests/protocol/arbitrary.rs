@@ -71,6 +71,18 @@ fn device() -> BoxedStrategy<Device> {
     .boxed()
 }
 
+fn nic() -> BoxedStrategy<Device> {
+    let mode = pick(&[XdpMode::Auto, XdpMode::Native, XdpMode::Generic]);
+    let interface = pick(&["eth0", "eth1"]);
+    (interface, mode, of(1u16..4095))
+        .prop_map(|(interface, mode, vlan)| Device::Nic {
+            interface: interface.to_owned(),
+            mode,
+            vlan,
+        })
+        .boxed()
+}
+
 fn pod() -> BoxedStrategy<PodRef> {
     (name(), name(), of(name()))
         .prop_map(|(name, container_id, network)| PodRef {
@@ -90,6 +102,19 @@ fn action() -> BoxedStrategy<Action> {
 }
 
 pub(crate) fn port() -> BoxedStrategy<Port> {
+    let nic = (station_port(), nic()).prop_map(|(port, device)| Port {
+        device,
+        mac: None,
+        addresses: vec![],
+        mtu: None,
+        segment: None,
+        pod: None,
+        ..port
+    });
+    prop_oneof![6 => station_port(), 1 => nic].boxed()
+}
+
+fn station_port() -> BoxedStrategy<Port> {
     let routed =
         (vec(address(), 0..3), vrf(), mac()).prop_map(|(a, vrf, mac)| (a, vrf, Some(mac), None));
     let switched = (of(mac()), membership()).prop_map(|(mac, m)| (vec![], 0, mac, Some(m)));

@@ -15,7 +15,43 @@ fn every_field_out_of_its_range_is_refused_by_name() {
     let fdb = json!({"kind": "fdb", "segment": "s", "mac": "02:00:00:00:00:09", "port": "a"});
     let rule = rule("r", "a");
     let l2 = l2_port("l", 1, json!({"name": "s"}));
+    let nic = json!({"kind": "port", "name": "up", "device": {"kind": "nic", "interface": "eth0"}});
+    let given = |field: &str, value: Value| {
+        let mut nic = nic.clone();
+        nic[field] = value;
+        nic
+    };
     let cases = [
+        (
+            with(nic.clone(), "/device/interface", json!("a b")),
+            "device.interface",
+        ),
+        (
+            with(
+                nic.clone(),
+                "/device",
+                json!({"kind": "nic", "interface": "eth0", "vlan": 0}),
+            ),
+            "device.vlan",
+        ),
+        (
+            with(
+                nic.clone(),
+                "/device",
+                json!({"kind": "nic", "interface": "eth0", "vlan": 4095}),
+            ),
+            "device.vlan",
+        ),
+        (given("mac", json!("02:00:00:00:00:01")), "mac"),
+        (given("mtu", json!(1500)), "mtu"),
+        (given("addresses", json!(["10.0.0.1"])), "addresses"),
+        (given("segment", json!({"name": "s"})), "segment"),
+        (
+            given("pod", json!({"container_id": "c", "ifname": "eth0"})),
+            "pod",
+        ),
+        (given("node", json!(true)), "node"),
+        (given("vrf", json!(1 << 24)), "vrf"),
         (port("", 1), "name"),
         (port("a b", 1), "name"),
         (port(&"x".repeat(129), 1), "name"),

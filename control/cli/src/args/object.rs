@@ -83,9 +83,12 @@ pub(crate) struct PortAdd {
     /// Its name
     pub(crate) name: String,
     /// Host end of the veth pair
-    #[arg(long, value_name = "NAME", required_unless_present_any = ["replay", "record"], conflicts_with_all = ["replay", "record"])]
+    #[arg(long, value_name = "NAME", required_unless_present_any = ["nic", "replay", "record"], conflicts_with_all = ["nic", "replay", "record"])]
     pub(crate) interface: Option<String>,
-    /// How the steering program is attached
+    /// The node's NIC, instead of a veth: it stays the host's, and only what is the switch's comes to the port
+    #[arg(long, value_name = "NAME", group = "place", conflicts_with_all = ["replay", "record", "mac", "address", "mtu", "node", "trunk"])]
+    pub(crate) nic: Option<String>,
+    /// How the steering program is attached; on a NIC, auto is native
     #[arg(long, value_enum, default_value_t = ModeArg::Auto, value_name = "MODE")]
     pub(crate) mode: ModeArg,
     /// Capture file whose frames come in, instead of an interface
@@ -94,7 +97,7 @@ pub(crate) struct PortAdd {
     /// Capture file that records the frames that leave, instead of an interface
     #[arg(long, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
     pub(crate) record: Option<String>,
-    /// MAC address of the station behind it; needed without --segment
+    /// MAC address of the station behind it; needed without --segment and --nic
     #[arg(long)]
     pub(crate) mac: Option<MacAddr>,
     /// Address of the station; may be given more than once
@@ -116,15 +119,10 @@ pub(crate) struct PortAdd {
     #[arg(long, value_enum, default_value_t = ActionArg::Allow, value_name = "ACTION")]
     pub(crate) ingress_default: ActionArg,
     /// L2 segment, instead of routing
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", group = "place")]
     pub(crate) segment: Option<String>,
-    /// VLAN of its untagged frames
-    #[arg(
-        long,
-        value_name = "ID",
-        requires = "segment",
-        conflicts_with = "trunk"
-    )]
+    /// VLAN of its untagged frames; of a NIC, of the frames that are the switch's
+    #[arg(long, value_name = "ID", requires = "place", conflicts_with = "trunk")]
     pub(crate) vlan: Option<u16>,
     /// VLANs of its tagged frames
     #[arg(long, value_name = "IDS", requires = "segment", value_delimiter = ',')]

@@ -110,12 +110,17 @@ pub(super) fn port(context: &Context, command: PortCommand) -> Result {
 }
 
 fn new_port(a: PortAdd) -> Port {
-    let device = match a.interface {
-        Some(interface) => Device::Veth {
+    let device = match (a.interface, a.nic) {
+        (Some(interface), _) => Device::Veth {
             interface,
             mode: a.mode.into(),
         },
-        None => Device::Pcap {
+        (None, Some(interface)) => Device::Nic {
+            interface,
+            mode: a.mode.into(),
+            vlan: a.vlan,
+        },
+        (None, None) => Device::Pcap {
             replay: a.replay,
             record: a.record,
         },

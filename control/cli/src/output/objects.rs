@@ -118,6 +118,16 @@ pub(crate) fn policies(entries: &[Entry]) -> String {
 fn device(device: &Device) -> String {
     match device {
         Device::Veth { interface, .. } => interface.clone(),
+        Device::Nic {
+            interface,
+            vlan: None,
+            ..
+        } => format!("nic {interface}"),
+        Device::Nic {
+            interface,
+            vlan: Some(id),
+            ..
+        } => format!("nic {interface} vlan {id}"),
         Device::Pcap { .. } => "pcap".to_owned(),
         Device::Memory {} => "memory".to_owned(),
     }

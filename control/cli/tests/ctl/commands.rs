@@ -61,6 +61,11 @@ fn objects_of_every_kind_are_added_shown_and_deleted() {
             "l2",
         ),
         (
+            "port add up --nic eth7 --mode native --vlan 7 --vrf 3",
+            "port",
+            "up",
+        ),
+        (
             "route add 10.9.0.0/16 --port web --via 10.0.0.1 --mtu 1300",
             "route",
             "10.9.0.0/16",

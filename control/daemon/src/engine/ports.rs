@@ -247,7 +247,7 @@ impl Engine {
                     .switch
                     .add_port(id, spec(device))
                     .map_err(|e| switch_error(&e))?;
-                let Some(socket) = opened.xdp else {
+                let Some(socket) = opened.xdp.into_iter().next() else {
                     self.remove_from_switch(id);
                     let text = "the port has no socket";
                     return Err(RpcError::new(ErrorCode::Internal, text));

@@ -21,12 +21,11 @@ use super::socket::{Rings, Socket};
 use crate::frame::{Arena, CHUNK_SIZE, Pool};
 use crate::ids::PortId;
 
-/// A port that its worker has given up and whose socket is still open.
+/// A port that its worker has given up and whose sockets, one for each queue, are still open.
 pub struct ClosingPort {
     id: PortId,
     arena: Arc<Arena>,
-    socket: Arc<Socket>,
-    rings: Rings,
+    queues: Vec<(Arc<Socket>, Rings)>,
     /// Chunks in transmission when the worker gave the port up.
     sending: Vec<u32>,
 }
@@ -61,7 +60,7 @@ impl fmt::Debug for ClosingPort {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ClosingPort")
             .field("id", &self.id)
-            .field("queue", &self.socket.queue())
+            .field("queues", &self.queues.len())
             .field("sending", &self.sending.len())
             .finish_non_exhaustive()
     }
@@ -71,15 +70,13 @@ impl ClosingPort {
     pub(super) fn new(
         id: PortId,
         arena: Arc<Arena>,
-        socket: Arc<Socket>,
-        rings: Rings,
+        queues: Vec<(Arc<Socket>, Rings)>,
         sending: Vec<u32>,
     ) -> ClosingPort {
         ClosingPort {
             id,
             arena,
-            socket,
-            rings,
+            queues,
             sending,
         }
     }
@@ -89,32 +86,35 @@ impl ClosingPort {
         self.id
     }
 
-    /// Waits up to `patience` for frames in transmission, then closes the socket; blocks for some milliseconds at least.
-    /// The socket must not be polled any more (epoll).
+    /// Waits up to `patience` for frames in transmission, then closes the sockets; blocks for some milliseconds at least.
+    /// They must not be polled any more (epoll).
     pub fn finish(mut self, patience: Duration) -> Released {
         let deadline = Instant::now() + patience;
         let mut sending: HashSet<u32> = self.sending.into_iter().collect();
         let chunk = |addr: u64| (addr / CHUNK_SIZE as u64) as u32;
-        for desc in self.rings.tx.untaken() {
+        for desc in self.queues.iter().flat_map(|q| q.1.tx.untaken()) {
             sending.remove(&chunk(desc.addr));
         }
         loop {
-            while let Some(addr) = self.rings.completion.pop() {
-                sending.remove(&chunk(addr));
+            for (_, rings) in &mut self.queues {
+                while let Some(addr) = rings.completion.pop() {
+                    sending.remove(&chunk(addr));
+                }
             }
             if sending.is_empty() || Instant::now() >= deadline {
                 break;
             }
             std::thread::sleep(Duration::from_millis(1));
         }
-        drop(self.rings);
-        let duplicated = self.socket.is_duplicated();
-        let lost = match Arc::into_inner(self.socket) {
-            Some(socket) if !duplicated => {
-                drop(socket);
-                Lost::Some(sending)
-            }
-            _ => Lost::All,
+        let closed = self.queues.into_iter().map(|(socket, rings)| {
+            drop(rings);
+            let duplicated = socket.is_duplicated();
+            Arc::into_inner(socket).is_some() && !duplicated
+        });
+        // Each is closed, also after one that is not.
+        let lost = match closed.fold(true, |all, closed| all & closed) {
+            true => Lost::Some(sending),
+            false => Lost::All,
         };
         Released {
             id: self.id,
@@ -136,7 +136,7 @@ impl Released {
             Lost::All => true,
             Lost::Some(chunks) => chunks.contains(&chunk),
         };
-        // SAFETY: (U1, X3) the socket is closed and was the only one, so the kernel holds no chunk of it but those in
+        // SAFETY: (U1, X3) the sockets are closed and were the only ones, so the kernel holds no chunk of it but those in
         // `lost`.
         let (freed, quarantined) = unsafe { pool.finish_closing(&self.arena, self.id, quarantine) };
         Settled { freed, quarantined }

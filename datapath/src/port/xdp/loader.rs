@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Loads steering programs: one with maps of its own per port.
+//! Loads steering programs: one with maps of its own per port, of a kind for pods' veths and a kind for NICs.
 //!
 //! A pod's VLAN device leaves its tag to the veth, which passes it on beside the frame, so that AF_XDP would never see it.
 //! A program that is bound to one device and attached in native mode may ask for the tag with a kernel function
@@ -7,7 +7,7 @@
 //! program is a placeholder, filled in here.
 
 use std::collections::HashSet;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use aya::include_bytes_aligned;
 use aya::maps::{Map, MapData};
@@ -17,9 +17,11 @@ use aya_obj::generated::bpf_insn;
 
 use super::bpf;
 use super::error::XdpError;
-use super::program::{COUNTS, SOCKETS, STEERING_NAME, Steering, failed, failed_chain};
+use super::nic::{NIC_STEERING_NAME, NicSteering};
+use super::program::{SOCKETS, STEERING_NAME, Steering, failed, failed_chain};
 
 static POD: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/pod.bpf.o"));
+static NIC: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/nic.bpf.o"));
 
 /// The kernel function that tells a frame's tag.
 const TAG_FUNCTION: &str = "bpf_xdp_metadata_rx_vlan_tag";
@@ -31,35 +33,49 @@ const SET: u8 = 0xb4;
 /// `BPF_PSEUDO_KFUNC_CALL`.
 const KERNEL_FUNCTION: u8 = 2;
 
-/// Loads programs. Making one costs some 25 ms (it reads the kernel's type information), loading with it 0.1 ms: keep it.
+/// Loads programs. Making one costs some 25 ms (it reads the kernel's type information), loading with it less than a
+/// millisecond: keep it.
 pub struct Loader {
-    object: Object,
+    pod: Object,
+    nic: Object,
     /// Number of the function that tells tags, where the kernel has it.
     tag_function: Option<i32>,
+}
+
+/// A program in the kernel, and its maps by their names.
+pub(super) struct Loaded {
+    name: &'static str,
+    pub(super) program: OwnedFd,
+    maps: Vec<(String, MapData)>,
+}
+
+impl Loaded {
+    /// One of the maps, once.
+    pub(super) fn take(&mut self, map: &str) -> Result<Map, XdpError> {
+        let at = self.maps.iter().position(|m| m.0 == map);
+        let at = at.ok_or_else(|| missing(self.name, map))?;
+        let data = self.maps.swap_remove(at).1;
+        Map::from_map_data(data).map_err(|e| failed_chain(self.name, &e))
+    }
 }
 
 impl Loader {
     /// A loader; it holds nothing in the kernel.
     pub fn new() -> Loader {
-        let mut object = Object::parse(POD).expect("the compiled program is whole");
-        for map in object.maps.values_mut() {
-            // The types of keys and values would need the object's type information in the kernel.
-            if let aya_obj::Map::Btf(map) = map {
-                (map.def.btf_key_type_id, map.def.btf_value_type_id) = (0, 0);
-            }
-        }
         Loader {
-            object,
+            pod: parse(POD),
+            nic: parse(NIC),
             tag_function: tag_function(),
         }
     }
 
-    /// Whether programs in native mode see the VLAN tags that pods leave to their devices.
+    /// Whether programs in native mode see the VLAN tags that pods leave to their devices, and hardware takes out of
+    /// frames.
     pub fn sees_tags(&self) -> bool {
         self.tag_function.is_some()
     }
 
-    /// Loads a fresh steering program with maps of its own for an interface of `queues` receive queues. With the index
+    /// Loads a fresh steering program for a pod's veth, with maps of its own for `queues` receive queues. With the index
     /// of an interface of the calling thread's network namespace it sees VLAN tags left to the device, where the kernel
     /// can; it must then be attached there, in native mode.
     ///
@@ -69,41 +85,79 @@ impl Loader {
     /// # Errors
     /// [`XdpError::Program`] with the verifier's words when the kernel refuses it.
     pub fn steering(&mut self, queues: u32, native_on: Option<u32>) -> Result<Steering, XdpError> {
-        let fail = |e: &dyn std::error::Error| failed_chain(STEERING_NAME, e);
-        let mut object = self.object.clone();
+        Steering::from_loaded(self.load(&self.pod, STEERING_NAME, queues, native_on)?)
+    }
+
+    /// The same for a NIC. It passes everything on until it is told what is the switch's.
+    ///
+    /// # Errors
+    /// As [`Loader::steering`].
+    pub fn nic_steering(
+        &mut self,
+        queues: u32,
+        native_on: Option<u32>,
+    ) -> Result<NicSteering, XdpError> {
+        NicSteering::from_loaded(self.load(&self.nic, NIC_STEERING_NAME, queues, native_on)?)
+    }
+
+    fn load(
+        &self,
+        object: &Object,
+        name: &'static str,
+        queues: u32,
+        native_on: Option<u32>,
+    ) -> Result<Loaded, XdpError> {
+        let fail = |e: &dyn std::error::Error| failed_chain(name, e);
+        let mut object = object.clone();
         if let Some(sockets) = object.maps.get_mut(SOCKETS) {
             sockets.set_max_entries(queues.max(1));
         }
         let mut maps = Vec::new();
-        for (name, map) in &object.maps {
-            let data = MapData::create(map.clone(), name, None).map_err(|e| fail(&e))?;
-            maps.push((name.clone(), data, map.clone()));
+        for (map_name, map) in &object.maps {
+            let data = MapData::create(map.clone(), map_name, None).map_err(|e| fail(&e))?;
+            maps.push((map_name.clone(), data));
         }
         let text: HashSet<usize> = object.functions.keys().map(|key| key.0).collect();
-        let places = maps
-            .iter()
-            .map(|(name, data, map)| (name.as_str(), data.fd().as_fd().as_raw_fd(), map));
+        let definitions = object.maps.clone();
+        let places = maps.iter().map(|(map_name, data)| {
+            let fd = data.fd().as_fd().as_raw_fd();
+            (map_name.as_str(), fd, &definitions[map_name])
+        });
         object.relocate_maps(places, &text).map_err(|e| fail(&e))?;
-        let missing = |what: &str| failed(STEERING_NAME, &format!("the object has no {what}"));
         let function = object
             .programs
-            .get(STEERING_NAME)
+            .get(name)
             .and_then(|program| object.functions.get(&program.function_key()));
         let mut instructions = function
-            .ok_or_else(|| missing("program"))?
+            .ok_or_else(|| missing(name, "program"))?
             .instructions
             .clone();
         let (function, bound) = self.tag_function.zip(native_on).unzip();
         fill_in(&mut instructions, function);
-        let program = bpf::load_xdp(STEERING_NAME, &object.license, &instructions, bound)
-            .map_err(|e| failed(STEERING_NAME, &e))?;
-        let mut take = |name: &str| {
-            let at = maps.iter().position(|m| m.0 == name);
-            let data = maps.swap_remove(at.ok_or_else(|| missing(name))?).1;
-            Map::from_map_data(data).map_err(|e| fail(&e))
-        };
-        Steering::from_parts(program, take(SOCKETS)?, take(COUNTS)?)
+        let program = bpf::load_xdp(name, &object.license, &instructions, bound)
+            .map_err(|e| failed(name, &e))?;
+        Ok(Loaded {
+            name,
+            program,
+            maps,
+        })
     }
+}
+
+/// A compiled program.
+fn parse(compiled: &[u8]) -> Object {
+    let mut object = Object::parse(compiled).expect("the compiled program is whole");
+    for map in object.maps.values_mut() {
+        // The types of keys and values would need the object's type information in the kernel.
+        if let aya_obj::Map::Btf(map) = map {
+            (map.def.btf_key_type_id, map.def.btf_value_type_id) = (0, 0);
+        }
+    }
+    object
+}
+
+fn missing(name: &str, what: &str) -> XdpError {
+    failed(name, &format!("the object has no {what}"))
 }
 
 impl Default for Loader {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! AF_XDP: a port on the host end of a pod's veth.
+//! AF_XDP: ports on the host ends of pods' veths and on the node's NICs.
 //!
 //! | module | what it is |
 //! |---|---|
@@ -9,7 +9,8 @@
 //! | `port` | the port: receive, transmit, kick, reclaim |
 //! | `close` | the end of a port, in an order that loses no chunk and reuses none too early |
 //! | `program` | the BPF program that steers frames to the socket |
-//! | `loader` | loads it |
+//! | `nic` | the one of a NIC, which leaves to the host what is not the switch's |
+//! | `loader` | loads them |
 //! | `socket` | system calls of the socket |
 //! | `ring` | one end of a ring in shared memory |
 //! | `txmeta` | partial checksums passed on |
@@ -20,6 +21,7 @@ mod bpf;
 mod close;
 mod error;
 mod loader;
+mod nic;
 mod plan;
 mod port;
 mod probe;
@@ -33,7 +35,8 @@ pub use super::Link;
 pub use close::{ClosingPort, Released, Settled};
 pub use error::XdpError;
 pub use loader::Loader;
-pub use plan::{ArenaPlan, PortPlan, RingSizes, segments};
+pub use nic::{MAX_OVERLAY_PORTS, MAX_RESERVED, NIC_STEERING_NAME, NicSteering, Roles};
+pub use plan::{ArenaPlan, NicPlan, PortPlan, RingSizes, segments};
 pub use port::{Handover, KickCauses, XdpHandle, XdpPort};
 pub use probe::{Features, KERNEL_FLOOR, Outcome, Probe, ProbeRow, Refusal};
 pub use program::{STEERING_NAME, Steering, SteeringCounters};

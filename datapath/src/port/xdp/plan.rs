@@ -53,6 +53,15 @@ const FILL_FLOOR: u32 = 144;
 const FILL_FRAMES: u32 = 11;
 /// Kernel memory per chunk of the arena and socket bound to it.
 const HEAD_BYTES: u64 = 128;
+/// Chunks that a queue of a NIC receives into: full frames of 1500 bytes for 2.4 ms at 10 Gb/s, while the worker wakes or
+/// serves its pods. Nobody slows a wire down, as a full fill ring does a pod.
+const NIC_FILL: u32 = 2048;
+/// Chunks that all of its queues receive into, when they are many; each then has fewer, but not below [`FILL_FLOOR`].
+const NIC_FILL_ALL: u32 = 16_384;
+/// Chunks that a NIC transmits, and that wait to be.
+const NIC_TRANSMIT: u32 = 1024;
+/// Transmit descriptors of a queue that only receives: the least that takes all options.
+const NO_TRANSMIT: u32 = 64;
 
 impl ArenaPlan {
     /// The plan for `ports` ports (at least one is assumed) whose pods send packets of up to `mtu` bytes.
@@ -88,18 +97,8 @@ impl ArenaPlan {
     /// Bytes of memory when `open` of its ports are: the arena, what the kernel keeps for each chunk and socket, and
     /// the rings.
     pub fn bytes(&self, open: u32) -> u64 {
-        let chunks = u64::from(self.chunks);
-        let rings = self.port.rings;
-        let page = |bytes: u32| u64::from(bytes).next_multiple_of(4096);
-        // Each ring begins with three cache line pairs of indices; the kernel mirrors transmit descriptors.
-        let ring = 384;
-        let ring_bytes = page(ring + rings.rx * 16)
-            + page(ring + rings.tx * 16)
-            + page(ring + rings.fill * 8)
-            + page(ring + rings.completion * 8)
-            + u64::from(rings.tx * 16);
-        let heads = (chunks * HEAD_BYTES).next_power_of_two();
-        chunks * CHUNK_SIZE as u64 + u64::from(open) * (heads + ring_bytes)
+        let chunks = u64::from(self.chunks) * CHUNK_SIZE as u64;
+        chunks + u64::from(open) * (heads(self.chunks) + self.port.rings.bytes())
     }
 }
 
@@ -119,6 +118,80 @@ impl PortPlan {
                 completion: ring,
             },
         }
+    }
+}
+
+/// Sizes of a NIC's port: a socket for each queue, of which the first transmits, in an arena of their own. Pods' sockets
+/// would have to be charged for all of its chunks otherwise; frames are copied once on their way between it and them.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct NicPlan {
+    /// How many queues it has.
+    pub queues: u32,
+    /// What the first one may hold.
+    pub first: PortPlan,
+    /// What each other one may hold.
+    pub other: PortPlan,
+}
+
+impl NicPlan {
+    /// The plan for a NIC of `queues` receive queues (at least one is assumed).
+    pub fn new(queues: u32) -> NicPlan {
+        let queues = queues.max(1);
+        let fill = (NIC_FILL_ALL / queues).clamp(FILL_FLOOR, NIC_FILL);
+        let plan = |transmit: u32, descriptors: u32| PortPlan {
+            fill,
+            transmit,
+            backlog: transmit,
+            rings: RingSizes {
+                rx: fill.next_power_of_two(),
+                tx: descriptors,
+                fill: fill.next_power_of_two(),
+                completion: descriptors,
+            },
+        };
+        NicPlan {
+            queues,
+            first: plan(NIC_TRANSMIT, NIC_TRANSMIT),
+            other: plan(0, NO_TRANSMIT),
+        }
+    }
+
+    /// What a queue may hold.
+    pub fn of(&self, queue: u32) -> PortPlan {
+        if queue == 0 { self.first } else { self.other }
+    }
+
+    /// How many chunks its arena has.
+    pub fn chunks(&self) -> u32 {
+        self.first.fill * self.queues + self.first.transmit + self.first.backlog
+    }
+
+    /// Bytes of memory, as [`ArenaPlan::bytes`] counts them.
+    pub fn bytes(&self) -> u64 {
+        let others = self.other.rings.bytes() * u64::from(self.queues - 1);
+        let rings = self.first.rings.bytes() + others;
+        u64::from(self.chunks()) * CHUNK_SIZE as u64
+            + u64::from(self.queues) * heads(self.chunks())
+            + rings
+    }
+}
+
+/// Bytes that the kernel keeps for the chunks of an arena, for each socket.
+fn heads(chunks: u32) -> u64 {
+    (u64::from(chunks) * HEAD_BYTES).next_power_of_two()
+}
+
+impl RingSizes {
+    /// Bytes of the rings, with what the kernel mirrors.
+    fn bytes(&self) -> u64 {
+        let page = |bytes: u32| u64::from(bytes).next_multiple_of(4096);
+        // Each ring begins with three cache line pairs of indices; the kernel mirrors transmit descriptors.
+        let ring = 384;
+        page(ring + self.rx * 16)
+            + page(ring + self.tx * 16)
+            + page(ring + self.fill * 8)
+            + page(ring + self.completion * 8)
+            + u64::from(self.tx * 16)
     }
 }
 
@@ -180,6 +253,29 @@ mod tests {
             }
         }
         assert_eq!(ArenaPlan::new(1500, 0), ArenaPlan::new(1500, 1));
+    }
+
+    #[test]
+    fn a_nic_of_many_queues_has_room_for_all_and_a_bound() {
+        for queues in [0, 1, 2, 8, 16, 64, 128] {
+            let plan = NicPlan::new(queues);
+            assert_eq!(plan.queues, queues.max(1));
+            for queue in 0..plan.queues {
+                let p = plan.of(queue);
+                assert!(p.rings.rx >= p.fill && p.rings.fill >= p.fill && p.fill >= FILL_FLOOR);
+                assert!(p.rings.tx >= p.transmit && p.rings.completion >= p.transmit);
+                assert!(p.rings.tx >= 32, "the least transmit budget");
+            }
+            assert!(plan.chunks() >= plan.queues * plan.first.fill + plan.first.transmit);
+            assert!(plan.chunks() <= crate::frame::MAX_CHUNKS);
+            let most = if queues <= 8 { 128 << 20 } else { 5 << 27 };
+            assert!(
+                plan.bytes() <= most,
+                "{queues} queues: {} bytes",
+                plan.bytes()
+            );
+        }
+        assert_eq!(NicPlan::new(1).chunks(), 4096);
     }
 
     #[test]

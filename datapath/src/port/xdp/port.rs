@@ -92,9 +92,9 @@ impl XdpPort {
             rings,
             plan: config.plan,
             caps: Caps {
-                local_sender: true,
+                local_sender: !config.wire,
                 superframes: config.superframes,
-                takes_partial_checksum: features.tx_metadata,
+                takes_partial_checksum: features.tx_metadata && !config.wire,
                 max_segments: if features.segments { MAX_SEGMENTS } else { 1 },
             },
             kicks_per_turn: config.kicks_per_turn.max(1),
@@ -282,8 +282,8 @@ impl XdpPort {
 
     /// Readable when frames have arrived. The kernel also transmits when this is polled (`xsk_poll`).
     #[inline]
-    pub fn wait_fd(&self) -> Option<BorrowedFd<'_>> {
-        Some(self.socket.as_fd())
+    pub fn wait_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
     }
 
     /// Whether a turn would find something to do: frames received, frames to send, or chunks to take back.
@@ -307,16 +307,30 @@ impl XdpPort {
 
     /// Takes the port out of service on its worker: what the rings give back is free at once, what the kernel still
     /// holds stays accounted for until [`ClosingPort::finish`] has closed the socket on another thread.
-    pub fn close(mut self, id: PortId, pool: &mut Pool) -> ClosingPort {
-        debug_assert_eq!(id, self.id);
-        self.link = Link::Gone;
-        self.reclaim(pool);
-        self.give_up_received(pool);
-        let sending = (0..self.arena.chunks())
-            .filter(|&c| self.arena.owner(c) == (Owner::Transmit, self.id))
+    pub fn close(self, id: PortId, pool: &mut Pool) -> ClosingPort {
+        let arena = self.arena.clone();
+        XdpPort::close_all(id, &arena, vec![self], pool)
+    }
+
+    /// The same for all queues of a port, whose memory is `arena`.
+    pub(in crate::port) fn close_all(
+        id: PortId,
+        arena: &Arc<Arena>,
+        mut queues: Vec<XdpPort>,
+        pool: &mut Pool,
+    ) -> ClosingPort {
+        for queue in &mut queues {
+            debug_assert_eq!(id, queue.id);
+            queue.link = Link::Gone;
+            queue.reclaim(pool);
+            queue.give_up_received(pool);
+        }
+        let sending = (0..arena.chunks())
+            .filter(|&c| arena.owner(c) == (Owner::Transmit, id))
             .collect();
-        pool.start_closing(&self.arena, self.id);
-        ClosingPort::new(self.id, self.arena, self.socket, self.rings, sending)
+        pool.start_closing(arena, id);
+        let ends = queues.into_iter().map(|q| (q.socket, q.rings)).collect();
+        ClosingPort::new(id, arena.clone(), ends, sending)
     }
 }
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The XDP program on the host end of a pod's veth: it sends every frame to the port's socket or drops it. One program
-//! with maps of its own per port.
+//! with maps of its own per port. A NIC's (`nic`) has the same maps and some of its own.
 //!
 //! This module has its maps and reads its counters. Attaching is netlink's business and not done here, nor is the
 //! traffic-control drop behind it.
@@ -11,6 +11,7 @@ use aya::maps::{Map, MapData, MapInfo, PerCpuArray, XskMap};
 
 use super::bpf;
 use super::error::XdpError;
+use super::loader::Loaded;
 
 /// Name of the steering program, as `bpftool prog` shows it.
 pub const STEERING_NAME: &str = "podswitch_pod";
@@ -25,22 +26,34 @@ pub struct SteeringCounters {
     pub redirected: u64,
     /// Dropped because the queue had no socket, or the frame no room for its VLAN tag.
     pub missed: u64,
+    /// Left to the host's stack; a pod's program leaves it none.
+    pub passed: u64,
 }
+
+/// How many counters that is.
+const COUNTERS: u32 = 3;
 
 /// A loaded steering program and its maps. Dropping it closes our descriptors; an attached program lives on.
 pub struct Steering {
+    name: &'static str,
     program: OwnedFd,
     sockets: XskMap<MapData>,
     counts: PerCpuArray<MapData, u64>,
 }
 
 impl Steering {
+    pub(super) fn from_loaded(mut loaded: Loaded) -> Result<Steering, XdpError> {
+        let maps = [loaded.take(SOCKETS)?, loaded.take(COUNTS)?];
+        Steering::from_parts(STEERING_NAME, loaded.program, maps)
+    }
+
     pub(super) fn from_parts(
+        name: &'static str,
         program: OwnedFd,
-        sockets: Map,
-        counts: Map,
+        [sockets, counts]: [Map; 2],
     ) -> Result<Steering, XdpError> {
         Ok(Steering {
+            name,
             program,
             sockets: sockets.try_into().map_err(|e| failed_chain(SOCKETS, &e))?,
             counts: counts.try_into().map_err(|e| failed_chain(COUNTS, &e))?,
@@ -54,8 +67,7 @@ impl Steering {
     /// [`XdpError::Program`] when there is no program with this id, or it is not a steering program of ours.
     pub fn open(id: u32) -> Result<Steering, XdpError> {
         let (program, maps) = open_ours(id, STEERING_NAME, [SOCKETS, COUNTS])?;
-        let [sockets, counts] = maps;
-        Steering::from_parts(program, sockets, counts)
+        Steering::from_parts(STEERING_NAME, program, maps)
     }
 
     /// The program, to be attached with `IFLA_XDP`.
@@ -69,7 +81,7 @@ impl Steering {
     /// [`XdpError::Program`] when the kernel does not tell.
     pub fn id(&self) -> Result<u32, XdpError> {
         Ok(bpf::program_info(self.fd())
-            .map_err(|e| failed(STEERING_NAME, &e))?
+            .map_err(|e| failed(self.name, &e))?
             .id)
     }
 
@@ -81,7 +93,7 @@ impl Steering {
         use std::os::fd::AsRawFd;
         self.sockets
             .set(queue, socket.as_raw_fd(), 0)
-            .map_err(|e| failed_chain(&format!("{STEERING_NAME} queue {queue}"), &e))
+            .map_err(|e| failed_chain(&format!("{} queue {queue}", self.name), &e))
     }
 
     /// Drops the frames of `queue` from now on.
@@ -91,7 +103,7 @@ impl Steering {
     pub fn remove(&mut self, queue: u32) -> Result<(), XdpError> {
         self.sockets
             .unset(queue)
-            .map_err(|e| failed_chain(&format!("{STEERING_NAME} queue {queue}"), &e))
+            .map_err(|e| failed_chain(&format!("{} queue {queue}", self.name), &e))
     }
 
     /// Counts on from where `before`, which this program is to replace, stands now.
@@ -99,11 +111,11 @@ impl Steering {
     /// # Errors
     /// [`XdpError::Program`] when one of the maps cannot be read or written.
     pub fn count_on(&mut self, before: &Steering) -> Result<(), XdpError> {
-        (0..2).try_for_each(|index: u32| {
+        (0..COUNTERS).try_for_each(|index: u32| {
             let per_cpu = before.counts.get(&index, 0);
-            let per_cpu = per_cpu.map_err(|e| failed_chain(STEERING_NAME, &e))?;
+            let per_cpu = per_cpu.map_err(|e| failed_chain(self.name, &e))?;
             let set = self.counts.set(index, per_cpu, 0);
-            set.map_err(|e| failed_chain(STEERING_NAME, &e))
+            set.map_err(|e| failed_chain(self.name, &e))
         })
     }
 
@@ -116,16 +128,17 @@ impl Steering {
             self.counts
                 .get(&index, 0)
                 .map(|per_cpu| per_cpu.iter().sum())
-                .map_err(|e| failed_chain(STEERING_NAME, &e))
+                .map_err(|e| failed_chain(self.name, &e))
         };
         Ok(SteeringCounters {
             redirected: sum(0)?,
             missed: sum(1)?,
+            passed: sum(2)?,
         })
     }
 }
 
-fn open_ours<const N: usize>(
+pub(super) fn open_ours<const N: usize>(
     id: u32,
     name: &str,
     maps: [&str; N],

@@ -50,6 +50,18 @@ pub struct KernelDrops {
     pub tx_invalid: u64,
 }
 
+impl KernelDrops {
+    /// Field by field sum.
+    pub fn plus(&self, other: &KernelDrops) -> KernelDrops {
+        KernelDrops {
+            fill_ring_empty: self.fill_ring_empty + other.fill_ring_empty,
+            rx_ring_full: self.rx_ring_full + other.rx_ring_full,
+            rx_dropped: self.rx_dropped + other.rx_dropped,
+            tx_invalid: self.tx_invalid + other.tx_invalid,
+        }
+    }
+}
+
 /// One AF_XDP socket.
 #[derive(Debug)]
 pub struct Socket {

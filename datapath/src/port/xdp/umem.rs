@@ -33,6 +33,8 @@ pub struct XdpConfig {
     pub plan: PortPlan,
     /// See [`Caps::superframes`](crate::port::Caps::superframes).
     pub superframes: bool,
+    /// A wire is behind the queue: its frames come with whole checksums and have to leave with such.
+    pub wire: bool,
     /// Most transmit system calls of one [`XdpPort::kick`]; a worker counts those of a turn itself.
     pub kicks_per_turn: u32,
     /// Most descriptors of one transmit system call, 32 to the transmit ring's size; used where the kernel lets it be
@@ -41,13 +43,14 @@ pub struct XdpConfig {
 }
 
 impl XdpConfig {
-    /// The usual settings for a port of this plan: no superframes, four calls of 64 descriptors a turn.
+    /// The usual settings for a pod's port of this plan: no superframes, four calls of 64 descriptors a turn.
     pub fn new(id: PortId, queue: Queue, plan: PortPlan) -> XdpConfig {
         XdpConfig {
             id,
             queue,
             plan,
             superframes: false,
+            wire: false,
             kicks_per_turn: 4,
             tx_budget: 64,
         }

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Ports and what moves their frames.
 
+use std::net::IpAddr;
+
 use super::value::{absolute_path, host_address, interface_name, name, station, vlan, vrf};
 use super::{Bounds, refuse};
 use crate::error::{ErrorCode, RpcError};
@@ -32,6 +34,9 @@ pub(super) fn port(o: &Port, bounds: &Bounds) -> Result<(), RpcError> {
     }
     if let Some(pod) = &o.pod {
         pod_ref(pod)?;
+    }
+    if o.device.is_nic() {
+        return nic(o);
     }
     match &o.segment {
         Some(membership) => {
@@ -75,6 +80,28 @@ fn node(o: &Port) -> Result<(), RpcError> {
         (None, None) => return Ok(()),
     };
     Err(refuse("node", true, what, hint))
+}
+
+/// A NIC's port: stations behind it are reached by routes, and what it is itself the kernel says.
+fn nic(o: &Port) -> Result<(), RpcError> {
+    let given = |field, value: Option<String>, why| {
+        let hint = format!("leave out `{field}`");
+        value.map_or(Ok(()), |value| Err(refuse(field, value, why, hint)))
+    };
+    let of_kernel = "the kernel says what it is, for a NIC";
+    given("mac", o.mac.map(|mac| mac.to_string()), of_kernel)?;
+    given("mtu", o.mtu.map(|mtu| mtu.to_string()), of_kernel)?;
+    given(
+        "addresses",
+        o.addresses.first().map(IpAddr::to_string),
+        "a NIC's port has no addresses; its stations are reached by routes",
+    )?;
+    let segment = o.segment.as_ref().map(|s| s.name.clone());
+    given("segment", segment, "a NIC's port is routed")?;
+    let pod = o.pod.as_ref().map(|p| p.container_id.clone());
+    given("pod", pod, "behind a NIC is no pod")?;
+    let node = o.node.then(|| "true".to_owned());
+    given("node", node, "behind a NIC is a wire, not the node")
 }
 
 fn routed(o: &Port, mtu: u32, bounds: &Bounds) -> Result<(), RpcError> {
@@ -122,6 +149,14 @@ fn routed(o: &Port, mtu: u32, bounds: &Bounds) -> Result<(), RpcError> {
 fn device(device: &Device, bounds: &Bounds) -> Result<(), RpcError> {
     match device {
         Device::Veth { interface, .. } => interface_name("device.interface", interface),
+        Device::Nic {
+            interface,
+            vlan: tag,
+            ..
+        } => {
+            interface_name("device.interface", interface)?;
+            tag.map_or(Ok(()), |id| vlan("device.vlan", id))
+        }
         Device::Pcap {
             replay: None,
             record: None,
