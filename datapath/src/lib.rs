@@ -48,6 +48,7 @@
 //! | [`worker`] | the loop: serve, dispatch, answer control, age, sleep | all of the above |
 //! | [`switch`] | all of it as control sees it; a worker gives it the ports it closes | `worker` |
 
+mod blocks;
 pub mod counters;
 pub mod events;
 pub mod flow;

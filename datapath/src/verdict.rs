@@ -111,6 +111,14 @@ reasons! {
     GatewayUnhandled = "gateway_unhandled", "A packet to the gateway's own address that is neither ARP, ND nor echo.";
     ArpUnanswered = "arp_unanswered", "An ARP packet that asks for nothing the switch answers (duplicate address detection, replies, other addresses).";
     NdUnanswered = "nd_unanswered", "A neighbor discovery packet that the switch does not answer.";
+    // Tunnels
+    TunnelUnknown = "tunnel_unknown", "A packet to a tunnel's UDP port with a network identifier (VNI) of no tunnel of this node, or to another address than the tunnel's.";
+    TunnelHeaderInvalid = "tunnel_header_invalid", "A packet to a tunnel's UDP port without a VXLAN header that has a network identifier (RFC 7348 section 5).";
+    TunnelPeerUnknown = "tunnel_peer_unknown", "A tunnelled packet from an address that is no neighbor on the tunnel's port.";
+    TunnelFragment = "tunnel_fragment", "A fragment of a tunnelled packet: the underlay's MTU is below what the other end believes (RFC 7348 section 4.3).";
+    TunnelCongestion = "tunnel_congestion", "A tunnelled packet met congestion, and the packet inside cannot tell its ends (RFC 6040 section 4.2).";
+    TunnelNoSource = "tunnel_no_source", "No address of this node for the tunnel's outer packets: the way to the other end leads by no uplink with an address of its family.";
+    BadUdpChecksum = "bad_udp_checksum", "The UDP checksum of a tunnelled packet is there and wrong.";
     // Policy
     PolicyDeniedEgress = "policy_denied_egress", "An egress rule or policy of the sending port denies it.";
     PolicyDeniedIngress = "policy_denied_ingress", "An ingress rule or policy of the receiving port denies it.";

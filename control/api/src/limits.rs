@@ -20,6 +20,8 @@ pub const MAX_VRF: u32 = (1 << 24) - 1;
 pub const MAX_VLAN: u16 = 4094;
 /// Smallest MTU of a port: what IPv4 demands of every link (RFC 791); IPv6 needs 1280 (RFC 8200 section 5).
 pub const MIN_MTU: u32 = 68;
+/// Most next hops of a route.
+pub const MAX_NEXT_HOPS: usize = 64;
 /// Largest MTU of a port: a veth takes no more.
 pub const MAX_MTU: u32 = 65_535;
 /// Smallest MTU of a port with an IPv6 address (RFC 8200 section 5).
@@ -71,7 +73,7 @@ impl Limits {
         ports: 4096,
         addresses_per_port: 64,
         vlans_per_port: 4094,
-        routes: 1 << 20,
+        routes: 1 << 21,
         neighbors: 65_536,
         segments: 1024,
         fdb_entries: 65_536,

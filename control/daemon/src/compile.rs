@@ -2,16 +2,19 @@
 //! From differences of the desired state to an edit of the switch's tables.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 
 use podswitch_api::desired::{DesiredState, Difference};
 use podswitch_api::error::RpcError;
 use podswitch_api::object::{self, Device, Key, Object, UnknownUnicast};
+use podswitch_api::limits::MAX_MTU;
 use podswitch_api::{ErrorCode, MacAddr};
 use podswitch_datapath::tables::{
-    self, Edit, PortKindSpec, PortSpec, SegmentSpec, TableError, VlanSet,
+    self, Edit, PortKindSpec, PortSpec, SegmentSpec, TableError, TunnelSpec, VlanSet,
 };
 use podswitch_datapath::{PortId, VrfId, WorkerId, wire};
 
+use crate::kernel::nic::Facts;
 use crate::names::Names;
 
 /// What an edit needs to know beside the differences.
@@ -24,6 +27,8 @@ pub struct Compiler<'a> {
     pub segments_before: &'a HashMap<&'a str, u32>,
     /// Which worker serves a port.
     pub worker: &'a dyn Fn(PortId) -> WorkerId,
+    /// What the NIC of a port is, as far as that is known.
+    pub nic: &'a dyn Fn(&str) -> Option<&'a Facts>,
     /// MTU of ports that name none.
     pub default_mtu: u32,
 }
@@ -130,7 +135,24 @@ impl Compiler<'_> {
 
     fn port(&self, p: &object::Port) -> Result<PortSpec, RpcError> {
         let id = self.id(&p.name)?;
+        let nic = match p.device.is_nic() {
+            true => (self.nic)(&p.name),
+            false => None,
+        };
+        let default_mtu = match p.device.is_tunnel() {
+            // The way to the other end says.
+            true => MAX_MTU,
+            false => self.default_mtu,
+        };
         let kind = match &p.segment {
+            None if p.device.is_nic() => PortKindSpec::Uplink {
+                vrf: VrfId(p.vrf),
+                addresses: nic.map(|nic| nic.addresses.clone()).unwrap_or_default(),
+            },
+            None if p.device.is_tunnel() => PortKindSpec::Tunnel {
+                vrf: VrfId(p.vrf),
+                tunnel: tunnel(&p.device)?,
+            },
             None => PortKindSpec::Routed {
                 vrf: VrfId(p.vrf),
                 addresses: p.addresses.clone(),
@@ -152,8 +174,8 @@ impl Compiler<'_> {
             id,
             name: p.name.clone(),
             worker: (self.worker)(id),
-            mac: mac(p.mac.unwrap_or_default()),
-            mtu: p.mtu.unwrap_or(self.default_mtu),
+            mac: nic.map_or(mac(p.mac.unwrap_or_default()), |nic| nic.mac),
+            mtu: nic.map_or(p.mtu.unwrap_or(default_mtu), |nic| nic.mtu),
             kind,
             check_source,
             node: p.node,
@@ -163,6 +185,20 @@ impl Compiler<'_> {
     }
 
     fn route(&self, r: &object::Route) -> Result<tables::Route, RpcError> {
+        if !r.nexthops.is_empty() {
+            let hop = |hop: &object::NextHop| {
+                Ok(tables::NextHop {
+                    port: self.id(&hop.port)?,
+                    via: hop.via,
+                    weight: hop.weight,
+                })
+            };
+            let hops: Result<_, RpcError> = r.nexthops.iter().map(hop).collect();
+            return Ok(tables::Route::Multipath {
+                hops: hops?,
+                mtu: r.mtu,
+            });
+        }
         Ok(match (r.kind, &r.port) {
             (object::RouteKind::Unicast, Some(port)) => tables::Route::Unicast {
                 port: self.id(port)?,
@@ -210,6 +246,34 @@ fn vlan(v: Option<&object::Vlan>) -> Result<tables::Vlan, RpcError> {
         Some(object::Vlan::Trunk(ids)) => {
             tables::Vlan::Trunk(VlanSet::new(ids.iter().copied()).map_err(|e| table_error(&e))?)
         }
+    })
+}
+
+fn tunnel(device: &Device) -> Result<TunnelSpec, RpcError> {
+    let Device::Vxlan {
+        vni,
+        udp_port,
+        local,
+        underlay_vrf,
+        udp6_zero_checksum,
+    } = device
+    else {
+        return Err(internal(format!("{} is no tunnel", device.kind())));
+    };
+    let (mut local_v4, mut local_v6) = (None, None);
+    for address in local {
+        match address {
+            IpAddr::V4(a) => local_v4 = Some(*a),
+            IpAddr::V6(a) => local_v6 = Some(*a),
+        }
+    }
+    Ok(TunnelSpec {
+        vni: *vni,
+        port: *udp_port,
+        underlay: VrfId(*underlay_vrf),
+        local_v4,
+        local_v6,
+        checksum_v6: !udp6_zero_checksum,
     })
 }
 

@@ -52,6 +52,7 @@ impl World {
             state: self.model.state(),
             segments_before: &before,
             worker: &|_| WorkerId(0),
+            nic: &|_| None,
             default_mtu: 1500,
         };
         for difference in differences {

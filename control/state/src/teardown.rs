@@ -11,11 +11,12 @@ use std::path::Path;
 
 use podswitch_api::DEFAULT_SOCKET;
 use podswitch_api::method::TeardownReport;
+use podswitch_host::ethtool::Ethtool;
 use podswitch_host::{Error, Link, Socket, bpf, link, sysctl, tc, xdp};
 
 use crate::config::Config;
 use crate::plugin_files::{self, PluginFiles};
-use crate::store::{self, OwnedInterface, SavedSetting, Store, StoreError};
+use crate::store::{self, OwnedInterface, SavedFeature, SavedSetting, Store, StoreError};
 
 /// What the alias of an interface begins with that podswitch-cni made.
 pub const ALIAS_PREFIX: &str = "podswitch:";
@@ -125,7 +126,8 @@ fn interfaces(
     Ok(())
 }
 
-/// Puts one interface that is not ours back as it was before it was closed to the host.
+/// Puts one interface that is not ours back as it was before it was taken: a veth's end before it was closed to the host, a NIC
+/// before its features were changed.
 pub fn put_back(before: &OwnedInterface) -> TeardownReport {
     let mut report = TeardownReport::default();
     let restored = Socket::open().and_then(|mut socket| {
@@ -170,6 +172,12 @@ impl Work<'_> {
         for setting in before.settings.iter().rev() {
             let result = restore_setting(setting);
             self.note("sysctl", &setting.path, result);
+        }
+        // With a program attached, a driver may refuse them.
+        for feature in before.features.iter().rev() {
+            let result = restore_feature(&self.link.name, feature);
+            let name = format!("{} on {}", feature.name, self.link.name);
+            self.note("feature", &name, result);
         }
         if before.noarp && self.link.flags.noarp() {
             let result = link::set_noarp(self.socket, self.link.index, false).map(|()| true);
@@ -234,6 +242,20 @@ fn restore_setting(setting: &SavedSetting) -> Result<bool, Error> {
         return Ok(false);
     }
     sysctl::set(&key, &setting.before).map(|_| true)
+}
+
+/// Puts a feature back, unless somebody else did.
+fn restore_feature(interface: &str, feature: &SavedFeature) -> Result<bool, Error> {
+    let ethtool = Ethtool::open()?;
+    let features = ethtool.features(interface)?;
+    if features
+        .get(&feature.name)
+        .is_none_or(|f| f.active == feature.before)
+    {
+        return Ok(false);
+    }
+    ethtool.set_features(interface, &[(&feature.name, feature.before)])?;
+    Ok(true)
 }
 
 fn remove_socket(path: &Path, report: &mut TeardownReport) {

@@ -9,7 +9,9 @@ use podswitch_api::desired::{Applied, Bounds, Delta, DesiredState, Model};
 use podswitch_api::method::Change;
 use podswitch_api::object::{Key, Object};
 use podswitch_api::{ErrorCode, RpcError};
-use podswitch_state::store::{OwnedInterface, SavedSetting, Store, StoreError, Stored};
+use podswitch_state::store::{
+    OwnedInterface, SavedFeature, SavedSetting, Store, StoreError, Stored,
+};
 use proptest::prelude::*;
 use serde_json::json;
 
@@ -126,6 +128,7 @@ fn what_was_changed_in_the_kernel_is_kept() {
         clsact: true,
         noarp: true,
         settings: vec![setting],
+        features: vec![],
     };
     let two = OwnedInterface {
         name: "psw2".into(),
@@ -133,6 +136,10 @@ fn what_was_changed_in_the_kernel_is_kept() {
         clsact: false,
         noarp: false,
         settings: vec![],
+        features: vec![SavedFeature {
+            name: "rx-lro".into(),
+            before: true,
+        }],
     };
     store.own(&[one.clone(), two.clone()]).unwrap();
     drop(store);

@@ -8,11 +8,12 @@ use std::path::Path;
 
 use podswitch_api::method::TeardownReport;
 use podswitch_host::bpf::{self, Instruction, ProgramType};
+use podswitch_host::ethtool::Ethtool;
 use podswitch_host::link::{self, Veth, VethEnd};
 use podswitch_host::netns::Named;
 use podswitch_host::{Link, Socket, deaf, sysctl, tc, xdp};
 use podswitch_state::config::Config;
-use podswitch_state::store::{OwnedInterface, SavedSetting, Store, StoreError};
+use podswitch_state::store::{OwnedInterface, SavedFeature, SavedSetting, Store, StoreError};
 use podswitch_state::teardown::teardown;
 
 const XDP_DROP: u32 = 1;
@@ -67,6 +68,7 @@ fn close(socket: &mut Socket, found: &Link) -> OwnedInterface {
             .filter(|c| c.before != c.after)
             .map(saved)
             .collect(),
+        features: vec![],
     }
 }
 
@@ -187,6 +189,49 @@ fn what_somebody_else_changed_since_stays() {
         assert!(teardown(&config).unwrap().is_clean());
         assert_eq!(sysctl::get(&key).unwrap(), "2");
         assert_eq!(names(socket), ["peer1", "port0"]);
+    });
+}
+
+#[test]
+fn a_nic_has_its_features_back_unless_somebody_gave_them_back() {
+    const TAGS: &str = "rx-vlan-hw-parse";
+    const GRO: &str = "rx-gro";
+    let dir = tempfile::tempdir().unwrap();
+    let config = config(dir.path());
+    in_namespace(|socket| {
+        let nic = veth(socket, "nic0", 1);
+        let ethtool = Ethtool::open().unwrap();
+        let is_on = |feature: &str| ethtool.features("nic0").unwrap()[feature].active;
+        assert!(is_on(TAGS) && !is_on(GRO));
+        // Of two that were turned off, somebody has turned the second on since.
+        ethtool
+            .set_features("nic0", &[(TAGS, false), (GRO, true)])
+            .unwrap();
+        attach(socket, nic.index, "podswitch_nic");
+        let changed = [TAGS, GRO].map(|name| SavedFeature {
+            name: name.into(),
+            before: true,
+        });
+        let owned = OwnedInterface {
+            name: "nic0".into(),
+            index: nic.index,
+            clsact: false,
+            noarp: false,
+            settings: vec![],
+            features: changed.into(),
+        };
+        let mut store = Store::open(&config.state_dir).unwrap();
+        store.own(&[owned]).unwrap();
+        drop(store);
+        let report = teardown(&config).unwrap();
+        assert!(report.is_clean(), "{report:?}");
+        let restored = format!("{report:?}");
+        assert!(
+            restored.contains(TAGS) && !restored.contains(GRO),
+            "{restored}"
+        );
+        assert!(is_on(TAGS) && is_on(GRO));
+        assert!(xdp::query(socket, "nic0").unwrap().is_empty());
     });
 }
 

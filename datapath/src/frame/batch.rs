@@ -20,6 +20,8 @@ pub struct Meta {
     pub parsed: Parsed,
     /// Keyed hash of the conversation ([`FlowKey::conversation_hash`](crate::wire::FlowKey::conversation_hash)).
     pub hash: u64,
+    /// Nothing about it is left to decide, whoever's port it leaves by: what is in the frame is not what was parsed.
+    pub sealed: bool,
     /// Which end of the conversation it comes from ([`FlowKey::is_from_upper`](crate::wire::FlowKey::is_from_upper)).
     pub from_upper: bool,
 }
@@ -71,6 +73,7 @@ impl Batch {
                 verdict: Verdict::Continue,
                 parsed: Parsed::default(),
                 hash: 0,
+                sealed: false,
                 from_upper: false,
             },
         });

@@ -13,6 +13,10 @@
 //! | way out | TTL, MTU; what cannot go on is answered ([`icmp_error`]) or cut ([`fragment`], [`superframe`]) | 〃 |
 //! | [`policy`] ingress | may the receiver have it | worker of the port it leaves by |
 //! | [`rewrite`] | MAC addresses, TTL | worker of the port it came from |
+//! | [`tunnel`] | outer headers of what leaves by a tunnel | 〃 |
+//!
+//! What comes from beyond this node is looked at by [`outside`] instead of [`source`]: unwrapped if it came through a tunnel, and let in only from
+//! where its sender is.
 //!
 //! Frames of L2 ports go through `wire::parse`, [`source`] and [`segment`], which switches by MAC address and asks
 //! [`policy`] too. A frame that leaves by another worker's port is given to that worker rewritten, and judged for
@@ -29,6 +33,7 @@ mod fragment;
 mod icmp_error;
 mod limit;
 mod local;
+mod outside;
 mod policy;
 mod related;
 mod rewrite;
@@ -37,6 +42,7 @@ pub mod segment;
 mod source;
 mod superframe;
 mod trim;
+mod tunnel;
 
 pub use explain::{By, Explained, Said, explain};
 pub use limit::{Rate, RateLimiter};
@@ -124,7 +130,14 @@ pub fn run(ctx: &mut Context<'_>, batch: &mut Batch) {
     };
     debug_assert!(batch.iter().all(|p| p.meta.in_port == in_port));
     match &port.kind {
-        PortKind::Routed { .. } => run_routed(ctx, port, batch),
+        PortKind::Routed { .. } => run_routed::<false>(ctx, port, batch),
+        PortKind::Uplink { .. } => run_routed::<true>(ctx, port, batch),
+        // It has no device.
+        PortKind::Tunnel(_) => {
+            for packet in batch.iter_mut() {
+                packet.meta.verdict = Verdict::Drop(Reason::NotForUs);
+            }
+        }
         PortKind::L2 { .. } => {
             for packet in batch.iter_mut() {
                 packet.meta.verdict = segment::run(ctx, port, packet);
@@ -133,8 +146,10 @@ pub fn run(ctx: &mut Context<'_>, batch: &mut Batch) {
     }
 }
 
-fn run_routed(ctx: &mut Context<'_>, port: &PortEntry, batch: &mut Batch) {
-    let candidates = arrive_all(ctx, port, batch);
+/// `UPLINK`: the port is one.
+fn run_routed<const UPLINK: bool>(ctx: &mut Context<'_>, port: &PortEntry, batch: &mut Batch) {
+    let tables = ctx.tables;
+    let candidates = arrive_all::<UPLINK>(ctx, port, batch);
     let (mut hits, mut misses) = (0, 0);
     for (i, candidate) in candidates.into_iter().enumerate().take(batch.len()) {
         if let Some(later) = batch.get(i + AHEAD) {
@@ -145,6 +160,10 @@ fn run_routed(ctx: &mut Context<'_>, port: &PortEntry, batch: &mut Batch) {
         if !matches!(packet.meta.verdict, Verdict::Continue) {
             continue;
         }
+        let port = match UPLINK {
+            true => outside::port_of(tables, port, packet),
+            false => port,
+        };
         let found = find(ctx, packet, candidate);
         packet.meta.verdict = match found.and_then(|found| go_on(ctx, port, packet, &found)) {
             Some((way, outcome)) => {
@@ -164,7 +183,7 @@ fn run_routed(ctx: &mut Context<'_>, port: &PortEntry, batch: &mut Batch) {
 /// What comes before the flow table for each packet, and where its flow entry may be, which is on its way then. Entries are asked for
 /// between the headers of later packets: all at once, they would wait for each other.
 #[inline(always)]
-fn arrive_all(
+fn arrive_all<const UPLINK: bool>(
     ctx: &mut Context<'_>,
     port: &PortEntry,
     batch: &mut Batch,
@@ -176,7 +195,10 @@ fn arrive_all(
             later.frame.prefetch();
         }
         if let Some(packet) = batch.get_mut(i) {
-            packet.meta.verdict = arrive(ctx, port, &own, packet);
+            packet.meta.verdict = match UPLINK {
+                true => outside::arrive(ctx, port, packet),
+                false => arrive(ctx, port, &own, packet),
+            };
         }
         if let Some(earlier) = i.checked_sub(BEHIND)
             && let Some(packet) = batch.get(earlier)
@@ -211,6 +233,9 @@ fn go_on<'t>(
     let from = usize::from(meta.from_upper);
     let way = found.way(from)?;
     let adjacency = ctx.tables.adjacency(way.adjacency)?;
+    if !adjacency.resolved {
+        return None;
+    }
     let out = ctx.tables.port(adjacency.port);
     let stamp = connection::stamp(ctx.tables, Some(port), out, &meta.parsed.key);
     if (way.in_port != port.id) | (stamp != found.stamp()) {
@@ -324,7 +349,12 @@ fn leave_judged(
     if let Some(verdict) = local::run(ctx, port, packet) {
         return verdict;
     }
-    let way = route::run(ctx, &packet.meta.parsed);
+    if port.is_outside()
+        && let Err(reason) = outside::check_source(ctx, port, packet)
+    {
+        return Verdict::Drop(reason);
+    }
+    let way = outside::check_way(ctx, port, route::run(ctx, &packet.meta.parsed));
     let passage = Passage {
         sender: Some(port),
         receiver: way.ok().and_then(|way| ctx.tables.port(way.port)),
@@ -345,8 +375,12 @@ fn leave_judged(
         Err(reason) => {
             let bytes = packet.frame.len();
             let denied = policy::enforce(ctx.counters, &outcome.egress, bytes);
-            if denied.is_ok() && reason == Reason::NeighborUnresolved {
-                route::note_missing(ctx, packet);
+            if denied.is_ok()
+                && reason == Reason::NeighborUnresolved
+                && route::note_missing(ctx, packet.meta.in_port, &packet.meta.parsed.key)
+            {
+                // It is not known yet that nobody answers.
+                return Verdict::Drop(reason);
             }
             stop(ctx, port, packet, denied.err().unwrap_or(reason))
         }
@@ -383,7 +417,10 @@ fn leave(
         return Verdict::Drop(reason);
     }
     rewrite::run(packet, way);
-    Verdict::Forward(way.port)
+    match way.wrapped {
+        true => tunnel::wrap(ctx, packet, way),
+        false => Verdict::Forward(way.port),
+    }
 }
 
 /// As [`leave`], for a packet larger than the way out takes.
@@ -405,15 +442,31 @@ fn leave_in_pieces(
         return Verdict::Drop(reason);
     }
     rewrite::run(packet, way);
-    let verdict = Verdict::Forward(way.port);
+    let (verdict, begin) = (Verdict::Forward(way.port), ctx.extra.len());
     let cut = match superframe {
         true => superframe::cut(ctx, packet, way.mtu, verdict),
         false => fragment::cut(ctx, packet, way.mtu, verdict),
     };
     match cut {
+        Ok(()) if way.wrapped => wrap_pieces(ctx, packet, way, begin),
         Ok(()) => verdict,
         Err(reason) => Verdict::Drop(reason),
     }
+}
+
+/// Wraps a packet and the pieces cut off it, those of [`Context::extra`] from `begin` on.
+fn wrap_pieces(
+    ctx: &mut Context<'_>,
+    packet: &mut Packet,
+    way: &Adjacency,
+    begin: usize,
+) -> Verdict {
+    let mut pieces = std::mem::take(ctx.extra);
+    for piece in pieces.iter_mut().skip(begin) {
+        piece.meta.verdict = tunnel::wrap(ctx, piece, way);
+    }
+    *ctx.extra = pieces;
+    tunnel::wrap(ctx, packet, way)
 }
 
 /// A packet that policy or route does not let on.
@@ -448,6 +501,7 @@ pub fn run_handoff(ctx: &mut Context<'_>, batch: &mut Batch) {
         let out = ctx.tables.port(out).filter(|out| out.worker == ctx.me);
         packet.meta.verdict = match out {
             None => Verdict::Drop(Reason::PortGone),
+            Some(_) if packet.meta.sealed => continue,
             Some(out) => receive(ctx, out, packet, candidate),
         };
     }

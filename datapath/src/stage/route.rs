@@ -3,10 +3,10 @@
 
 use super::Context;
 use crate::counters::Event;
-use crate::frame::Packet;
+use crate::ids::PortId;
 use crate::tables::{Adjacency, Hop};
 use crate::verdict::Reason;
-use crate::wire::Parsed;
+use crate::wire::{FlowKey, Parsed};
 
 /// The way out, or why there is none.
 pub(super) fn run<'a>(ctx: &Context<'a>, parsed: &Parsed) -> Result<&'a Adjacency, Reason> {
@@ -17,11 +17,13 @@ pub(super) fn run<'a>(ctx: &Context<'a>, parsed: &Parsed) -> Result<&'a Adjacenc
     }
 }
 
-/// Tells control for which neighbor a packet waits; the packet itself does not.
+/// Tells control for which neighbor a packet waits, that came in by a port; the packet itself does not. Whether that neighbor is asked for.
 #[cold]
-pub(super) fn note_missing(ctx: &mut Context<'_>, packet: &Packet) {
-    let key = &packet.meta.parsed.key;
-    if let Some(neighbor) = ctx.tables.missing_neighbor(key.vrf(), key) {
-        ctx.misses.note(packet.meta.in_port, neighbor, ctx.now);
-    }
+pub(super) fn note_missing(ctx: &mut Context<'_>, in_port: PortId, key: &FlowKey) -> bool {
+    let Some(neighbor) = ctx.tables.missing_neighbor(key.vrf(), key) else {
+        return false;
+    };
+    ctx.misses.note(in_port, neighbor, ctx.now);
+    let port = ctx.tables.port(neighbor.port);
+    port.is_some_and(|port| port.uplink().is_some())
 }

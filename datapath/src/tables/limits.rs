@@ -11,11 +11,15 @@ pub const MAX_VRF_ID: u32 = (1 << 24) - 1;
 /// Most VRFs with a port, neighbor or route.
 pub const MAX_VRFS: usize = 4096;
 /// Most routes, all VRFs together; the addresses of ports do not count.
-pub const MAX_ROUTES: usize = 1 << 20;
+pub const MAX_ROUTES: usize = 1 << 21;
 /// Most static neighbors, all VRFs together; the addresses of ports do not count.
 pub const MAX_NEIGHBORS: usize = 65_536;
 /// Most adjacencies: an address behind a port, times the different MTUs of routes by that port.
 pub const MAX_ADJACENCIES: usize = 1 << 19;
+/// Most groups of next hops of multipath routes; routes with the same ones share a group.
+pub const MAX_GROUPS: usize = 4096;
+/// Most next hops of a multipath route.
+pub const MAX_NEXT_HOPS: usize = 64;
 /// Most pairs of a port and a route MTU.
 pub const MAX_LINKS: usize = 16_384;
 /// Most addresses of a port.

@@ -14,10 +14,7 @@ impl Tables {
     /// The neighbor that is to be known for a packet to leave of which [`Tables::route`] says
     /// [`NeighborUnresolved`](crate::Reason::NeighborUnresolved); `None` when that is not what it says.
     pub fn missing_neighbor(&self, vrf: VrfId, key: &FlowKey) -> Option<NeighborKey> {
-        let entry = self.vrfs.get_exact(vrf.0)?.fib.lookup_key(&key.dst)?;
-        if entry.local.is_some() {
-            return None;
-        }
+        let target = self.vrfs.get_exact(vrf.0)?.fib.lookup_key(&key.dst)?;
         let neighbor = |link: u32, address: IpAddr| {
             let link = self.links.get(link)?;
             Some(NeighborKey {
@@ -26,7 +23,7 @@ impl Tables {
                 address,
             })
         };
-        match entry.route? {
+        match target {
             Target::Via(index) => {
                 let hop = self.adjacencies.get(index).filter(|a| !a.resolved)?;
                 neighbor(hop.link, hop.address)
@@ -37,6 +34,17 @@ impl Tables {
                 match known.is_some_and(|a| a.resolved) {
                     true => None,
                     false => neighbor(link, to_ip(&key.dst)),
+                }
+            }
+            // All of them are asked for as long as there is the group.
+            Target::Group(group) => {
+                let group = self.groups.get(group)?;
+                let hops = group.adjacencies.iter();
+                let hop = hops.filter_map(|a| self.adjacencies.get(*a)).next()?;
+                let resolved = |a: &u32| self.adjacencies.get(*a).is_some_and(|a| a.resolved);
+                match group.adjacencies.iter().any(resolved) {
+                    true => None,
+                    false => neighbor(hop.link, hop.address),
                 }
             }
             Target::Blackhole | Target::Unreachable | Target::Prohibit => None,

@@ -5,6 +5,7 @@
 mod edit;
 mod error;
 pub mod limits;
+mod lpm;
 mod missing;
 mod paged;
 mod peers;
@@ -13,6 +14,7 @@ mod port;
 mod route;
 mod segment;
 mod trie;
+mod tunnel;
 
 #[cfg(test)]
 mod tests;
@@ -28,15 +30,16 @@ pub use policy::{
     PortMatch, PortPolicy, Rule, RuleEntry, RuleSet, Tier, has_ports,
 };
 pub use port::{OwnAddresses, PortEntry, PortKind, PortKindSpec, PortSpec, Vlan, VlanSet};
-pub use route::{Adjacency, Hop, NeighborKey, Route, RouteKey};
+pub use route::{Adjacency, Hop, NeighborKey, NextHop, Route, RouteKey};
 pub use segment::{FdbKey, Member, Segment, SegmentSpec};
+pub use tunnel::{TunnelSpec, Underlay, Wrap};
 
 use crate::ids::{PortId, RuleId, VrfId};
 use crate::verdict::Reason;
 use crate::wire::{FlowKey, MacAddr};
 use paged::{Paged, Slab};
 use peers::Peers;
-use route::{IpTrie, Link, Target, Vrf, host};
+use route::{Group, IpTrie, Link, Target, Vrf};
 use trie::{Trie, allocation};
 
 /// The addresses under which every pod sees its gateway. The same for all ports and VRFs, and as long as the switch
@@ -69,6 +72,13 @@ pub struct Tables {
     gateway: Gateway,
     ports: Paged<Option<Arc<PortEntry>>, 64>,
     adjacencies: Slab<Adjacency, 32>,
+    /// Of each adjacency by a tunnel, how packets are wrapped.
+    wraps: Paged<Option<Arc<Wrap>>, 32>,
+    groups: Slab<Arc<Group>, 16>,
+    /// Tunnels by network identifier.
+    tunnels: Trie<u32, PortId>,
+    /// The UDP ports they end at.
+    tunnel_ports: Arc<[u16]>,
     vrfs: Trie<u32, Arc<Vrf>>,
     links: Slab<Arc<Link>, 64>,
     segments: Trie<u32, Arc<Segment>>,
@@ -78,6 +88,8 @@ pub struct Tables {
     /// Of each routed port, its static neighbors and links.
     behind: Paged<Option<Arc<Behind>>, 64>,
     rule_ids: Slab<(), 64>,
+    /// The other ends of tunnels, each with its adjacencies.
+    remotes: IpTrie<Arc<[u32]>>,
     counts: Counts,
 }
 
@@ -123,6 +135,10 @@ impl Tables {
             gateway,
             ports: Paged::default(),
             adjacencies: Slab::default(),
+            wraps: Paged::default(),
+            groups: Slab::default(),
+            tunnels: Trie::default(),
+            tunnel_ports: Arc::default(),
             vrfs: Trie::default(),
             links: Slab::default(),
             segments: Trie::default(),
@@ -130,6 +146,7 @@ impl Tables {
             common_stamp: 1,
             behind: Paged::default(),
             rule_ids: Slab::default(),
+            remotes: IpTrie::default(),
             counts: Counts::default(),
         }
     }
@@ -167,26 +184,73 @@ impl Tables {
     /// route of the longest prefix.
     #[inline]
     pub fn route(&self, vrf: VrfId, key: &FlowKey) -> Hop<'_> {
-        self.hop(vrf, &key.dst)
-            .unwrap_or(Hop::Drop(Reason::NoRoute))
+        self.hop(vrf, key).unwrap_or(Hop::Drop(Reason::NoRoute))
     }
 
     #[inline]
-    fn hop(&self, vrf: VrfId, address: &[u8; 16]) -> Option<Hop<'_>> {
-        let entry = self.vrfs.get_exact(vrf.0)?.fib.lookup_key(address)?;
-        if let Some(index) = entry.local {
-            return self.resolved(index);
-        }
-        match entry.route? {
+    fn hop(&self, vrf: VrfId, key: &FlowKey) -> Option<Hop<'_>> {
+        let address = &key.dst;
+        match self.vrfs.get_exact(vrf.0)?.fib.lookup_key(address)? {
             Target::Via(index) => self.resolved(index),
             Target::OnLink(link) => match self.links.get(link)?.stations.get_key(address) {
                 Some(station) => self.resolved(station.adjacency),
                 None => Some(Hop::Drop(Reason::NeighborUnresolved)),
             },
+            Target::Group(group) => self.chosen(group, || key.spread()),
             Target::Blackhole => Some(Hop::Drop(Reason::RouteBlackhole)),
             Target::Unreachable => Some(Hop::Drop(Reason::RouteUnreachable)),
             Target::Prohibit => Some(Hop::Drop(Reason::RouteProhibit)),
         }
+    }
+
+    /// The way of a flow by a group of next hops.
+    fn chosen(&self, group: u32, hash: impl Fn() -> u64) -> Option<Hop<'_>> {
+        let there = |index| self.adjacencies.get(index).is_some_and(|a| a.resolved);
+        match self.groups.get(group)?.choose(hash(), there) {
+            Some(index) => self.resolved(index),
+            None => Some(Hop::Drop(Reason::NeighborUnresolved)),
+        }
+    }
+
+    /// How packets by a tunnel's adjacency are wrapped.
+    #[inline]
+    pub fn wrap(&self, adjacency: u32) -> Option<&Wrap> {
+        self.wraps.get(adjacency as usize)?.as_deref()
+    }
+
+    /// The way of a wrapped packet; `hash` is that of the flow inside.
+    #[inline]
+    pub fn underlay(&self, wrap: &Wrap, hash: u64) -> Hop<'_> {
+        let hop = match wrap.way {
+            Underlay::Adjacency(index) => self.resolved(index),
+            Underlay::Group(group) => self.chosen(group, || hash),
+            Underlay::Drop(reason) => Some(Hop::Drop(reason)),
+        };
+        hop.unwrap_or(Hop::Drop(Reason::NoRoute))
+    }
+
+    /// The tunnel of a network identifier.
+    #[inline]
+    pub fn tunnel(&self, vni: u32) -> Option<&PortEntry> {
+        self.port(*self.tunnels.get_exact(vni)?)
+    }
+
+    /// Whether some tunnel ends at this UDP port.
+    #[inline]
+    pub fn is_tunnel_port(&self, port: u16) -> bool {
+        self.tunnel_ports.contains(&port)
+    }
+
+    /// The UDP ports that tunnels end at, ascending.
+    pub fn tunnel_ports(&self) -> &[u16] {
+        &self.tunnel_ports
+    }
+
+    /// Whether an address, as a flow key holds it, is a neighbor on a port.
+    #[inline]
+    pub fn is_neighbor(&self, port: PortId, address: &[u8; 16]) -> bool {
+        let behind = self.behind.get(port.index()).and_then(|b| b.as_deref());
+        behind.is_some_and(|b| b.neighbors.get_key(address).is_some())
     }
 
     #[inline]
@@ -222,8 +286,8 @@ impl Tables {
 
     /// The port that has this address as its own.
     pub fn neighbor_owner(&self, vrf: VrfId, address: IpAddr) -> Option<&PortEntry> {
-        let entry = self.vrfs.get_exact(vrf.0)?.fib.get(host(address))?;
-        self.port(self.adjacency(entry.local?)?.port)
+        let local = self.vrfs.get_exact(vrf.0)?.fib.local(address)?;
+        self.port(self.adjacency(local)?.port)
     }
 
     /// An L2 segment.
@@ -244,15 +308,10 @@ impl Tables {
     pub fn routes(&self) -> Vec<(RouteKey, Route)> {
         let mut all = Vec::with_capacity(self.counts.routes);
         self.vrfs.visit(&mut |vrf, _, table| {
-            table.fib.visit(&mut |prefix, entry| {
-                if let Some(route) = entry.route.and_then(|t| self.untargeted(t)) {
-                    all.push((
-                        RouteKey {
-                            vrf: VrfId(vrf),
-                            prefix,
-                        },
-                        route,
-                    ));
+            let vrf = VrfId(vrf);
+            table.fib.visit_routes(&mut |prefix, target| {
+                if let Some(route) = self.untargeted(target) {
+                    all.push((RouteKey { vrf, prefix }, route));
                 }
             });
         });
@@ -317,6 +376,13 @@ impl Tables {
                     mtu: link.mtu,
                 }
             }
+            Target::Group(group) => {
+                let group = self.groups.get(group)?;
+                Route::Multipath {
+                    hops: group.hops.clone(),
+                    mtu: group.mtu,
+                }
+            }
             Target::Blackhole => Route::Blackhole,
             Target::Unreachable => Route::Unreachable,
             Target::Prohibit => Route::Prohibit,
@@ -338,6 +404,21 @@ impl Tables {
             port.policy.visit_allocations(f);
         }
         self.adjacencies.visit_allocations(f);
+        self.wraps.visit_allocations(f);
+        self.wraps.iter().for_each(|(_, wrap)| {
+            if let Some(wrap) = wrap {
+                allocation(wrap, f);
+            }
+        });
+        self.groups.visit_allocations(f);
+        for (_, group) in self.groups.iter() {
+            allocation(group, f);
+            allocation(&group.hops, f);
+            allocation(&group.adjacencies, f);
+        }
+        self.tunnels.visit_allocations(f);
+        allocation(&self.tunnel_ports, f);
+        self.remotes.visit_allocations(f);
         self.vrfs.visit_allocations(f);
         self.vrfs.visit(&mut |_, _, vrf| {
             allocation(vrf, f);

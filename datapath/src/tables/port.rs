@@ -8,6 +8,7 @@ use std::sync::Arc;
 use super::TableError;
 use super::limits::VLANS;
 use super::policy::{Action, PortPolicy, RuleSet};
+use super::tunnel::TunnelSpec;
 use crate::ids::{PortId, VrfId, WorkerId};
 use crate::wire::MacAddr;
 
@@ -20,9 +21,11 @@ pub struct PortSpec {
     pub name: String,
     /// The worker that serves it.
     pub worker: WorkerId,
-    /// MAC address of the station behind it; unicast. May be zero on an L2 port whose MAC is not fixed.
+    /// MAC address of the station behind it; unicast. May be zero on an L2 port whose MAC is not fixed. Of an uplink: the NIC's own; of a
+    /// tunnel: that of this end, by which the others address their inner frames.
     pub mac: MacAddr,
-    /// Largest packet, bytes from the IP header on: 68 to 65535, with an IPv6 address at least 1280.
+    /// Largest packet, bytes from the IP header on: 68 to 65535, with an IPv6 address at least 1280. Through a tunnel what the way to the other
+    /// end takes is a limit, too.
     pub mtu: u32,
     /// Routed or L2.
     pub kind: PortKindSpec,
@@ -54,6 +57,22 @@ pub enum PortKindSpec {
         vlan: Vlan,
         /// Nothing is learned: the port's MAC address is the only one behind it, besides static FDB entries.
         fixed_mac: bool,
+    },
+    /// The node's NIC, which the host uses too: frames are routed, other nodes and routers are behind it.
+    Uplink {
+        /// Its VRF.
+        vrf: VrfId,
+        /// The node's own addresses on it, unicast: where tunnels end, and what the switch says its errors from. None of them is a
+        /// route.
+        addresses: Vec<IpAddr>,
+    },
+    /// A VXLAN tunnel: a port without a device. Its neighbors are the other ends, each with the MAC address that inner frames to it bear;
+    /// routes by it have one of them as next hop, which may be of the other address family than the prefix.
+    Tunnel {
+        /// VRF of the inner packets.
+        vrf: VrfId,
+        /// Its parameters.
+        tunnel: TunnelSpec,
     },
 }
 
@@ -117,7 +136,40 @@ impl PortEntry {
         };
         match &self.kind {
             PortKind::Routed { addresses } => addresses,
-            PortKind::L2 { .. } => NONE,
+            PortKind::L2 { .. } | PortKind::Uplink { .. } | PortKind::Tunnel(_) => NONE,
+        }
+    }
+
+    /// The node's own addresses on an uplink; `None` on other ports.
+    #[inline]
+    pub fn uplink(&self) -> Option<&OwnAddresses> {
+        match &self.kind {
+            PortKind::Uplink { addresses } => Some(addresses),
+            _ => None,
+        }
+    }
+
+    /// The tunnel that the port is.
+    #[inline]
+    pub fn tunnel(&self) -> Option<&TunnelSpec> {
+        match &self.kind {
+            PortKind::Tunnel(tunnel) => Some(tunnel),
+            _ => None,
+        }
+    }
+
+    /// Whether others than pods of this node are behind it: what comes from there is known by its way only.
+    #[inline]
+    pub fn is_outside(&self) -> bool {
+        matches!(self.kind, PortKind::Uplink { .. } | PortKind::Tunnel(_))
+    }
+
+    /// The source MAC address of what is routed out of the port: of an uplink or tunnel its own, else the gateway's.
+    #[inline]
+    pub fn router_mac(&self, gateway: MacAddr) -> MacAddr {
+        match self.is_outside() {
+            true => self.mac,
+            false => gateway,
         }
     }
 }
@@ -139,6 +191,13 @@ pub enum PortKind {
         /// Nothing is learned behind it.
         fixed_mac: bool,
     },
+    /// The node's NIC.
+    Uplink {
+        /// The node's own addresses on it.
+        addresses: OwnAddresses,
+    },
+    /// A VXLAN tunnel.
+    Tunnel(TunnelSpec),
 }
 
 /// A port's own addresses: a small exact set.

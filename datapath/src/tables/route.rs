@@ -4,16 +4,18 @@
 
 use std::fmt;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use ipnet::IpNet;
 
+use super::lpm::Fib;
 use super::trie::Trie;
 use crate::ids::{PortId, VrfId};
 use crate::verdict::Reason;
 use crate::wire::MacAddr;
 
 /// What becomes of packets that a route matches; kinds as in ip-route(8).
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Route {
     /// Forwarded.
     Unicast {
@@ -24,12 +26,30 @@ pub enum Route {
         /// Largest packet, bytes from the IP header on; none: the MTU of the port, which also caps it.
         mtu: Option<u32>,
     },
+    /// Forwarded by one of several next hops, each flow by the same one as long as that is there (RFC 2992).
+    Multipath {
+        /// The next hops, two or more, in any order.
+        hops: Arc<[NextHop]>,
+        /// As of a unicast route.
+        mtu: Option<u32>,
+    },
     /// Dropped silently.
     Blackhole,
     /// Dropped and answered: host unreachable.
     Unreachable,
     /// Dropped and answered: administratively prohibited.
     Prohibit,
+}
+
+/// A next hop of a multipath route.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct NextHop {
+    /// The port to leave by.
+    pub port: PortId,
+    /// Its address, as of a unicast route.
+    pub via: IpAddr,
+    /// Its share of the flows: its weight of the sum of all, 1 to 255.
+    pub weight: u8,
 }
 
 /// Name of a route, in order.
@@ -79,9 +99,11 @@ pub struct Adjacency {
     pub port: PortId,
     /// Whether `dst_mac` is known.
     pub resolved: bool,
+    /// By a tunnel: packets are wrapped ([`Tables::wrap`](super::Tables::wrap)).
+    pub wrapped: bool,
     /// Destination MAC address: the station's.
     pub dst_mac: MacAddr,
-    /// Source MAC address: the gateway's.
+    /// Source MAC address: the gateway's; of an uplink or tunnel the port's own.
     pub src_mac: MacAddr,
     /// The station's address.
     pub address: IpAddr,
@@ -100,14 +122,6 @@ pub enum Hop<'a> {
     Drop(Reason),
 }
 
-/// What a VRF's table holds under a prefix: the address of a port, a route, or both (then the port's address wins).
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub(crate) struct Entry {
-    /// Adjacency of the port that owns the address.
-    pub(crate) local: Option<u32>,
-    pub(crate) route: Option<Target>,
-}
-
 /// A route with what it refers to looked up.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Target {
@@ -115,6 +129,8 @@ pub(crate) enum Target {
     Via(u32),
     /// To the destination itself, on a link.
     OnLink(u32),
+    /// By one of a group of next hops.
+    Group(u32),
     Blackhole,
     Unreachable,
     Prohibit,
@@ -137,8 +153,9 @@ impl<V> Default for IpTrie<V> {
 }
 
 impl<V: Clone> IpTrie<V> {
-    pub(crate) fn len(&self) -> usize {
-        self.v4.len() + self.v6.len()
+    /// Whether there is nothing in it.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.v4.len() + self.v6.len() == 0
     }
 
     /// Longest match of an address as a flow key holds it (IPv4-mapped).
@@ -158,13 +175,6 @@ impl<V: Clone> IpTrie<V> {
         match bits >> 32 {
             0xffff => self.v4.get_exact(bits as u32),
             _ => self.v6.get_exact(bits),
-        }
-    }
-
-    pub(crate) fn lookup(&self, address: IpAddr) -> Option<&V> {
-        match address {
-            IpAddr::V4(a) => self.v4.lookup(a.to_bits()),
-            IpAddr::V6(a) => self.v6.lookup(a.to_bits()),
         }
     }
 
@@ -218,7 +228,7 @@ impl<V: Clone> IpTrie<V> {
 }
 
 /// A prefix; the length is the family's at most.
-fn net(address: IpAddr, length: u8) -> IpNet {
+pub(super) fn net(address: IpAddr, length: u8) -> IpNet {
     IpNet::new_assert(address, length)
 }
 
@@ -230,9 +240,9 @@ pub(crate) fn host(address: IpAddr) -> IpNet {
 /// The routes of a VRF and the addresses of its ports.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Vrf {
-    pub(crate) fib: IpTrie<Entry>,
+    pub(crate) fib: Fib,
     /// Next hops in use, each with its adjacencies.
-    pub(crate) next_hops: IpTrie<std::sync::Arc<[u32]>>,
+    pub(crate) next_hops: IpTrie<Arc<[u32]>>,
     /// Ports in it.
     pub(crate) ports: usize,
 }
@@ -255,4 +265,44 @@ pub(crate) struct Station {
     pub(crate) adjacency: u32,
     /// Routes by it.
     pub(crate) routes: u32,
+}
+
+/// The next hops of multipath routes.
+#[derive(Clone, Debug)]
+pub(crate) struct Group {
+    pub(crate) vrf: VrfId,
+    pub(crate) hops: Arc<[NextHop]>,
+    pub(crate) mtu: Option<u32>,
+    /// The adjacency of each.
+    pub(crate) adjacencies: Arc<[u32]>,
+    /// Routes by it.
+    pub(crate) routes: usize,
+}
+
+impl Group {
+    /// The next hop for a flow of this hash among those that `is_there`: the one that wins a draw among all (rendezvous hashing, Thaler
+    /// and Ravishankar, 1998), so that one which goes or comes moves only its own share of the flows.
+    pub(crate) fn choose(&self, hash: u64, is_there: impl Fn(u32) -> bool) -> Option<u32> {
+        let drawn = self.hops.iter().zip(self.adjacencies.iter());
+        let lots = drawn.filter(|(_, a)| is_there(**a));
+        let lots = lots.map(|(hop, a)| (lot(hop, hash), *a));
+        lots.min_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, a)| a)
+    }
+}
+
+/// What a next hop draws for a flow: exponentially distributed with its weight as rate, so that the smallest of all is its own with
+/// the probability of its share.
+fn lot(hop: &NextHop, hash: u64) -> f64 {
+    let address = match hop.via {
+        IpAddr::V4(a) => u128::from(a.to_bits()),
+        IpAddr::V6(a) => a.to_bits(),
+    };
+    let salt = address as u64 ^ (address >> 64) as u64 ^ u64::from(hop.port.0) << 48;
+    // A finalizer spreads neighboring addresses over all bits (the 64-bit mix of MurmurHash3).
+    let mut x = hash ^ salt.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    x = (x ^ x >> 33).wrapping_mul(0xff51_afd7_ed55_8ccd);
+    x = (x ^ x >> 33).wrapping_mul(0xc4ce_b9fe_1a85_ec53);
+    x ^= x >> 33;
+    let uniform = ((x >> 11) as f64 + 0.5) / (1u64 << 53) as f64;
+    -uniform.ln() / f64::from(hop.weight.max(1))
 }

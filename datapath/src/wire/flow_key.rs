@@ -176,6 +176,12 @@ impl FlowKey {
         }
     }
 
+    /// A hash of the flow that is the same in every process, to choose one of several ways by.
+    #[inline]
+    pub fn spread(&self) -> u64 {
+        self.conversation_hash(self.is_from_upper(), 0)
+    }
+
     /// The key of the opposite direction.
     #[inline]
     pub fn reversed(&self) -> Self {

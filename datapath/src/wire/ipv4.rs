@@ -105,6 +105,15 @@ impl Ipv4Header {
         self.checksum.set((sum + u32::from(sum >= 0xffff)) as u16);
     }
 
+    /// Sets the type of service and keeps the checksum right.
+    #[inline]
+    pub fn set_tos(&mut self, tos: u8) {
+        let word = |tos: u8| u16::from_be_bytes([self.version_ihl, tos]);
+        let new = checksum::update(self.checksum.get(), word(self.tos), word(tos));
+        self.checksum.set(new);
+        self.tos = tos;
+    }
+
     /// Sets the TTL and keeps the checksum right.
     #[inline]
     pub fn set_ttl(&mut self, ttl: u8) {

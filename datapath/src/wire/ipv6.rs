@@ -60,6 +60,13 @@ impl Ipv6Header {
         (self.version_class_label.get() >> 20) as u8
     }
 
+    /// Sets DSCP and ECN.
+    #[inline]
+    pub fn set_traffic_class(&mut self, class: u8) {
+        let word = self.version_class_label.get() & !(0xff << 20);
+        self.version_class_label.set(word | u32::from(class) << 20);
+    }
+
     /// Takes one hop off the hop limit; at 0 nothing changes.
     #[inline]
     pub fn decrement_hop_limit(&mut self) {

@@ -11,6 +11,7 @@
 
 pub mod arp;
 pub mod checksum;
+pub mod ecn;
 pub mod eth;
 pub mod flow_key;
 pub mod icmp;
@@ -24,6 +25,7 @@ pub mod quoted;
 pub mod sctp;
 pub mod tcp;
 pub mod udp;
+pub mod vxlan;
 
 pub use eth::MacAddr;
 pub use flow_key::FlowKey;

@@ -40,6 +40,7 @@ pub(crate) struct V4 {
     pub(crate) src: Ipv4Addr,
     pub(crate) dst: Ipv4Addr,
     pub(crate) protocol: u8,
+    pub(crate) tos: u8,
     pub(crate) ttl: u8,
     pub(crate) id: u16,
     /// Flags and fragment offset as in the header.
@@ -54,6 +55,7 @@ impl V4 {
             src,
             dst,
             protocol,
+            tos: 0,
             ttl: 64,
             id: 0x1234,
             flags: 0x4000,
@@ -64,7 +66,7 @@ impl V4 {
 
     pub(crate) fn bytes(&self) -> Vec<u8> {
         let header_len = 20 + self.options.len();
-        let mut p = vec![0x40 | (header_len / 4) as u8, 0];
+        let mut p = vec![0x40 | (header_len / 4) as u8, self.tos];
         p.extend(((header_len + self.payload.len()) as u16).to_be_bytes());
         p.extend(self.id.to_be_bytes());
         p.extend(self.flags.to_be_bytes());

@@ -29,7 +29,7 @@ impl Setup {
     pub(crate) fn addresses(port: &PortSpec) -> &[IpAddr] {
         match &port.kind {
             PortKindSpec::Routed { addresses, .. } => addresses,
-            PortKindSpec::L2 { .. } => &[],
+            _ => &[],
         }
     }
 
@@ -67,7 +67,7 @@ impl Setup {
             edit.set_neighbor(*vrf, *port, *address, *mac);
         }
         for (vrf, net, route) in &self.routes {
-            edit.set_route(*vrf, *net, *route);
+            edit.set_route(*vrf, *net, route.clone());
         }
         for (segment, vlan, mac, port) in &self.fdb {
             edit.set_fdb(*segment, *vlan, *mac, *port);

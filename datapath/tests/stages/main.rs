@@ -16,3 +16,4 @@ mod local;
 mod node;
 mod routed;
 mod segments;
+mod tunnels;

@@ -23,6 +23,8 @@ pub(super) enum Claim {
     Interface(String),
     /// A file that is written.
     Recording(String),
+    /// Network identifier of a tunnel.
+    Vni(u32),
 }
 
 /// A multimap whose empty entries are gone.
@@ -128,10 +130,10 @@ impl Index {
             }
             Object::Route(o) => {
                 count(&mut self.vrfs, &o.vrf, add);
-                if let Some(port) = &o.port {
+                for port in o.ports() {
                     refer(&mut self.ports, port, Key::Route(o.key()), add);
                 }
-                if let Some(via) = o.via {
+                for (via, _) in o.hops() {
                     refer(&mut self.next_hops, &(o.vrf, via), o.key(), add);
                 }
             }
@@ -189,11 +191,12 @@ pub(super) fn claims(o: &Port) -> Vec<Claim> {
         None => Claim::RoutedMac(o.vrf, mac),
     }));
     claims.extend(o.device.interface().map(|i| Claim::Interface(i.to_owned())));
-    if let Device::Pcap {
-        record: Some(file), ..
-    } = &o.device
-    {
-        claims.push(Claim::Recording(file.clone()));
+    match &o.device {
+        Device::Pcap {
+            record: Some(file), ..
+        } => claims.push(Claim::Recording(file.clone())),
+        Device::Vxlan { vni, .. } => claims.push(Claim::Vni(*vni)),
+        _ => {}
     }
     claims
 }

@@ -206,7 +206,7 @@ impl<'a> View<'a> {
     fn next_hop(&self, o: &Port, key: &Key, address: IpAddr) -> Result<(), RpcError> {
         let elsewhere = |r: &&RouteKey| {
             let route = self.state.routes.get(r);
-            route.is_some_and(|r| r.port.as_ref() != Some(&o.name))
+            route.is_some_and(|r| r.hops().any(|(via, port)| via == address && *port != o.name))
         };
         match self.index.routes_via(o.vrf, address).find(elsewhere) {
             Some(route) => Err(conflict(
@@ -257,17 +257,33 @@ impl<'a> View<'a> {
                     .value(o.prefix),
             );
         }
-        let Some(port) = &o.port else { return Ok(()) };
-        self.routed_port(&key, port, o.vrf)?;
-        let holder = o.via.and_then(|via| {
-            self.index
-                .claims
-                .other(&Claim::Address(o.vrf, via), port)
-                .map(|h| (via, h))
-        });
-        match holder {
-            Some((via, other)) => Err(conflict(
-                &key,
+        for port in o.ports() {
+            self.routed_port(&key, port, o.vrf)?;
+        }
+        if let (Some(port), None) = (&o.port, o.via)
+            && self.is_tunnel(port)
+        {
+            let what = format!("{key}: port {port} is a tunnel, which has other ends");
+            return Err(RpcError::new(ErrorCode::Refused, what)
+                .field("via")
+                .value("(none)")
+                .hint("name the tunnel's other end as next hop"));
+        }
+        o.hops().try_for_each(|(via, port)| self.hop(o, &key, via, port))
+    }
+
+    /// A next hop of a route, by a port.
+    fn hop(&self, o: &Route, key: &Key, via: IpAddr, port: &str) -> Result<(), RpcError> {
+        if via.is_ipv4() != o.prefix.addr().is_ipv4() && !self.is_tunnel(port) {
+            let what = format!("{key}: next hop {via} is not of the family of the prefix");
+            return Err(RpcError::new(ErrorCode::Refused, what)
+                .field("via")
+                .value(via)
+                .hint("give a next hop of the same family"));
+        }
+        match self.index.claims.other(&Claim::Address(o.vrf, via), port) {
+            Some(other) => Err(conflict(
+                key,
                 format_args!("next hop {via} is behind port {other}, not {port}"),
                 "correct port or via",
             )
@@ -275,6 +291,11 @@ impl<'a> View<'a> {
             .value(via)),
             None => Ok(()),
         }
+    }
+
+    fn is_tunnel(&self, port: &str) -> bool {
+        let port = self.state.ports.get(port);
+        port.is_some_and(|p| p.device.is_tunnel())
     }
 
     fn fdb(&self, o: &FdbEntry) -> Result<(), RpcError> {
@@ -412,6 +433,7 @@ fn claimed(key: &Key, claim: &Claim, other: &str) -> RpcError {
             name.clone(),
             format!("interface {name}"),
         ),
+        Claim::Vni(vni) => ("device.vni", vni.to_string(), format!("VNI {vni}")),
         Claim::Recording(file) => (
             "device.record",
             file.clone(),

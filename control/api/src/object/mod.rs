@@ -13,7 +13,7 @@ pub use key::{FdbKey, Key, Kind, NeighborKey, RouteKey};
 pub use kubernetes::{ClusterNetworkPolicy, Namespace, NamespacedName, NetworkPolicy, Pod};
 pub use port::{Device, PodRef, Port, SegmentMembership, Vlan, XdpMode};
 pub use read::ReadError;
-pub use route::{Neighbor, Route, RouteKind};
+pub use route::{Neighbor, NextHop, Route, RouteKind};
 pub use rule::{Action, Direction, PortRange, Protocol, Rule};
 pub use segment::{FdbEntry, Segment, UnknownUnicast};
 

@@ -31,7 +31,8 @@ pub struct Port {
     /// VRF of a routed port, 24 bits, 0 by default.
     #[serde(default, skip_serializing_if = "is_default")]
     pub vrf: u32,
-    /// MTU of the device in bytes, 68 to 65535; none takes the configured default. A NIC's is the interface's.
+    /// MTU of the device in bytes, 68 to 65535; none takes the configured default. A NIC's is the interface's; a tunnel's is what its way
+    /// takes, if that is less.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mtu: Option<u32>,
     /// The worker that owns it, an index into the configured list; none lets the daemon choose.
@@ -83,6 +84,26 @@ pub enum Device {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         vlan: Option<u16>,
     },
+    /// A VXLAN tunnel (RFC 7348) instead of a device. Its neighbors are the other ends, by their underlay addresses, each with the MAC
+    /// address that inner frames to it bear; nobody else is heard. Routes by it have one of them as next hop. The port's MAC address is
+    /// that of this end.
+    Vxlan {
+        /// Network identifier, 0 to 16777215; no two ports have the same.
+        vni: u32,
+        /// UDP port on both ends.
+        #[serde(default = "vxlan_port", skip_serializing_if = "is_vxlan_port")]
+        udp_port: u16,
+        /// This end's addresses, one of a family at most; none: the first one of that family on the NIC that leads to the other end.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        #[serde(deserialize_with = "crate::text::addresses")]
+        local: Vec<IpAddr>,
+        /// VRF of the underlay: that of the NICs' ports.
+        #[serde(default, skip_serializing_if = "is_default")]
+        underlay_vrf: u32,
+        /// Whether outer packets over IPv6 go without UDP checksums; the other ends must accept that (RFC 6935).
+        #[serde(default, skip_serializing_if = "is_default")]
+        udp6_zero_checksum: bool,
+    },
     /// Capture files instead of a device.
     Pcap {
         /// File whose frames arrive on the port, once, as fast as they are taken.
@@ -96,13 +117,27 @@ pub enum Device {
     Memory {},
 }
 
+/// The port of VXLAN (IANA).
+fn vxlan_port() -> u16 {
+    4789
+}
+
+fn is_vxlan_port(port: &u16) -> bool {
+    *port == vxlan_port()
+}
+
 impl Device {
     /// The interface it is on, of one that is on an interface.
     pub fn interface(&self) -> Option<&str> {
         match self {
             Device::Veth { interface, .. } | Device::Nic { interface, .. } => Some(interface),
-            Device::Pcap { .. } | Device::Memory {} => None,
+            Device::Vxlan { .. } | Device::Pcap { .. } | Device::Memory {} => None,
         }
+    }
+
+    /// Whether it is a tunnel.
+    pub fn is_tunnel(&self) -> bool {
+        matches!(self, Device::Vxlan { .. })
     }
 
     /// Whether it is the node's NIC.
@@ -115,6 +150,7 @@ impl Device {
         match self {
             Device::Veth { .. } => "veth",
             Device::Nic { .. } => "nic",
+            Device::Vxlan { .. } => "vxlan",
             Device::Pcap { .. } => "pcap",
             Device::Memory {} => "memory",
         }

@@ -26,13 +26,16 @@ pub struct Route {
     /// What becomes of a packet it matches. On the wire `type`, as `kind` says that this is a route.
     #[serde(default, rename = "type")]
     pub kind: RouteKind,
-    /// Next hop, of the prefix's family; none: the destination itself is on the link.
+    /// Next hop, of the prefix's family, behind a tunnel of any; none: the destination itself is on the link.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[serde(deserialize_with = "crate::text::optional_address")]
     pub via: Option<IpAddr>,
     /// Name of the port to leave by; needed by a unicast route, refused on others.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub port: Option<String>,
+    /// Several next hops instead of one `via` and `port`: each flow goes by one of them, those that do not answer left out (RFC 2992).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub nexthops: Vec<NextHop>,
     /// Largest packet that may take it, in bytes; none: the MTU of the port.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mtu: Option<u32>,
@@ -46,6 +49,41 @@ impl Route {
             prefix: self.prefix,
         }
     }
+
+    /// The ports it leaves by, each as often as it is named.
+    pub fn ports(&self) -> impl Iterator<Item = &String> {
+        let several = self.nexthops.iter().map(|hop| &hop.port);
+        self.port.iter().chain(several)
+    }
+
+    /// Its next hops, each with the port it is behind.
+    pub fn hops(&self) -> impl Iterator<Item = (IpAddr, &String)> {
+        let one = self.via.zip(self.port.as_ref());
+        let several = self.nexthops.iter().map(|hop| (hop.via, &hop.port));
+        one.into_iter().chain(several)
+    }
+}
+
+/// One of several next hops of a route.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(remote = "Self", deny_unknown_fields)]
+pub struct NextHop {
+    /// Its address, of the prefix's family; behind a tunnel of any.
+    #[serde(deserialize_with = "crate::text::address")]
+    pub via: IpAddr,
+    /// Name of the port to leave by.
+    pub port: String,
+    /// Its share of the flows, of the sum of all weights: 1 to 255.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub weight: u8,
+}
+
+fn one() -> u8 {
+    1
+}
+
+fn is_one(weight: &u8) -> bool {
+    *weight == one()
 }
 
 /// What becomes of a packet that a route matches; names as in ip-route(8).
@@ -101,6 +139,6 @@ impl Neighbor {
     }
 }
 
-crate::by_name!(Route, Neighbor);
+crate::by_name!(Route, NextHop, Neighbor);
 
 crate::by_word!(RouteKind);

@@ -83,6 +83,19 @@ fn nic() -> BoxedStrategy<Device> {
         .boxed()
 }
 
+fn vxlan() -> BoxedStrategy<Device> {
+    let local = pick(&[vec![], vec!["192.0.2.1"], vec!["192.0.2.1", "2001:db8::1"]]);
+    (pick(&[1u32, 2, 0xff_ffff]), 4788u16..4791, local, vrf(), any::<bool>())
+        .prop_map(|(vni, udp_port, local, underlay_vrf, udp6_zero_checksum)| Device::Vxlan {
+            vni,
+            udp_port,
+            local: local.iter().map(|a| a.parse().unwrap()).collect(),
+            underlay_vrf,
+            udp6_zero_checksum,
+        })
+        .boxed()
+}
+
 fn pod() -> BoxedStrategy<PodRef> {
     (name(), name(), of(name()))
         .prop_map(|(name, container_id, network)| PodRef {
@@ -111,7 +124,15 @@ pub(crate) fn port() -> BoxedStrategy<Port> {
         pod: None,
         ..port
     });
-    prop_oneof![6 => station_port(), 1 => nic].boxed()
+    let vxlan = (station_port(), vxlan()).prop_map(|(port, device)| Port {
+        device,
+        mac: Some(port.mac.unwrap_or(MacAddr([2, 0, 0, 0, 0, 0x77]))),
+        addresses: vec![],
+        segment: None,
+        pod: None,
+        ..port
+    });
+    prop_oneof![6 => station_port(), 1 => nic, 1 => vxlan].boxed()
 }
 
 fn station_port() -> BoxedStrategy<Port> {
@@ -163,6 +184,7 @@ fn route() -> BoxedStrategy<Route> {
             kind: RouteKind::Unicast,
             via: via.filter(|a| a.is_ipv4() == prefix.addr().is_ipv4()),
             port: Some(port),
+            nexthops: Vec::new(),
             mtu,
         },
     );
@@ -181,9 +203,34 @@ fn route() -> BoxedStrategy<Route> {
             kind,
             via: None,
             port: None,
+            nexthops: Vec::new(),
             mtu: None,
         });
-    prop_oneof![unicast, other].boxed()
+    let hop = (address(), name(), 1u8..4).prop_map(|(via, port, weight)| NextHop {
+        via,
+        port,
+        weight,
+    });
+    let several = (vrf(), prefix(), vec(hop, 2..4), of(1300u32..1500)).prop_filter_map(
+        "a next hop comes once",
+        |(vrf, prefix, nexthops, mtu)| {
+            let fits = |(i, hop): (usize, &NextHop)| {
+                let same = |o: &NextHop| o.via == hop.via && o.port == hop.port;
+                hop.via.is_ipv4() == prefix.addr().is_ipv4() && !nexthops[..i].iter().any(same)
+            };
+            nexthops.iter().enumerate().all(fits).then_some(())?;
+            Some(Route {
+                vrf,
+                prefix,
+                kind: RouteKind::Unicast,
+                via: None,
+                port: None,
+                nexthops,
+                mtu,
+            })
+        },
+    );
+    prop_oneof![4 => unicast, 2 => other, 1 => several].boxed()
 }
 
 fn segment() -> BoxedStrategy<Segment> {

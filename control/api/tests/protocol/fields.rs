@@ -21,6 +21,14 @@ fn every_field_out_of_its_range_is_refused_by_name() {
         nic[field] = value;
         nic
     };
+    let tunnel = |path: &str, value: Value| {
+        let device = json!({"kind": "vxlan", "vni": 7});
+        let port = json!({"kind": "port", "name": "t", "mac": "02:00:00:00:00:07", "device": device});
+        with(port, path, value)
+    };
+    let hop = json!({"via": "10.0.0.9", "port": "a"});
+    let other = json!({"via": "10.0.0.8", "port": "a", "weight": 3});
+    let hops = |hops: Value| json!({"kind": "route", "prefix": "10.1.0.0/16", "nexthops": hops});
     let cases = [
         (
             with(nic.clone(), "/device/interface", json!("a b")),
@@ -41,6 +49,41 @@ fn every_field_out_of_its_range_is_refused_by_name() {
                 json!({"kind": "nic", "interface": "eth0", "vlan": 4095}),
             ),
             "device.vlan",
+        ),
+        (tunnel("/device/vni", json!(1 << 24)), "device.vni"),
+        (tunnel("/device/udp_port", json!(0)), "device.udp_port"),
+        (
+            tunnel("/device/underlay_vrf", json!(1 << 24)),
+            "device.underlay_vrf",
+        ),
+        (
+            tunnel("/device/local", json!(["192.0.2.1", "192.0.2.2"])),
+            "device.local",
+        ),
+        (tunnel("/device/local", json!(["224.0.0.1"])), "device.local"),
+        (tunnel("/addresses", json!(["10.0.0.1"])), "addresses"),
+        (tunnel("/segment", json!({"name": "s"})), "segment"),
+        (tunnel("/node", json!(true)), "node"),
+        (tunnel("/mac", Value::Null), "mac"),
+        (hops(json!([hop])), "nexthops"),
+        (hops(json!([hop, hop])), "nexthops.via"),
+        (
+            hops(json!([hop, {"via": "10.0.0.8", "port": "a", "weight": 0}])),
+            "nexthops.weight",
+        ),
+        (
+            hops(json!([hop, {"via": "224.0.0.1", "port": "a"}])),
+            "nexthops.via",
+        ),
+        (
+            hops(json!([hop, {"via": "10.0.0.8", "port": ""}])),
+            "nexthops.port",
+        ),
+        (with(hops(json!([hop, other])), "/via", json!("10.0.0.7")), "via"),
+        (with(hops(json!([hop, other])), "/port", json!("a")), "port"),
+        (
+            with(hops(json!([hop, other])), "/type", json!("blackhole")),
+            "nexthops",
         ),
         (given("mac", json!("02:00:00:00:00:01")), "mac"),
         (given("mtu", json!(1500)), "mtu"),

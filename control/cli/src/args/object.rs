@@ -8,7 +8,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use ipnet::IpNet;
 use podswitch_api::MacAddr;
 use podswitch_api::object::{
-    Action, Direction, PortRange, Protocol, RouteKind, UnknownUnicast, XdpMode,
+    Action, Direction, NextHop, PortRange, Protocol, RouteKind, UnknownUnicast, XdpMode,
 };
 
 /// One object of a kind by its name.
@@ -83,11 +83,26 @@ pub(crate) struct PortAdd {
     /// Its name
     pub(crate) name: String,
     /// Host end of the veth pair
-    #[arg(long, value_name = "NAME", required_unless_present_any = ["nic", "replay", "record"], conflicts_with_all = ["nic", "replay", "record"])]
+    #[arg(long, value_name = "NAME", required_unless_present_any = ["nic", "vxlan", "replay", "record"], conflicts_with_all = ["nic", "vxlan", "replay", "record"])]
     pub(crate) interface: Option<String>,
     /// The node's NIC, instead of a veth: it stays the host's, and only what is the switch's comes to the port
     #[arg(long, value_name = "NAME", group = "place", conflicts_with_all = ["replay", "record", "mac", "address", "mtu", "node", "trunk"])]
     pub(crate) nic: Option<String>,
+    /// A VXLAN tunnel of this network identifier, instead of a device; its neighbors are the other ends
+    #[arg(long, value_name = "VNI", conflicts_with_all = ["nic", "replay", "record", "address", "segment", "node"])]
+    pub(crate) vxlan: Option<u32>,
+    /// UDP port of a tunnel
+    #[arg(long, value_name = "PORT", default_value_t = 4789, requires = "vxlan")]
+    pub(crate) udp_port: u16,
+    /// This end's address of a tunnel, one of a family; that of the NIC on the way when absent
+    #[arg(long, value_name = "ADDRESS", requires = "vxlan")]
+    pub(crate) local: Vec<IpAddr>,
+    /// VRF of a tunnel's outer packets
+    #[arg(long, value_name = "ID", default_value_t = 0, requires = "vxlan")]
+    pub(crate) underlay_vrf: u32,
+    /// A tunnel's packets over IPv6 go without UDP checksums
+    #[arg(long, requires = "vxlan")]
+    pub(crate) udp6_zero_checksum: bool,
     /// How the steering program is attached; on a NIC, auto is native
     #[arg(long, value_enum, default_value_t = ModeArg::Auto, value_name = "MODE")]
     pub(crate) mode: ModeArg,
@@ -185,6 +200,28 @@ pub(crate) enum FdbCommand {
     },
 }
 
+/// A next hop with its port and weight.
+#[derive(Debug, Clone)]
+pub(crate) struct HopArg(pub(crate) NextHop);
+
+impl std::str::FromStr for HopArg {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<HopArg, String> {
+        let form = || format!("{text:?} is not ADDRESS@PORT or ADDRESS@PORT*WEIGHT");
+        let (via, rest) = text.split_once('@').ok_or_else(form)?;
+        let (port, weight) = match rest.rsplit_once('*') {
+            Some((port, weight)) => (port, weight.parse().map_err(|_| form())?),
+            None => (rest, 1),
+        };
+        Ok(HopArg(NextHop {
+            via: via.parse().map_err(|_| form())?,
+            port: port.to_owned(),
+            weight,
+        }))
+    }
+}
+
 /// Key of a route.
 #[derive(Debug, Args)]
 pub(crate) struct RouteKeyArgs {
@@ -218,6 +255,9 @@ pub(crate) enum RouteCommand {
         /// Next hop; the destination itself when absent
         #[arg(long, value_name = "ADDRESS")]
         via: Option<IpAddr>,
+        /// One of several next hops, instead of --via and --port: ADDRESS@PORT, or ADDRESS@PORT*WEIGHT; given two times or more
+        #[arg(long, value_name = "HOP", conflicts_with_all = ["port", "via"])]
+        nexthop: Vec<HopArg>,
         /// What becomes of packets
         #[arg(long = "type", value_enum, default_value_t = RouteKindArg::Unicast, value_name = "TYPE")]
         kind: RouteKindArg,

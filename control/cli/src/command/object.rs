@@ -110,17 +110,24 @@ pub(super) fn port(context: &Context, command: PortCommand) -> Result {
 }
 
 fn new_port(a: PortAdd) -> Port {
-    let device = match (a.interface, a.nic) {
-        (Some(interface), _) => Device::Veth {
+    let device = match (a.interface, a.nic, a.vxlan) {
+        (None, None, Some(vni)) => Device::Vxlan {
+            vni,
+            udp_port: a.udp_port,
+            local: a.local,
+            underlay_vrf: a.underlay_vrf,
+            udp6_zero_checksum: a.udp6_zero_checksum,
+        },
+        (Some(interface), _, _) => Device::Veth {
             interface,
             mode: a.mode.into(),
         },
-        (None, Some(interface)) => Device::Nic {
+        (None, Some(interface), _) => Device::Nic {
             interface,
             mode: a.mode.into(),
             vlan: a.vlan,
         },
-        (None, None) => Device::Pcap {
+        (None, None, None) => Device::Pcap {
             replay: a.replay,
             record: a.record,
         },
@@ -216,6 +223,7 @@ pub(super) fn route(context: &Context, command: RouteCommand) -> Result {
             key: k,
             port,
             via,
+            nexthop,
             kind,
             mtu,
         } => add(
@@ -226,6 +234,7 @@ pub(super) fn route(context: &Context, command: RouteCommand) -> Result {
                 kind: kind.into(),
                 via,
                 port,
+                nexthops: nexthop.into_iter().map(|hop| hop.0).collect(),
                 mtu,
             },
         ),

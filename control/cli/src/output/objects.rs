@@ -128,6 +128,7 @@ fn device(device: &Device) -> String {
             vlan: Some(id),
             ..
         } => format!("nic {interface} vlan {id}"),
+        Device::Vxlan { vni, .. } => format!("vxlan {vni}"),
         Device::Pcap { .. } => "pcap".to_owned(),
         Device::Memory {} => "memory".to_owned(),
     }
@@ -179,13 +180,14 @@ fn route(table: &mut Table, o: &Route, status: Option<&Status>) {
         })) => format!("table {number}"),
         _ => "static".to_owned(),
     };
-    let port = o.port.clone().unwrap_or_default();
+    let via: Vec<String> = o.hops().map(|(via, _)| via.to_string()).collect();
+    let port: Vec<String> = o.ports().cloned().collect();
     table.row([
         o.vrf.to_string(),
         o.prefix.to_string(),
         o.kind.name().to_owned(),
-        optional(o.via),
-        port,
+        via.join(","),
+        port.join(","),
         optional(o.mtu),
         from,
     ]);

@@ -66,6 +66,16 @@ fn objects_of_every_kind_are_added_shown_and_deleted() {
             "up",
         ),
         (
+            "port add overlay --vxlan 42 --mac 02:00:00:00:00:0a --local 192.0.2.1 --local 2001:db8::1 --udp-port 8472 --udp6-zero-checksum",
+            "port",
+            "overlay",
+        ),
+        (
+            "route add 10.8.0.0/16 --nexthop 10.9.9.1@web --nexthop 10.9.9.2@web*3 --mtu 1300",
+            "route",
+            "10.8.0.0/16",
+        ),
+        (
             "route add 10.9.0.0/16 --port web --via 10.0.0.1 --mtu 1300",
             "route",
             "10.9.0.0/16",

@@ -52,6 +52,7 @@ impl Engine {
         match ready {
             Ok(tables) => {
                 self.put_in_force(tables, &moves);
+                self.steer_addresses(&applied.delta);
                 self.close_ports(&moves);
                 info!(
                     generation = applied.generation,
@@ -142,6 +143,7 @@ impl Engine {
             state: self.model.state(),
             segments_before: &segments_before,
             worker: &|id| plan.get(&id).copied().unwrap_or_else(|| self.worker_of(id)),
+            nic: &|port| self.nics.get(port),
             default_mtu: self.config.mtu,
         };
         for difference in all.iter() {
@@ -214,7 +216,9 @@ impl Engine {
         let mtu = |p: &Port| p.mtu.unwrap_or(self.config.mtu);
         let serves = self.ports.get(&new.name).map(|p| p.worker.0);
         let moves = new.worker.is_some() && new.worker != serves;
-        old.device != new.device || mtu(old) != mtu(new) || moves
+        // What the program of a NIC knows is of one VRF.
+        let steers = new.device.is_nic() && old.vrf != new.vrf;
+        old.device != new.device || mtu(old) != mtu(new) || moves || steers
     }
 }
 

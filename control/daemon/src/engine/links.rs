@@ -3,12 +3,13 @@
 
 use podswitch_api::Key;
 use podswitch_api::method::{Change, PortState};
-use podswitch_api::object::{Device, Port};
+use podswitch_api::object::Port;
 use podswitch_host::watch::Event;
 use podswitch_host::{Link, Socket, link};
 use tracing::{info, warn};
 
 use super::Engine;
+use crate::kernel::Attached;
 
 impl Engine {
     pub(super) fn link(&mut self, event: Event) {
@@ -28,7 +29,7 @@ impl Engine {
     /// The port is known by what is attached to the interface. One whose device never opened, by the interface's name,
     /// unless there is another interface of that name by now.
     fn link_gone(&mut self, index: u32, interface: &str) {
-        let with = |p: &super::LivePort| p.attached.as_ref().is_some_and(|a| a.ifindex == index);
+        let with = |p: &super::LivePort| p.attached.as_ref().is_some_and(|a| a.ifindex() == index);
         let attached = self.ports.iter().find(|(_, p)| with(p));
         let port = match attached.and_then(|(name, _)| self.model.state().ports.get(name)) {
             Some(port) => port.clone(),
@@ -66,14 +67,16 @@ impl Engine {
         };
         match live.state {
             PortState::Faulted => {
+                if port.device.is_nic() && !self.nic_differs(&port) {
+                    return;
+                }
                 self.open_or_fault(&port);
                 self.connect(&port.name);
             }
             PortState::Up | PortState::Down => {
                 let up = link.flags.up() && link.flags.lower_up();
                 live.state = if up { PortState::Up } else { PortState::Down };
-                live.message = (!up)
-                    .then(|| format!("interface {} has no link: the pod's end is down", link.name));
+                live.message = (!up).then(|| no_link(&port, &link.name));
             }
         }
     }
@@ -101,7 +104,7 @@ impl Engine {
                 .get(&p.name)?
                 .attached
                 .as_ref()
-                .map(|a| a.ifindex)
+                .map(Attached::ifindex)
         };
         let ports = self.model.state().ports.values();
         let gone: Vec<(u32, String)> = ports
@@ -161,10 +164,15 @@ impl Engine {
 }
 
 fn interface_of(port: &Port) -> Option<&str> {
-    match &port.device {
-        Device::Veth { interface, .. } => Some(interface),
-        _ => None,
-    }
+    port.device.interface()
+}
+
+fn no_link(port: &Port, interface: &str) -> String {
+    let why = match port.device.is_nic() {
+        true => "it is down, or its cable is",
+        false => "the pod's end is down",
+    };
+    format!("interface {interface} has no link: {why}")
 }
 
 /// Whether a port's interface is there, for a port that has one.

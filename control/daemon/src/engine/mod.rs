@@ -6,6 +6,7 @@ mod change;
 mod events;
 mod health;
 mod links;
+mod nics;
 mod ports;
 mod read;
 mod start;
@@ -31,7 +32,7 @@ use podswitch_state::teardown::take_apart;
 use serde::Serialize;
 use tracing::{debug, error, info, warn};
 
-use crate::kernel::Kernel;
+use crate::kernel::{Kernel, nic};
 use crate::names::Names;
 use crate::policy::Policies;
 use crate::server::{Answer, Answers, ClientId, Job};
@@ -88,6 +89,8 @@ pub struct Engine {
     names: Names,
     policies: Policies,
     ports: BTreeMap<String, LivePort>,
+    /// What NICs of ports were when they were looked at last.
+    nics: BTreeMap<String, nic::Facts>,
     /// Ports that are gone and could not be removed.
     unremoved: BTreeSet<String>,
     start_problems: Vec<Problem>,
@@ -152,6 +155,7 @@ impl Engine {
             switch,
             names: Names::default(),
             ports: BTreeMap::new(),
+            nics: BTreeMap::new(),
             unremoved: BTreeSet::new(),
             transactions: HashMap::new(),
             next_transaction: 0,

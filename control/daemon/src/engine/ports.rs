@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Opening and closing the devices behind ports.
 
-use std::os::fd::AsFd;
-
 use podswitch_api::method::PortState;
 use podswitch_api::object::{Device, Port};
 use podswitch_api::{ErrorCode, Key, RpcError};
@@ -18,7 +16,7 @@ use tracing::{info, warn};
 use super::Engine;
 use super::change::{Moves, Plan};
 use super::links::pod_is_gone;
-use crate::kernel::{Attached, Kernel, KernelError};
+use crate::kernel::{Attached, Kernel, KernelError, nic};
 
 /// A port of the desired state, as it is.
 pub(super) struct LivePort {
@@ -29,9 +27,12 @@ pub(super) struct LivePort {
     pub(super) message: Option<String>,
     /// What is attached to its interface, and the socket that its frames go to.
     pub(super) attached: Option<Attached>,
-    socket: Option<XdpHandle>,
+    /// One for each queue.
+    sockets: Vec<XdpHandle>,
     /// How its interface was, when that was noted for it since the daemon started.
     before: Option<OwnedInterface>,
+    /// How its NIC looked when it was tried to be opened last.
+    pub(super) look: Option<nic::Look>,
 }
 
 impl Engine {
@@ -52,6 +53,11 @@ impl Engine {
             };
             let worker = self.choose_worker(port, &plan);
             plan.insert(id, worker);
+            // The tables say what it is before it is opened.
+            if let Err(e) = self.look_at_nic(port) {
+                self.unplan(moves);
+                return Err(e);
+            }
         }
         Ok(plan)
     }
@@ -122,9 +128,8 @@ impl Engine {
         let Some(live) = self.ports.get_mut(name) else {
             return;
         };
-        let socket = live.socket.as_ref().and_then(XdpHandle::socket);
-        if let (Some(attached), Some(socket)) = (&mut live.attached, socket)
-            && let Err(e) = Kernel::connect(attached, socket.as_fd())
+        if let Some(attached) = &mut live.attached
+            && let Err(e) = attached.connect(&live.sockets)
         {
             self.fault(name, e.to_string());
         }
@@ -138,22 +143,26 @@ impl Engine {
                 .get_mut(&port.name)
                 .and_then(|p| p.attached.as_mut())
             {
-                Kernel::disconnect(attached);
+                attached.disconnect();
             }
         }
     }
 
-    /// Closes the devices of ports that are gone.
+    /// Closes the devices of ports that are gone, and gives NICs back that no port is on any more.
     pub(super) fn close_ports(&mut self, moves: &Moves) {
         for port in &moves.close {
             self.close_device(&port.name);
             self.forget(&port.name);
             info!(port = port.name, "port removed");
         }
+        for port in moves.close.iter().chain(&moves.reopen) {
+            self.release_nic(port);
+        }
     }
 
     fn forget(&mut self, name: &str) {
         self.ports.remove(name);
+        self.nics.remove(name);
         self.names.release(name);
     }
 
@@ -169,9 +178,9 @@ impl Engine {
         if let Some(live) = self.ports.get_mut(&port.name) {
             live.state = PortState::Up;
             live.message = None;
-            if let Some((attached, socket)) = opened {
+            if let Some((attached, sockets)) = opened {
                 live.attached = Some(attached);
-                live.socket = Some(socket);
+                live.sockets = sockets;
             }
         }
         info!(
@@ -204,8 +213,9 @@ impl Engine {
             state: PortState::Faulted,
             message: None,
             attached: None,
-            socket: None,
+            sockets: Vec::new(),
             before: None,
+            look: None,
         };
         self.ports.insert(port.name.clone(), live);
         Ok((id, worker))
@@ -216,8 +226,8 @@ impl Engine {
         port: &Port,
         id: PortId,
         worker: WorkerId,
-    ) -> Result<Option<(Attached, XdpHandle)>, RpcError> {
-        let mtu = port.mtu.unwrap_or(self.config.mtu);
+    ) -> Result<Option<(Attached, Vec<XdpHandle>)>, RpcError> {
+        let mtu = self.mtu_of(port);
         let spec = |device| PortSpec {
             worker: Some(worker),
             mtu,
@@ -247,13 +257,9 @@ impl Engine {
                     .switch
                     .add_port(id, spec(device))
                     .map_err(|e| switch_error(&e))?;
-                let Some(socket) = opened.xdp.into_iter().next() else {
-                    self.remove_from_switch(id);
-                    let text = "the port has no socket";
-                    return Err(RpcError::new(ErrorCode::Internal, text));
-                };
-                Ok(Some((attached, socket)))
+                Ok(Some((Attached::Veth(Box::new(attached)), opened.xdp)))
             }
+            Device::Nic { .. } => self.open_nic(port, id, worker).map(Some),
             Device::Pcap { replay, record } => {
                 let files = PcapSpec {
                     replay: replay.clone().map(Into::into),
@@ -265,6 +271,8 @@ impl Engine {
                     .map_err(|e| switch_error(&e))?;
                 Ok(None)
             }
+            // Its packets leave by NICs.
+            Device::Vxlan { .. } => Ok(None),
             Device::Memory {} => Err(RpcError::new(
                 ErrorCode::Refused,
                 "memory ports are for tests and benches",
@@ -280,21 +288,19 @@ impl Engine {
         };
         live.state = PortState::Faulted;
         let (id, attached) = (live.id, live.attached.take());
-        live.socket = None;
+        live.sockets.clear();
         if let Some(mut attached) = attached {
-            Kernel::disconnect(&mut attached);
+            attached.disconnect();
         }
         self.remove_from_switch(id);
     }
 
-    /// Notes how an interface is before we change it, unless that is noted already.
-    fn own(&mut self, port: &str, before: OwnedInterface) -> Result<(), RpcError> {
+    /// Notes how an interface is before we change it; what is noted already stays as it is.
+    pub(super) fn own(&mut self, port: &str, before: OwnedInterface) -> Result<(), RpcError> {
         let known = self.store.owned().map_err(RpcError::from)?;
-        if known
-            .iter()
-            .any(|o| o.name == before.name && o.index == before.index)
-        {
-            return Ok(());
+        let same = |o: &OwnedInterface| o.name == before.name && o.index == before.index;
+        if let Some(known) = known.into_iter().find(same) {
+            return self.own_more(known, before);
         }
         self.store
             .own(std::slice::from_ref(&before))
@@ -305,14 +311,33 @@ impl Engine {
         Ok(())
     }
 
+    /// Notes features that are about to be changed and were not before.
+    fn own_more(
+        &mut self,
+        mut known: OwnedInterface,
+        before: OwnedInterface,
+    ) -> Result<(), RpcError> {
+        let mut more = before.features;
+        more.retain(|f| known.features.iter().all(|k| k.name != f.name));
+        if more.is_empty() {
+            return Ok(());
+        }
+        known.features.extend(more);
+        self.store.own(&[known]).map_err(RpcError::from)
+    }
+
     /// Puts the interface of a port back that was refused, if it was changed for this port.
     fn disown(&mut self, port: &str) {
         let live = self.ports.get_mut(port);
-        let Some(before) = live.and_then(|p| p.before.take()) else {
-            return;
-        };
+        if let Some(before) = live.and_then(|p| p.before.take()) {
+            self.put_back(&before);
+        }
+    }
+
+    /// Puts an interface back as it was.
+    pub(super) fn put_back(&mut self, before: &OwnedInterface) {
         let name = before.name.as_str();
-        let report = teardown::put_back(&before);
+        let report = teardown::put_back(before);
         if !report.is_clean() {
             warn!(interface = name, failed = ?report.failed, "the interface could not be put back; teardown will");
         } else if let Err(e) = self.store.disown(&[name]) {
@@ -321,7 +346,7 @@ impl Engine {
         }
     }
 
-    fn remove_from_switch(&mut self, id: PortId) {
+    pub(super) fn remove_from_switch(&mut self, id: PortId) {
         match self.switch.remove_port(id) {
             Ok(()) | Err(SwitchError::NoPort(_)) => {}
             Err(e) => warn!(id = id.0, error = %e, "the port's device was not closed in order"),
@@ -392,6 +417,11 @@ pub(super) fn kernel_error(e: &KernelError) -> RpcError {
             "make the interface first, in the namespace podswitchd runs in",
         ),
         KernelError::NotVeth { .. } => (ErrorCode::Refused, "name the host end of a veth pair"),
+        KernelError::NotNic { hint, .. } => (ErrorCode::Refused, *hint),
+        KernelError::NoNative { .. } => (
+            ErrorCode::Refused,
+            "lower its MTU or change its queues if the reason is one of them, or ask for `mode` `generic`, which is slower",
+        ),
         KernelError::Host(podswitch_host::Error::ForeignXdp { .. }) => (
             ErrorCode::Conflict,
             "podswitch never replaces another's program",

@@ -15,6 +15,7 @@ use podswitch_datapath::stage::LearnedEntry;
 use super::Engine;
 use super::ports::switch_error;
 use super::stats::rule_traffic;
+use crate::kernel::Attached;
 
 /// Learned addresses fetched from a worker at a time: its turn is that much longer.
 const LEARNED_AT_ONCE: usize = 256;
@@ -114,9 +115,9 @@ impl Engine {
             state: live.state,
             id: live.id.0,
             worker: live.worker.0,
-            mtu: port.mtu.unwrap_or(self.config.mtu),
-            mode: live.attached.as_ref().map(|a| a.mode.to_string()),
-            ifindex: live.attached.as_ref().map(|a| a.ifindex),
+            mtu: self.mtu_of(port),
+            mode: live.attached.as_ref().map(|a| a.mode().to_string()),
+            ifindex: live.attached.as_ref().map(Attached::ifindex),
             message: live.message.clone(),
         })
     }

@@ -103,7 +103,7 @@ impl Engine {
                 add(Reason::KernelRxDropped, socket.rx_dropped);
                 add(Reason::KernelTxInvalid, socket.tx_invalid);
             }
-            match self.kernel.drops(attached, refused) {
+            match attached.drops(refused) {
                 Ok(list) => list.into_iter().for_each(|(reason, n)| add(reason, n)),
                 Err(e) => {
                     debug!(port = name, error = %e, "the kernel's counters of the port could not be read")

@@ -18,7 +18,7 @@ use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 use serde::de::DeserializeOwned;
 
 pub use error::StoreError;
-pub use owned::{OwnedInterface, SavedSetting};
+pub use owned::{OwnedInterface, SavedFeature, SavedSetting};
 
 use lock::Lock;
 

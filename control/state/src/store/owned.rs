@@ -18,6 +18,9 @@ pub struct OwnedInterface {
     /// Settings that were changed, in the order of their changes.
     #[serde(default)]
     pub settings: Vec<SavedSetting>,
+    /// Features of the device (`ethtool -k`) that were changed, in the order of their changes.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub features: Vec<SavedFeature>,
 }
 
 /// A setting under `/proc/sys` that was changed.
@@ -32,4 +35,14 @@ pub struct SavedSetting {
     pub after: String,
 }
 
-podswitch_api::by_name!(OwnedInterface, SavedSetting);
+/// A feature of a device that was changed, by the kernel's name of it (`rx-lro`, ...).
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(remote = "Self", deny_unknown_fields)]
+pub struct SavedFeature {
+    /// Its name.
+    pub name: String,
+    /// Whether it was on before. Since, it is the other way round.
+    pub before: bool,
+}
+
+podswitch_api::by_name!(OwnedInterface, SavedSetting, SavedFeature);

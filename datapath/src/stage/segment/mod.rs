@@ -55,7 +55,7 @@ impl<'a> L2<'a> {
                 vlan,
                 fixed_mac: *fixed_mac,
             }),
-            PortKind::Routed { .. } => None,
+            _ => None,
         }
     }
 

@@ -9,15 +9,16 @@ use ipnet::IpNet;
 use super::Edit;
 use crate::ids::VrfId;
 use crate::tables::limits::{
-    AGEING_SECONDS, MAX_CIDRS, MAX_IDENTITIES, MAX_NAME_LENGTH, MAX_PORT_ADDRESSES, MAX_PORTS,
-    MAX_SEGMENT_ENTRIES, MAX_VRF_ID, MAX_WORKERS, MIN_IPV6_MTU, MTU, VLANS,
+    AGEING_SECONDS, MAX_CIDRS, MAX_IDENTITIES, MAX_NAME_LENGTH, MAX_NEXT_HOPS, MAX_PORT_ADDRESSES,
+    MAX_PORTS, MAX_SEGMENT_ENTRIES, MAX_VRF_ID, MAX_WORKERS, MIN_IPV6_MTU, MTU, VLANS,
 };
 use crate::tables::route::host;
 use crate::tables::{
-    FdbKey, Gateway, PortKindSpec, PortSpec, Route, RouteKey, Rule, SegmentSpec, TableError, Vlan,
-    has_ports,
+    FdbKey, Gateway, NextHop, PortKindSpec, PortSpec, Route, RouteKey, Rule, SegmentSpec,
+    TableError, TunnelSpec, Vlan, has_ports,
 };
 use crate::wire::MacAddr;
+use crate::wire::vxlan::MAX_VNI;
 
 /// How errors name a port.
 pub(super) fn port_name(port: &PortSpec) -> String {
@@ -120,6 +121,18 @@ fn check_port(port: &PortSpec, gateway: &Gateway) -> Result<(), TableError> {
                 }
             }
         }
+        PortKindSpec::Uplink { vrf: id, addresses } => {
+            vrf(object, *id)?;
+            station_mac(object, port.mac, gateway)?;
+            for address in addresses {
+                station_address(object, *address)?;
+            }
+        }
+        PortKindSpec::Tunnel { vrf: id, tunnel } => {
+            vrf(object, *id)?;
+            station_mac(object, port.mac, gateway)?;
+            check_tunnel(object, tunnel)?;
+        }
         PortKindSpec::L2 {
             segment,
             vlan: vlans,
@@ -147,24 +160,72 @@ fn check_port(port: &PortSpec, gateway: &Gateway) -> Result<(), TableError> {
     Ok(())
 }
 
+fn check_tunnel(object: &str, tunnel: &TunnelSpec) -> Result<(), TableError> {
+    vrf(object, tunnel.underlay)?;
+    if tunnel.vni > MAX_VNI {
+        let problem = format!("is above {MAX_VNI}");
+        return Err(TableError::invalid(object, "VNI", tunnel.vni, problem));
+    }
+    if tunnel.port == 0 {
+        return Err(TableError::invalid(object, "UDP port", 0, "is 0"));
+    }
+    let local = [
+        tunnel.local_v4.map(IpAddr::V4),
+        tunnel.local_v6.map(IpAddr::V6),
+    ];
+    for address in local.into_iter().flatten() {
+        station_address(object, address)?;
+    }
+    Ok(())
+}
+
 fn check_route(key: &RouteKey, route: &Route) -> Result<(), TableError> {
     vrf(key, key.vrf)?;
     prefix(key, "prefix", key.prefix)?;
-    let Route::Unicast {
-        via, mtu: largest, ..
-    } = route
-    else {
-        return Ok(());
+    let largest = match route {
+        Route::Unicast { via, mtu, .. } => {
+            if let Some(via) = via {
+                station_address(key, *via)?;
+            }
+            *mtu
+        }
+        Route::Multipath { hops, mtu } => {
+            check_hops(key, hops)?;
+            *mtu
+        }
+        Route::Blackhole | Route::Unreachable | Route::Prohibit => None,
     };
     if let Some(largest) = largest {
-        mtu(key, *largest, key.prefix.addr().is_ipv6())?;
+        mtu(key, largest, key.prefix.addr().is_ipv6())?;
     }
-    if let Some(via) = via {
-        if via.is_ipv4() != key.prefix.addr().is_ipv4() {
-            let problem = "is not of the prefix's address family";
-            return Err(TableError::invalid(key, "next hop", via, problem));
+    Ok(())
+}
+
+fn check_hops(key: &RouteKey, hops: &[NextHop]) -> Result<(), TableError> {
+    if !(2..=MAX_NEXT_HOPS).contains(&hops.len()) {
+        let problem = format!("is not from 2 to {MAX_NEXT_HOPS}");
+        return Err(TableError::invalid(
+            key,
+            "number of next hops",
+            hops.len(),
+            problem,
+        ));
+    }
+    for (i, hop) in hops.iter().enumerate() {
+        station_address(key, hop.via)?;
+        if hop.weight == 0 {
+            let problem = "is not from 1 to 255";
+            return Err(TableError::invalid(key, "weight", hop.weight, problem));
         }
-        station_address(key, *via)?;
+        let same = |other: &NextHop| (other.port, other.via) == (hop.port, hop.via);
+        if hops.iter().take(i).any(same) {
+            return Err(TableError::invalid(
+                key,
+                "next hop",
+                hop.via,
+                "is there twice",
+            ));
+        }
     }
     Ok(())
 }

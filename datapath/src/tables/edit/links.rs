@@ -106,8 +106,9 @@ impl Build {
             mtu: 0,
             port: entry.port,
             resolved: false,
+            wrapped: false,
             dst_mac: MacAddr::ZERO,
-            src_mac: self.tables.gateway.mac,
+            src_mac: MacAddr::ZERO,
             address,
             link,
         };
@@ -146,12 +147,14 @@ impl Build {
             let adjacency = self.station(link, address)?;
             self.stale.insert(adjacency);
         }
+        self.rewrap(host(address));
         Ok(())
     }
 
     /// A station's MAC address may be unknown from now on.
     pub(super) fn station_unknown(&mut self, port: PortId, address: IpAddr) {
         self.loose.insert((port, address));
+        self.rewrap(host(address));
         for link in self.links_of(port) {
             let link = self.tables.links.get(link);
             if let Some(station) = link.and_then(|l| l.stations.get(host(address))) {
@@ -180,11 +183,14 @@ impl Build {
         let Some(link) = self.tables.links.remove(link, generation) else {
             return;
         };
-        link.stations.visit(&mut |_, station| {
+        link.stations.visit(&mut |prefix, station| {
             self.tables
                 .adjacencies
                 .remove(station.adjacency, generation);
+            self.unwrap(prefix, station.adjacency);
         });
+        // Connections may know what is no more by its index.
+        self.changed = true;
     }
 
     /// Frees the stations and links that nothing uses any more.
@@ -203,6 +209,8 @@ impl Build {
                 };
                 if let Some(adjacency) = self.tables.links.get(link).and_then(unused) {
                     self.tables.adjacencies.remove(adjacency, generation);
+                    self.unwrap(host(address), adjacency);
+                    self.changed = true;
                     if let Some(link) = self.link_mut(link) {
                         link.stations.remove(host(address));
                     }
@@ -218,29 +226,45 @@ impl Build {
         }
     }
 
-    /// Brings the adjacencies up to date that were marked.
+    /// Brings the adjacencies up to date that were marked; those by tunnels last, as they depend on others.
     pub(super) fn refresh_adjacencies(&mut self) {
-        for index in std::mem::take(&mut self.stale) {
-            let Some(old) = self.tables.adjacency(index).copied() else {
-                continue;
-            };
-            let Some(port) = self.tables.port(old.port) else {
-                continue;
-            };
-            let route_mtu = self.tables.links.get(old.link).and_then(|l| l.mtu);
-            let mac = self.known(old.port, old.address);
-            let new = Adjacency {
-                index,
-                mtu: port.mtu.min(route_mtu.unwrap_or(u32::MAX)),
-                resolved: mac.is_some(),
-                dst_mac: mac.unwrap_or(MacAddr::ZERO),
-                ..old
-            };
-            if new != old
-                && let Some(slot) = self.tables.adjacencies.get_mut(index)
-            {
-                *slot = new;
-            }
+        let stale = std::mem::take(&mut self.stale);
+        let by_tunnel = |index: &u32| {
+            let port = self.tables.adjacency(*index).map(|a| a.port);
+            let port = port.and_then(|port| self.tables.port(port));
+            port.is_some_and(|p| p.tunnel().is_some())
+        };
+        let (tunnels, others): (Vec<u32>, Vec<u32>) = stale.into_iter().partition(by_tunnel);
+        for index in others.into_iter().chain(tunnels) {
+            self.refresh_adjacency(index);
+        }
+    }
+
+    fn refresh_adjacency(&mut self, index: u32) {
+        let Some(old) = self.tables.adjacency(index).copied() else {
+            return;
+        };
+        let Some(port) = self.tables.port(old.port).cloned() else {
+            return;
+        };
+        let route_mtu = self.tables.links.get(old.link).and_then(|l| l.mtu);
+        let mac = self.known(old.port, old.address);
+        let mut new = Adjacency {
+            index,
+            mtu: port.mtu.min(route_mtu.unwrap_or(u32::MAX)),
+            resolved: mac.is_some(),
+            dst_mac: mac.unwrap_or(MacAddr::ZERO),
+            wrapped: port.tunnel().is_some(),
+            src_mac: port.router_mac(self.tables.gateway.mac),
+            ..old
+        };
+        if let Some(tunnel) = port.tunnel() {
+            new.mtu = new.mtu.min(self.wrap(index, old.address, tunnel));
+        }
+        if new != old
+            && let Some(slot) = self.tables.adjacencies.get_mut(index)
+        {
+            *slot = new;
         }
     }
 }

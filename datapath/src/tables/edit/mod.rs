@@ -9,6 +9,7 @@ mod ports;
 mod routes;
 mod rules;
 mod segments;
+mod tunnels;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -178,7 +179,7 @@ impl Edit {
         tables.generation += 1;
         let was_in = |id: PortId| match self.base.port(id)?.kind {
             PortKind::L2 { segment, .. } => Some(segment),
-            PortKind::Routed { .. } => None,
+            _ => None,
         };
         let mut build = Build {
             tables,
@@ -204,6 +205,7 @@ impl Edit {
         build.set_peers(&self.peers)?;
         build.remove_identities(&self.identities)?;
         build.set_cidrs(&self.cidrs)?;
+        build.rewrap_changed(&self.ports, &self.routes);
         build.check_segments(&self.segments, &self.ports, &self.fdb, &was_in)?;
         build.remove_segments(&self.segments)?;
         build.check_next_hops(&self.routes)?;

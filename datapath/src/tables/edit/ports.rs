@@ -18,6 +18,11 @@ use crate::tables::{OwnAddresses, PortEntry, PortKind, PortKindSpec, PortSpec, T
 fn addresses_in(spec: Option<&PortSpec>, vrf: VrfId) -> Option<&[IpAddr]> {
     match &spec?.kind {
         PortKindSpec::Routed { vrf: id, addresses } if *id == vrf => Some(addresses),
+        PortKindSpec::Uplink { vrf: id, .. } | PortKindSpec::Tunnel { vrf: id, .. }
+            if *id == vrf =>
+        {
+            Some(&[])
+        }
         _ => None,
     }
 }
@@ -54,10 +59,13 @@ impl Build {
     }
 
     fn detach(&mut self, old: &PortEntry, spec: Option<&PortSpec>) -> Result<(), TableError> {
+        if let PortKind::Tunnel(tunnel) = &old.kind {
+            self.tables.tunnels.remove(tunnel.vni, u32::BITS as u8);
+        }
         match &old.kind {
-            PortKind::Routed { addresses } => {
+            PortKind::Routed { .. } | PortKind::Uplink { .. } | PortKind::Tunnel(_) => {
                 let stay = addresses_in(spec, old.vrf);
-                for address in addresses.iter() {
+                for address in old.addresses().iter() {
                     if !stay.is_some_and(|s| s.contains(&address)) {
                         self.remove_local(old.vrf, address);
                         self.station_unknown(old.id, address);
@@ -103,7 +111,7 @@ impl Build {
         }
         for link in &behind.links {
             if self.tables.links.get(*link).is_some_and(|l| l.routes > 0) {
-                let object = self.route_by(old.vrf, |t| t.link(&self.tables) == Some(*link));
+                let object = self.route_by(old.vrf, |t| t.uses(&self.tables, *link));
                 return Err(TableError::dangling(
                     object,
                     name,
@@ -132,6 +140,13 @@ impl Build {
                     addresses: OwnAddresses::new(addresses),
                 },
             ),
+            PortKindSpec::Uplink { vrf, addresses } => (
+                *vrf,
+                PortKind::Uplink {
+                    addresses: OwnAddresses::new(addresses),
+                },
+            ),
+            PortKindSpec::Tunnel { vrf, tunnel } => (*vrf, PortKind::Tunnel(*tunnel)),
             PortKindSpec::L2 {
                 segment,
                 vlan,
@@ -173,7 +188,14 @@ impl Build {
         *self.tables.ports.get_mut(spec.id.index()) = Some(entry.clone());
         match &spec.kind {
             PortKindSpec::Routed { vrf, addresses } => {
-                self.attach_routed(spec, *vrf, addresses, old.as_deref())
+                self.attach_routed(spec, &entry, *vrf, addresses, old.as_deref())
+            }
+            PortKindSpec::Uplink { vrf, .. } => {
+                self.attach_routed(spec, &entry, *vrf, &[], old.as_deref())
+            }
+            PortKindSpec::Tunnel { vrf, tunnel } => {
+                self.attach_tunnel(spec, tunnel)?;
+                self.attach_routed(spec, &entry, *vrf, &[], old.as_deref())
             }
             PortKindSpec::L2 { segment, .. } => self.join(*segment, &entry),
         }
@@ -182,6 +204,7 @@ impl Build {
     fn attach_routed(
         &mut self,
         spec: &PortSpec,
+        entry: &PortEntry,
         vrf: VrfId,
         addresses: &[IpAddr],
         old: Option<&PortEntry>,
@@ -207,7 +230,7 @@ impl Build {
             let adjacency = self.station(link, *address)?;
             self.set_local(spec, vrf, *address, adjacency)?;
         }
-        if old.is_some_and(|old| old.mac != spec.mac || old.mtu != spec.mtu) {
+        if old.is_some_and(|old| !entry.leads_as(old)) {
             self.port_changed(spec.id);
         }
         Ok(())
@@ -220,12 +243,8 @@ impl Build {
         address: IpAddr,
         adjacency: u32,
     ) -> Result<(), TableError> {
-        let fib = &self.tables.vrfs.get_exact(vrf.0).map(|v| &v.fib);
-        let mut entry = fib
-            .and_then(|f| f.get(host(address)))
-            .copied()
-            .unwrap_or_default();
-        match entry.local {
+        let vrf_of = self.tables.vrfs.get_exact(vrf.0);
+        match vrf_of.and_then(|vrf| vrf.fib.local(address)) {
             Some(index) if index == adjacency => return Ok(()),
             Some(index) => {
                 let holder = self
@@ -241,10 +260,10 @@ impl Build {
                     holder,
                 ));
             }
-            None => entry.local = Some(adjacency),
+            None => {}
         }
         let table = self.vrf_mut(vrf);
-        table.fib.insert(host(address), entry);
+        table.fib.set_local(address, Some(adjacency));
         // What was a next hop behind another port, by an on-link route there, is a pod now.
         let by = table.next_hops.get(host(address)).cloned();
         self.hops.extend(by.iter().flat_map(|all| all.iter()));
@@ -252,15 +271,7 @@ impl Build {
     }
 
     fn remove_local(&mut self, vrf: VrfId, address: IpAddr) {
-        let fib = &mut self.vrf_mut(vrf).fib;
-        let Some(mut entry) = fib.get(host(address)).copied() else {
-            return;
-        };
-        entry.local = None;
-        match entry.route {
-            Some(_) => fib.insert(host(address), entry),
-            None => fib.remove(host(address)),
-        };
+        self.vrf_mut(vrf).fib.set_local(address, None);
     }
 
     /// A VRF, for change; it is made if need be and goes when it is found empty.

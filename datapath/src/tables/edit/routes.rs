@@ -8,30 +8,45 @@ use std::sync::Arc;
 
 use super::Build;
 use crate::ids::{PortId, VrfId};
-use crate::tables::limits::{MAX_NEIGHBORS, MAX_ROUTES};
-use crate::tables::route::{Adjacency, Target, host};
-use crate::tables::{NeighborKey, PortEntry, PortKind, Route, RouteKey, TableError, Tables};
+use crate::tables::limits::{MAX_GROUPS, MAX_NEIGHBORS, MAX_ROUTES};
+use crate::tables::route::{Adjacency, Group, Target, host};
+use crate::tables::{
+    NeighborKey, NextHop, PortEntry, PortKind, Route, RouteKey, TableError, Tables,
+};
 use crate::wire::MacAddr;
 
 impl Target {
-    /// The link it uses.
-    pub(super) fn link(self, tables: &Tables) -> Option<u32> {
+    /// Whether it uses a link.
+    pub(super) fn uses(self, tables: &Tables, link: u32) -> bool {
+        let by = |index| tables.adjacency(index).is_some_and(|a| a.link == link);
         match self {
-            Target::Via(index) => tables.adjacency(index).map(|a| a.link),
-            Target::OnLink(link) => Some(link),
-            Target::Blackhole | Target::Unreachable | Target::Prohibit => None,
+            Target::Via(index) => by(index),
+            Target::OnLink(own) => own == link,
+            Target::Group(group) => {
+                let group = tables.groups.get(group);
+                group.is_some_and(|g| g.adjacencies.iter().any(|a| by(*a)))
+            }
+            Target::Blackhole | Target::Unreachable | Target::Prohibit => false,
+        }
+    }
+
+    /// Whether a packet may leave by an adjacency.
+    fn has_hop(self, tables: &Tables, adjacency: u32) -> bool {
+        match self {
+            Target::Via(index) => index == adjacency,
+            Target::Group(group) => {
+                let group = tables.groups.get(group);
+                group.is_some_and(|g| g.adjacencies.contains(&adjacency))
+            }
+            _ => false,
         }
     }
 }
 
 impl Build {
     fn route(&self, key: &RouteKey) -> Option<Target> {
-        self.tables
-            .vrfs
-            .get_exact(key.vrf.0)?
-            .fib
-            .get(key.prefix)?
-            .route
+        let vrf = self.tables.vrfs.get_exact(key.vrf.0)?;
+        vrf.fib.route(key.prefix)
     }
 
     /// Takes out routes that go or become different.
@@ -43,14 +58,7 @@ impl Build {
             if *new == self.tables.untargeted(target) {
                 continue;
             }
-            let fib = &mut self.vrf_mut(key.vrf).fib;
-            if let Some(mut entry) = fib.get(key.prefix).copied() {
-                entry.route = None;
-                match entry.local {
-                    Some(_) => fib.insert(key.prefix, entry),
-                    None => fib.remove(key.prefix),
-                };
-            }
+            self.vrf_mut(key.vrf).fib.set_route(key.prefix, None);
             self.tables.counts.routes -= 1;
             self.changed = true;
             self.release(key.vrf, target);
@@ -69,9 +77,7 @@ impl Build {
             }
             let target = self.target(key, route)?;
             let fib = &mut self.vrf_mut(key.vrf).fib;
-            let mut entry = fib.get(key.prefix).copied().unwrap_or_default();
-            entry.route = Some(target);
-            fib.insert(key.prefix, entry);
+            fib.set_route(key.prefix, Some(target));
             self.tables.counts.routes += 1;
             self.changed = true;
             if self.tables.counts.routes > MAX_ROUTES {
@@ -88,20 +94,57 @@ impl Build {
 
     /// Looks up what a route refers to, and counts the reference.
     fn target(&mut self, key: &RouteKey, route: &Route) -> Result<Target, TableError> {
-        let (port, via, mtu) = match *route {
-            Route::Unicast { port, via, mtu } => (port, via, mtu),
-            Route::Blackhole => return Ok(Target::Blackhole),
-            Route::Unreachable => return Ok(Target::Unreachable),
-            Route::Prohibit => return Ok(Target::Prohibit),
-        };
-        self.routed_port(key, port, key.vrf)?;
+        match route {
+            Route::Unicast {
+                port,
+                via: Some(via),
+                mtu,
+            } => self.via(key, *port, *via, *mtu).map(Target::Via),
+            Route::Unicast {
+                port,
+                via: None,
+                mtu,
+            } => self.on_link(key, *port, *mtu),
+            Route::Multipath { hops, mtu } => self.group(key, hops, *mtu),
+            Route::Blackhole => Ok(Target::Blackhole),
+            Route::Unreachable => Ok(Target::Unreachable),
+            Route::Prohibit => Ok(Target::Prohibit),
+        }
+    }
+
+    fn on_link(
+        &mut self,
+        key: &RouteKey,
+        port: PortId,
+        mtu: Option<u32>,
+    ) -> Result<Target, TableError> {
+        let entry = self.routed_port(key, port, key.vrf)?;
+        if entry.tunnel().is_some() {
+            let needs = format!("a next hop behind port {port} \"{}\"", entry.name);
+            let hint = "name the other end of the tunnel as next hop";
+            return Err(TableError::dangling(key, needs, hint));
+        }
         let link = self.link(port, key.vrf, mtu)?;
-        let Some(address) = via else {
-            if let Some(link) = self.link_mut(link) {
-                link.routes += 1;
-            }
-            return Ok(Target::OnLink(link));
-        };
+        if let Some(link) = self.link_mut(link) {
+            link.routes += 1;
+        }
+        Ok(Target::OnLink(link))
+    }
+
+    /// The adjacency of a next hop, with one more route by it.
+    fn via(
+        &mut self,
+        key: &RouteKey,
+        port: PortId,
+        address: IpAddr,
+        mtu: Option<u32>,
+    ) -> Result<u32, TableError> {
+        let entry = self.routed_port(key, port, key.vrf)?;
+        if entry.tunnel().is_none() && address.is_ipv4() != key.prefix.addr().is_ipv4() {
+            let problem = "is not of the prefix's address family";
+            return Err(TableError::invalid(key, "next hop", address, problem));
+        }
+        let link = self.link(port, key.vrf, mtu)?;
         let adjacency = self.station(link, address)?;
         if let Some(link) = self.link_mut(link) {
             link.routes += 1;
@@ -116,25 +159,88 @@ impl Build {
             hops.insert(host(address), all.into());
         }
         self.hops.insert(adjacency);
-        Ok(Target::Via(adjacency))
+        Ok(adjacency)
+    }
+
+    /// A group of next hops, with one more route by it; routes with the same next hops share one.
+    fn group(
+        &mut self,
+        key: &RouteKey,
+        hops: &Arc<[NextHop]>,
+        mtu: Option<u32>,
+    ) -> Result<Target, TableError> {
+        let is = |g: &Group| g.vrf == key.vrf && g.mtu == mtu && g.hops == *hops;
+        let known = self.tables.groups.iter().find(|(_, g)| is(g));
+        if let Some(index) = known.map(|(index, _)| index) {
+            if let Some(group) = self.tables.groups.get_mut(index) {
+                Arc::make_mut(group).routes += 1;
+            }
+            return Ok(Target::Group(index));
+        }
+        let mut adjacencies = Vec::with_capacity(hops.len());
+        for hop in hops.iter() {
+            adjacencies.push(self.via(key, hop.port, hop.via, mtu)?);
+        }
+        let group = Arc::new(Group {
+            vrf: key.vrf,
+            hops: hops.clone(),
+            mtu,
+            adjacencies: adjacencies.into(),
+            routes: 1,
+        });
+        let groups = &mut self.tables.groups;
+        let index = groups.insert(MAX_GROUPS, self.oldest, group);
+        index.map(Target::Group).ok_or_else(|| {
+            TableError::limit(key, "groups of next hops", groups.len() + 1, MAX_GROUPS)
+        })
     }
 
     /// Uncounts what a route referred to.
     fn release(&mut self, vrf: VrfId, target: Target) {
-        let Some(index) = target.link(&self.tables) else {
+        match target {
+            Target::Via(adjacency) => self.release_hop(vrf, adjacency),
+            Target::OnLink(index) => self.release_link(index),
+            Target::Group(index) => self.release_group(index),
+            Target::Blackhole | Target::Unreachable | Target::Prohibit => {}
+        }
+    }
+
+    fn release_group(&mut self, index: u32) {
+        let Some(group) = self.tables.groups.get_mut(index).map(Arc::make_mut) else {
             return;
         };
+        group.routes -= 1;
+        if group.routes > 0 {
+            return;
+        }
+        let generation = self.tables.generation;
+        let group = self.tables.groups.remove(index, generation);
+        for group in group.iter() {
+            for adjacency in group.adjacencies.iter() {
+                self.release_hop(group.vrf, *adjacency);
+            }
+        }
+    }
+
+    fn release_link(&mut self, index: u32) {
         if let Some(link) = self.link_mut(index) {
             link.routes -= 1;
             self.idle.insert(index);
         }
-        let Target::Via(adjacency) = target else {
+    }
+
+    fn release_hop(&mut self, vrf: VrfId, adjacency: u32) {
+        let Some(&Adjacency {
+            port,
+            address,
+            link,
+            ..
+        }) = self.tables.adjacency(adjacency)
+        else {
             return;
         };
-        let Some(&Adjacency { port, address, .. }) = self.tables.adjacency(adjacency) else {
-            return;
-        };
-        if self.add_routes(index, address, -1) > 0 {
+        self.release_link(link);
+        if self.add_routes(link, address, -1) > 0 {
             return;
         }
         self.loose.insert((port, address));
@@ -186,7 +292,7 @@ impl Build {
                     hint,
                 ))
             }
-            PortKind::Routed { .. } if port.vrf != vrf => {
+            _ if port.vrf != vrf => {
                 let hint = "use the port's own VRF";
                 Err(TableError::dangling(
                     object,
@@ -194,7 +300,7 @@ impl Build {
                     hint,
                 ))
             }
-            PortKind::Routed { .. } => Ok(port),
+            PortKind::Routed { .. } | PortKind::Uplink { .. } | PortKind::Tunnel(_) => Ok(port),
         }
     }
 
@@ -202,8 +308,8 @@ impl Build {
     pub(super) fn route_by(&self, vrf: VrfId, is: impl Fn(Target) -> bool) -> String {
         let mut name = format!("a route (vrf {vrf})");
         if let Some(table) = self.tables.vrfs.get_exact(vrf.0) {
-            table.fib.visit(&mut |prefix, entry| {
-                if entry.route.is_some_and(&is) {
+            table.fib.visit_routes(&mut |prefix, target| {
+                if is(target) {
                     name = RouteKey { vrf, prefix }.to_string();
                 }
             });
@@ -234,20 +340,21 @@ impl Build {
                 .stations
                 .get(host(hop.address))
                 .is_some_and(|s| s.routes > 0);
-            if !used || self.known(hop.port, hop.address).is_some() {
+            // Next hops behind an uplink are asked for.
+            let outside = |p: &PortEntry| p.uplink().is_some();
+            if !used
+                || self.known(hop.port, hop.address).is_some()
+                || self.tables.port(hop.port).is_some_and(outside)
+            {
                 continue;
             }
             let vrf = self.tables.vrfs.get_exact(link.vrf.0);
-            let entry = vrf.and_then(|v| v.fib.lookup(hop.address));
-            let by = match entry {
-                Some(entry) if entry.local.is_none() => match entry.route {
-                    Some(Target::OnLink(link)) => self.tables.links.get(link).map(|l| l.port),
-                    _ => None,
-                },
+            let by = match vrf.and_then(|v| v.fib.lookup(hop.address)) {
+                Some(Target::OnLink(link)) => self.tables.links.get(link).map(|l| l.port),
                 _ => None,
             };
             if by != Some(hop.port) {
-                let object = self.route_by(link.vrf, |t| t == Target::Via(*index));
+                let object = self.route_by(link.vrf, |t| t.has_hop(&self.tables, *index));
                 let needs = format!("next hop {} on the link of port {}", hop.address, hop.port);
                 let hint =
                     "add a neighbor for it, or an on-link route that covers it, by that port";
@@ -268,7 +375,6 @@ impl Build {
                     .neighbors
                     .remove(host(key.address));
                 self.tables.counts.neighbors -= 1;
-                self.changed = true;
                 self.station_unknown(key.port, key.address);
             }
         }
@@ -292,7 +398,6 @@ impl Build {
                 continue;
             }
             self.tables.counts.neighbors += usize::from(old.is_none());
-            self.changed = true;
             if self.tables.counts.neighbors > MAX_NEIGHBORS {
                 let count = self.tables.counts.neighbors;
                 return Err(TableError::limit(key, "neighbors", count, MAX_NEIGHBORS));

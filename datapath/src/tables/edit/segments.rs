@@ -162,7 +162,7 @@ impl Build {
     ) -> Result<(), TableError> {
         let now = |id: PortId| match self.tables.port(id)?.kind {
             PortKind::L2 { segment, .. } => Some(segment),
-            PortKind::Routed { .. } => None,
+            _ => None,
         };
         let mut touched: Vec<VrfId> = segments.keys().copied().collect();
         touched.extend(ports.keys().filter_map(|id| before(*id)));
@@ -242,7 +242,7 @@ impl Build {
     pub(super) fn check_ids(&mut self) -> Result<(), TableError> {
         let (mut last_vrf, mut last_segment) = (String::new(), String::new());
         for id in std::mem::take(&mut self.ids) {
-            let empty = |vrf: &&Arc<Vrf>| vrf.ports == 0 && vrf.fib.len() == 0;
+            let empty = |vrf: &&Arc<Vrf>| vrf.ports == 0 && vrf.fib.is_empty();
             if self.tables.vrfs.get_exact(id.0).filter(empty).is_some() {
                 self.tables.vrfs.remove(id.0, u32::BITS as u8);
             }

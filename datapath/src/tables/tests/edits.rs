@@ -30,6 +30,7 @@ fn as_set(tables: &Tables) -> Model {
                 vlan: vlan.clone(),
                 fixed_mac: *fixed_mac,
             },
+            _ => unreachable!("the model has ports of this node alone"),
         };
         let spec = PortSpec {
             id: p.id,

@@ -127,7 +127,11 @@ impl Model {
         );
         all.extend(self.cidrs.iter().map(|(p, c)| Change::Cidr(*p, Some(*c))));
         all.extend(self.fdb.iter().map(|(k, p)| Change::Fdb(*k, Some(*p))));
-        all.extend(self.routes.iter().map(|(k, r)| Change::Route(*k, Some(*r))));
+        all.extend(
+            self.routes
+                .iter()
+                .map(|(k, r)| Change::Route(*k, Some(r.clone()))),
+        );
         all.extend(
             self.neighbors
                 .iter()
@@ -155,7 +159,7 @@ impl Model {
     fn own(&self, port: PortId, address: IpAddr) -> bool {
         match &self.ports[&port].kind {
             PortKindSpec::Routed { addresses, .. } => addresses.contains(&address),
-            PortKindSpec::L2 { .. } => false,
+            _ => false,
         }
     }
 
@@ -163,7 +167,7 @@ impl Model {
     pub(super) fn owner(&self, vrf: VrfId, address: IpAddr) -> Option<&PortSpec> {
         self.ports.values().find(|p| match &p.kind {
             PortKindSpec::Routed { vrf: v, addresses } => *v == vrf && addresses.contains(&address),
-            PortKindSpec::L2 { .. } => false,
+            _ => false,
         })
     }
 
@@ -204,6 +208,7 @@ impl Model {
             Route::Blackhole => Err(Reason::RouteBlackhole),
             Route::Unreachable => Err(Reason::RouteUnreachable),
             Route::Prohibit => Err(Reason::RouteProhibit),
+            Route::Multipath { .. } => unreachable!("the model has one way to everywhere"),
         }
     }
 
@@ -220,7 +225,7 @@ impl Model {
                 fixed_mac,
                 ..
             } => s == segment && fixed_mac && p.mac == mac,
-            PortKindSpec::Routed { .. } => false,
+            _ => false,
         };
         self.ports.values().find(is).map(|p| p.id)
     }
@@ -255,6 +260,7 @@ impl Model {
                         .iter()
                         .all(|a| !gateway().owns(*a) && taken.insert((*vrf, *a))),
                     PortKindSpec::L2 { segment, .. } => self.segments.contains_key(segment),
+                    _ => unreachable!("the model has ports of this node alone"),
                 }
         })
     }
@@ -293,7 +299,7 @@ impl Model {
         let member = |key: &FdbKey, port: &PortId| {
             self.ports.get(port).is_some_and(|p| match &p.kind {
                 PortKindSpec::L2 { segment, vlan, .. } => *segment == id && vlan.contains(key.vlan),
-                PortKindSpec::Routed { .. } => false,
+                _ => false,
             })
         };
         !vrf && fixed.len() == fixed.iter().collect::<BTreeSet<_>>().len()

@@ -430,7 +430,7 @@ fn more_than_the_switch_holds() {
         &full,
         &[
             (
-                "route 10.9.0.0/16 (vrf 0): 1048577 routes, but the switch holds at most 1048576; \
+                "route 10.9.0.0/16 (vrf 0): 2097153 routes, but the switch holds at most 2097152; \
                  remove some first",
                 |e| {
                     e.set_route(V0, "10.9.0.0/16".parse().unwrap(), Route::Blackhole);

@@ -73,6 +73,9 @@ impl Reference {
                 self.route(&port, *vrf, &packet, &original)
             }
             PortKindSpec::Routed { .. } => dropped("malformed"),
+            PortKindSpec::Uplink { .. } | PortKindSpec::Tunnel { .. } => {
+                unreachable!("the model has ports of this node alone")
+            }
         }
     }
 
@@ -200,6 +203,7 @@ impl Reference {
             Route::Blackhole => Way::Nowhere("route_blackhole", None),
             Route::Unreachable => Way::Nowhere("route_unreachable", Some(Error::HostUnreachable)),
             Route::Prohibit => Way::Nowhere("route_prohibit", Some(Error::Prohibited)),
+            Route::Multipath { .. } => unreachable!("the model has one way to everywhere"),
             Route::Unicast { port, via, mtu } => {
                 let hop = via.unwrap_or(dst);
                 let port = self.setup.port(*port).expect("a port that routes name");

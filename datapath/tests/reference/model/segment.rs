@@ -16,7 +16,7 @@ fn l2(port: &PortSpec) -> Option<(VrfId, &Vlan, bool)> {
             vlan,
             fixed_mac,
         } => Some((*segment, vlan, *fixed_mac)),
-        PortKindSpec::Routed { .. } => None,
+        _ => None,
     }
 }
 

@@ -38,6 +38,9 @@ pub(super) fn port(o: &Port, bounds: &Bounds) -> Result<(), RpcError> {
     if o.device.is_nic() {
         return nic(o);
     }
+    if o.device.is_tunnel() {
+        return tunnel(o, mtu, bounds);
+    }
     match &o.segment {
         Some(membership) => {
             name("segment.name", &membership.name)?;
@@ -104,6 +107,26 @@ fn nic(o: &Port) -> Result<(), RpcError> {
     given("node", node, "behind a NIC is a wire, not the node")
 }
 
+/// A tunnel's port: its other ends are neighbors, reached by routes.
+fn tunnel(o: &Port, mtu: u32, bounds: &Bounds) -> Result<(), RpcError> {
+    let given = |field, value: Option<String>, why| {
+        let hint = format!("leave out `{field}`");
+        value.map_or(Ok(()), |value| Err(refuse(field, value, why, hint)))
+    };
+    given(
+        "addresses",
+        o.addresses.first().map(IpAddr::to_string),
+        "a tunnel's port has no addresses; what is behind it is reached by routes",
+    )?;
+    let segment = o.segment.as_ref().map(|s| s.name.clone());
+    given("segment", segment, "a tunnel's port is routed")?;
+    let pod = o.pod.as_ref().map(|p| p.container_id.clone());
+    given("pod", pod, "behind a tunnel is no pod of this node")?;
+    let node = o.node.then(|| "true".to_owned());
+    given("node", node, "behind a tunnel are other nodes")?;
+    routed(o, mtu, bounds)
+}
+
 fn routed(o: &Port, mtu: u32, bounds: &Bounds) -> Result<(), RpcError> {
     if o.mac.is_none() {
         return Err(refuse(
@@ -146,6 +169,28 @@ fn routed(o: &Port, mtu: u32, bounds: &Bounds) -> Result<(), RpcError> {
     Ok(())
 }
 
+fn vxlan(vni: u32, udp_port: u16, local: &[IpAddr], underlay: u32) -> Result<(), RpcError> {
+    const MAX_VNI: u32 = (1 << 24) - 1;
+    if vni > MAX_VNI {
+        let hint = format!("choose 0 to {MAX_VNI}");
+        return Err(refuse("device.vni", vni, "out of range", hint));
+    }
+    if udp_port == 0 {
+        let hint = "choose 1 to 65535, or leave it out for 4789";
+        return Err(refuse("device.udp_port", 0, "no UDP port", hint));
+    }
+    vrf(underlay)?;
+    for (i, address) in local.iter().enumerate() {
+        host_address("device.local", *address)?;
+        let family = |other: &IpAddr| other.is_ipv4() == address.is_ipv4();
+        if local.iter().take(i).any(family) {
+            let what = "a second address of its family";
+            return Err(refuse("device.local", address, what, "name one of each"));
+        }
+    }
+    Ok(())
+}
+
 fn device(device: &Device, bounds: &Bounds) -> Result<(), RpcError> {
     match device {
         Device::Veth { interface, .. } => interface_name("device.interface", interface),
@@ -157,6 +202,13 @@ fn device(device: &Device, bounds: &Bounds) -> Result<(), RpcError> {
             interface_name("device.interface", interface)?;
             tag.map_or(Ok(()), |id| vlan("device.vlan", id))
         }
+        Device::Vxlan {
+            vni,
+            udp_port,
+            local,
+            underlay_vrf,
+            ..
+        } => vxlan(*vni, *udp_port, local, *underlay_vrf),
         Device::Pcap {
             replay: None,
             record: None,

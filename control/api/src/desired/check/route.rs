@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Routes and neighbors.
 
+use std::net::IpAddr;
+
 use super::value::{host_address, name, prefix, station, vrf};
 use super::{Bounds, refuse};
 use crate::error::RpcError;
-use crate::limits::{MAX_MTU, MIN_MTU, MIN_MTU_IPV6};
-use crate::object::{Neighbor, Route, RouteKind};
+use crate::limits::{MAX_MTU, MAX_NEXT_HOPS, MIN_MTU, MIN_MTU_IPV6};
+use crate::object::{Neighbor, NextHop, Route, RouteKind};
 
 pub(super) fn neighbor(o: &Neighbor, bounds: &Bounds) -> Result<(), RpcError> {
     vrf(o.vrf)?;
@@ -42,51 +44,19 @@ pub(super) fn route(o: &Route, bounds: &Bounds) -> Result<(), RpcError> {
             "leave it out: it is always there",
         ));
     }
-    match (o.kind, &o.port) {
-        (RouteKind::Unicast, None) => {
-            return Err(refuse(
-                "port",
-                "(none)",
-                "a unicast route needs a port",
-                "name the port to leave by",
-            ));
-        }
-        (RouteKind::Unicast, Some(port)) => name("port", port)?,
-        (kind, Some(port)) => {
-            return Err(refuse(
-                "port",
-                port,
-                format!("a {} route goes nowhere", kind.name()),
-                "leave out `port`",
-            ));
-        }
-        (_, None) => {}
-    }
-    if let Some(via) = o.via {
-        if o.kind != RouteKind::Unicast {
-            return Err(refuse(
-                "via",
-                via,
-                format!("a {} route goes nowhere", o.kind.name()),
-                "leave out `via`",
-            ));
-        }
-        if via.is_ipv4() != net.is_ipv4() {
-            return Err(refuse(
-                "via",
-                via,
-                "not of the family of the prefix",
-                "give a next hop of the same family",
-            ));
-        }
-        host_address("via", via)?;
-        if bounds.gateway.has(via) {
-            return Err(refuse(
-                "via",
-                via,
-                "the switch's own gateway address",
-                "name the next hop behind the port",
-            ));
+    match o.kind {
+        RouteKind::Unicast => unicast(o, bounds)?,
+        kind => {
+            let nowhere = |field, value: Option<String>| match value {
+                Some(value) => {
+                    let what = format!("a {} route goes nowhere", kind.name());
+                    Err(refuse(field, value, what, format!("leave out `{field}`")))
+                }
+                None => Ok(()),
+            };
+            nowhere("port", o.port.clone())?;
+            nowhere("via", o.via.map(|via| via.to_string()))?;
+            nowhere("nexthops", o.nexthops.first().map(|hop| hop.via.to_string()))?;
         }
     }
     match o.mtu {
@@ -109,5 +79,66 @@ pub(super) fn route(o: &Route, bounds: &Bounds) -> Result<(), RpcError> {
             }
         }
         None => Ok(()),
+    }
+}
+
+/// Where a unicast route leads to. Whether the next hops are of the prefix's family depends on their ports.
+fn unicast(o: &Route, bounds: &Bounds) -> Result<(), RpcError> {
+    match (&o.port, o.nexthops.len()) {
+        (None, 0) => {
+            return Err(refuse(
+                "port",
+                "(none)",
+                "a unicast route needs a port",
+                "name the port to leave by",
+            ));
+        }
+        (Some(port), 0) => name("port", port)?,
+        (Some(port), _) => {
+            let what = "several next hops have their own ports";
+            return Err(refuse("port", port, what, "leave out `port`"));
+        }
+        (None, 1) => {
+            let hint = "name `via` and `port` instead";
+            return Err(refuse("nexthops", 1, "one next hop is not several", hint));
+        }
+        (None, 2..=MAX_NEXT_HOPS) => {}
+        (None, count) => {
+            let hint = format!("name at most {MAX_NEXT_HOPS}");
+            return Err(refuse("nexthops", count, "too many next hops", hint));
+        }
+    }
+    if let Some(via) = o.via {
+        if !o.nexthops.is_empty() {
+            let what = "there are several next hops";
+            return Err(refuse("via", via, what, "leave out `via`"));
+        }
+        next_hop("via", via, bounds)?;
+    }
+    for (i, hop) in o.nexthops.iter().enumerate() {
+        name("nexthops.port", &hop.port)?;
+        next_hop("nexthops.via", hop.via, bounds)?;
+        if hop.weight == 0 {
+            return Err(refuse("nexthops.weight", 0, "no share", "choose 1 to 255"));
+        }
+        let same = |other: &NextHop| other.via == hop.via && other.port == hop.port;
+        if o.nexthops.iter().take(i).any(same) {
+            let hint = "name it once, with a greater weight";
+            return Err(refuse("nexthops.via", hop.via, "is there twice", hint));
+        }
+    }
+    Ok(())
+}
+
+fn next_hop(field: &'static str, via: IpAddr, bounds: &Bounds) -> Result<(), RpcError> {
+    host_address(field, via)?;
+    match bounds.gateway.has(via) {
+        true => Err(refuse(
+            field,
+            via,
+            "the switch's own gateway address",
+            "name the next hop behind the port",
+        )),
+        false => Ok(()),
     }
 }

@@ -6,35 +6,15 @@ use std::os::fd::BorrowedFd;
 
 use podswitch_api::object::XdpMode;
 use podswitch_datapath::Reason;
-use podswitch_datapath::port::xdp::{Loader, Steering, XdpError};
+use podswitch_datapath::port::xdp::Steering;
 use podswitch_host::{Error, Link, Socket, deaf, link, sysctl, tc, xdp};
 use podswitch_state::store::{OwnedInterface, SavedSetting};
 use tracing::{info, warn};
 
-/// Interfaces whose alias begins so were made by podswitch-cni and are removed whole, not restored.
-const ALIAS: &str = "podswitch:";
+use super::{Kernel, KernelError};
 
-/// Why an interface could not be taken.
-#[derive(Debug, thiserror::Error)]
-pub enum KernelError {
-    /// There is no such interface in the daemon's namespace.
-    #[error("interface {0} does not exist in the network namespace of podswitchd")]
-    Missing(String),
-    /// It is something else than a veth.
-    #[error("interface {name} is a {kind}, not a veth")]
-    NotVeth {
-        /// The interface.
-        name: String,
-        /// What it is.
-        kind: String,
-    },
-    /// The kernel refused.
-    #[error(transparent)]
-    Host(#[from] Error),
-    /// A program could not be loaded or read.
-    #[error(transparent)]
-    Program(#[from] XdpError),
-}
+/// Interfaces whose alias begins so were made by podswitch-cni and are removed whole, not restored.
+pub(super) const ALIAS: &str = "podswitch:";
 
 /// An interface that may be taken.
 pub struct Found {
@@ -44,7 +24,7 @@ pub struct Found {
     pub before: Option<OwnedInterface>,
 }
 
-/// What is attached to an interface.
+/// What is attached to the host end of a veth.
 pub struct Attached {
     /// Its index.
     pub ifindex: u32,
@@ -55,29 +35,14 @@ pub struct Attached {
     rx_dropped: u64,
 }
 
-/// Takes interfaces, and reads what the kernel counts on them.
-pub struct Kernel {
-    loader: Loader,
-    default_mode: XdpMode,
-}
-
 impl Kernel {
-    /// Loads nothing yet.
-    pub fn new(default_mode: XdpMode) -> Kernel {
-        Kernel {
-            loader: Loader::new(),
-            default_mode,
-        }
-    }
-
     /// Looks at an interface and changes nothing.
     ///
     /// # Errors
     /// [`KernelError`], naming the interface.
     pub fn find(interface: &str) -> Result<Found, KernelError> {
         let mut socket = Socket::open()?;
-        let found = link::find(&mut socket, interface)?;
-        let link = found.ok_or_else(|| KernelError::Missing(interface.to_owned()))?;
+        let link = super::find(&mut socket, interface)?;
         if link.kind.as_deref() != Some("veth") {
             let kind = link
                 .kind
@@ -101,6 +66,7 @@ impl Kernel {
                     .iter()
                     .map(saved)
                     .collect(),
+                features: Vec::new(),
             }),
         };
         Ok(Found { link, before })
@@ -163,15 +129,7 @@ impl Kernel {
                 warn!(interface = link.name, error = %e, "what its steering program has counted is lost");
             }
         }
-        match xdp::install(socket, link.index, steering.fd(), mode) {
-            Err(Error::XdpMode { attached, .. }) => {
-                xdp::detach(socket, link.index, attached)?;
-                xdp::install(socket, link.index, steering.fd(), mode)?;
-            }
-            other => {
-                other?;
-            }
-        }
+        super::install(socket, link, steering.fd(), mode)?;
         Ok(Attached {
             ifindex: link.index,
             mode,
@@ -179,45 +137,32 @@ impl Kernel {
             rx_dropped: link.stats.rx_dropped,
         })
     }
+}
 
-    /// Steers an interface's frames to its AF_XDP socket from now on.
-    ///
-    /// # Errors
-    /// [`KernelError`] when the map cannot be written.
-    pub fn connect(attached: &mut Attached, to: BorrowedFd<'_>) -> Result<(), KernelError> {
-        Ok(attached.steering.insert(0, to)?)
+impl Attached {
+    pub(super) fn insert(&mut self, queue: u32, socket: BorrowedFd<'_>) -> Result<(), KernelError> {
+        Ok(self.steering.insert(queue, socket)?)
     }
 
-    /// Leaves an interface closed: nothing is steered any more, program and wall stay.
-    pub fn disconnect(attached: &mut Attached) {
-        if let Err(e) = attached.steering.remove(0) {
-            warn!(ifindex = attached.ifindex, error = %e, "the steering program could not be emptied");
+    /// Leaves the interface closed: nothing is steered any more, program and wall stay.
+    pub(super) fn disconnect(&mut self) {
+        if let Err(e) = self.steering.remove(0) {
+            warn!(ifindex = self.ifindex, error = %e, "the steering program could not be emptied");
         }
     }
 
-    /// What the kernel dropped on an interface beside the frames that its AF_XDP socket has counted as `refused`.
-    ///
-    /// # Errors
-    /// [`KernelError`] when something cannot be read; the interface may have gone.
-    pub fn drops(
-        &self,
-        attached: &Attached,
-        refused: u64,
-    ) -> Result<Vec<(Reason, u64)>, KernelError> {
+    pub(super) fn drops(&self, refused: u64) -> Result<Vec<(Reason, u64)>, KernelError> {
         let mut socket = Socket::open()?;
-        let link = link::get(&mut socket, attached.ifindex)?;
+        let link = link::get(&mut socket, self.ifindex)?;
         Ok(vec![
-            (
-                Reason::KernelSteeringMiss,
-                attached.steering.counters()?.missed,
-            ),
+            (Reason::KernelSteeringMiss, self.steering.counters()?.missed),
             (
                 Reason::KernelBarrier,
-                tc::dropped(&mut socket, attached.ifindex)?,
+                tc::dropped(&mut socket, self.ifindex)?,
             ),
             (
                 Reason::KernelDeviceDropped,
-                device_drops(&mut socket, &link, attached, refused),
+                device_drops(&mut socket, &link, self, refused),
             ),
         ])
     }

@@ -1,0 +1,187 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Ports on the node's NICs: opened without the host noticing, told whose addresses are pods', and given back when their port goes.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use podswitch_api::desired::Delta;
+use podswitch_api::object::{Device, Object, Port};
+use podswitch_api::{Key, RpcError};
+use podswitch_datapath::port::xdp::XdpHandle;
+use podswitch_datapath::switch::{self, PortSpec};
+use podswitch_datapath::{PortId, WorkerId};
+use podswitch_state::store::OwnedInterface;
+use tracing::{info, warn};
+
+use super::Engine;
+use super::ports::{kernel_error, switch_error};
+use crate::kernel::{Attached, Kernel, KernelError, nic};
+
+impl Engine {
+    /// A port's MTU: a NIC's is the interface's.
+    pub(super) fn mtu_of(&self, port: &Port) -> u32 {
+        let nic = self.nics.get(&port.name).map(|nic| nic.mtu);
+        nic.or(port.mtu).unwrap_or(self.config.mtu)
+    }
+
+    /// Finds out what the NIC of a port is, for a port that is on one.
+    pub(super) fn look_at_nic(&mut self, port: &Port) -> Result<(), RpcError> {
+        let Device::Nic { interface, .. } = &port.device else {
+            return Ok(());
+        };
+        let key = Key::Port {
+            name: port.name.clone(),
+        };
+        let found = Kernel::find_nic(interface).map_err(|e| kernel_error(&e).about(&key))?;
+        self.nics.insert(port.name.clone(), found.facts);
+        Ok(())
+    }
+
+    /// Whether the NIC of a port looks different from when it was tried to be opened last.
+    pub(super) fn nic_differs(&self, port: &Port) -> bool {
+        let looked = self.ports.get(&port.name).and_then(|p| p.look.as_ref());
+        let now = port.device.interface().and_then(nic::look);
+        now.as_ref() != looked
+    }
+
+    /// Opens a NIC: sockets first, which the host does not notice, then the program over them.
+    pub(super) fn open_nic(
+        &mut self,
+        port: &Port,
+        id: PortId,
+        worker: WorkerId,
+    ) -> Result<(Attached, Vec<XdpHandle>), RpcError> {
+        let Device::Nic {
+            interface,
+            mode,
+            vlan,
+        } = &port.device
+        else {
+            unreachable!("the caller has looked");
+        };
+        if let Some(live) = self.ports.get_mut(&port.name) {
+            live.look = nic::look(interface);
+        }
+        let found = Kernel::find_nic(interface).map_err(|e| kernel_error(&e))?;
+        self.nics.insert(port.name.clone(), found.facts.clone());
+        self.own(&port.name, found.before.clone())?;
+        let spec = PortSpec {
+            worker: Some(worker),
+            mtu: found.facts.mtu,
+            device: switch::Device::Nic {
+                interface: found.link.index,
+                queues: found.queues,
+            },
+            faults: None,
+        };
+        let added = self.switch.add_port(id, spec);
+        let added = added.map_err(|e| switch_error(&e))?;
+        let wanted = nic::Wanted {
+            mode: *mode,
+            vlan: *vlan,
+            pods: self.pods_of(port.vrf),
+            overlay_ports: self.overlay_ports(),
+        };
+        let attached = Kernel::prepare_nic(&found)
+            .and_then(|()| self.kernel.attach_nic(&found, wanted))
+            .map_err(|e| {
+                self.remove_from_switch(id);
+                kernel_error(&e)
+            })?;
+        Ok((Attached::Nic(Box::new(attached)), added.xdp))
+    }
+
+    /// UDP ports that tunnels end at.
+    fn overlay_ports(&self) -> Vec<u16> {
+        let ports = self.model.state().ports.values();
+        let all = ports.filter_map(|p| match p.device {
+            Device::Vxlan { udp_port, .. } => Some(udp_port),
+            _ => None,
+        });
+        let all: BTreeSet<u16> = all.collect();
+        all.into_iter().collect()
+    }
+
+    /// Addresses of pods in a VRF.
+    fn pods_of(&self, vrf: u32) -> BTreeSet<IpAddr> {
+        let ports = self.model.state().ports.values();
+        let of_vrf = ports.filter(|p| p.vrf == vrf);
+        of_vrf.flat_map(pod_addresses).copied().collect()
+    }
+
+    /// Tells the programs of NICs which addresses have come to be pods' or are no longer, once the tables say the same.
+    pub(super) fn steer_addresses(&mut self, delta: &Delta) {
+        let overlay_ports = self.overlay_ports();
+        let ports = &self.model.state().ports;
+        for (name, live) in &mut self.ports {
+            let (Some(Attached::Nic(nic)), Some(port)) = (&mut live.attached, ports.get(name))
+            else {
+                continue;
+            };
+            let of = |object: &Option<Object>| -> BTreeSet<IpAddr> {
+                match object {
+                    Some(Object::Port(p)) if p.vrf == port.vrf => {
+                        pod_addresses(p).iter().copied().collect()
+                    }
+                    _ => BTreeSet::new(),
+                }
+            };
+            let changes = delta.differences.iter();
+            let changes = changes.map(|d| (of(&d.before), of(&d.after)));
+            let overlay = nic.set_overlay_ports(&overlay_ports);
+            if let Err(e) = overlay.and_then(|()| told(nic, changes)) {
+                warn!(port = name, error = %e, "the NIC's program does not know every pod's address");
+            }
+        }
+    }
+
+    /// Gives the NIC of a port back to the host as it was, unless another port is on it now.
+    pub(super) fn release_nic(&mut self, port: &Port) {
+        let Device::Nic { interface, .. } = &port.device else {
+            return;
+        };
+        let ports = self.model.state().ports.values();
+        if ports
+            .filter_map(|p| p.device.interface())
+            .any(|i| i == interface)
+        {
+            return;
+        }
+        match self.noted(interface) {
+            Ok(Some(before)) => self.put_back(&before),
+            Ok(None) => {}
+            Err(e) => {
+                return warn!(interface, error = %e, "it is not known how the interface was; teardown will put it back");
+            }
+        }
+        info!(interface, "the NIC is the host's alone again");
+    }
+
+    /// How an interface was before it was changed.
+    fn noted(&self, interface: &str) -> Result<Option<OwnedInterface>, RpcError> {
+        let all = self.store.owned().map_err(RpcError::from)?;
+        Ok(all.into_iter().find(|o| o.name == *interface))
+    }
+}
+
+/// Addresses whose packets are the switch's: those of routed ports. The node's port has the host's.
+fn pod_addresses(port: &Port) -> &[IpAddr] {
+    match port.node {
+        true => &[],
+        false => &port.addresses,
+    }
+}
+
+/// Takes changes of ports' addresses over: an address that moved from one port to another stays.
+fn told(
+    nic: &mut nic::Attached,
+    changes: impl Iterator<Item = (BTreeSet<IpAddr>, BTreeSet<IpAddr>)>,
+) -> Result<(), KernelError> {
+    let (mut gone, mut come) = (BTreeSet::new(), BTreeSet::new());
+    for (before, after) in changes {
+        gone.extend(before);
+        come.extend(after);
+    }
+    nic.remove_pods(gone.difference(&come).copied())?;
+    nic.add_pods(come)
+}

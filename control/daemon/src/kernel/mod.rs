@@ -1,0 +1,157 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The interfaces behind ports: the host ends of pods' veths (`veth`), which are closed to the host, and the node's NICs (`nic`),
+//! which stay the host's.
+
+pub mod nic;
+pub mod veth;
+
+use std::os::fd::{AsFd, BorrowedFd};
+
+use podswitch_api::object::XdpMode;
+use podswitch_datapath::Reason;
+use podswitch_datapath::port::xdp::{Loader, XdpError, XdpHandle};
+use podswitch_host::{Error, Link, Socket, link, xdp};
+
+/// Why an interface could not be taken.
+#[derive(Debug, thiserror::Error)]
+pub enum KernelError {
+    /// There is no such interface in the daemon's namespace.
+    #[error("interface {0} does not exist in the network namespace of podswitchd")]
+    Missing(String),
+    /// It is something else than a veth.
+    #[error("interface {name} is a {kind}, not a veth")]
+    NotVeth {
+        /// The interface.
+        name: String,
+        /// What it is.
+        kind: String,
+    },
+    /// It cannot be the node's NIC.
+    #[error("interface {name} {what}")]
+    NotNic {
+        /// The interface.
+        name: String,
+        /// What it is.
+        what: String,
+        /// What to do instead.
+        hint: &'static str,
+    },
+    /// The driver of a NIC takes no program.
+    #[error("the driver of interface {name} takes no XDP program: {source}")]
+    NoNative {
+        /// The interface.
+        name: String,
+        /// What the kernel said.
+        source: Error,
+    },
+    /// The kernel refused.
+    #[error(transparent)]
+    Host(#[from] Error),
+    /// A program could not be loaded or read.
+    #[error(transparent)]
+    Program(#[from] XdpError),
+}
+
+/// Takes interfaces.
+pub struct Kernel {
+    loader: Loader,
+    default_mode: XdpMode,
+}
+
+impl Kernel {
+    /// Loads nothing yet.
+    pub fn new(default_mode: XdpMode) -> Kernel {
+        Kernel {
+            loader: Loader::new(),
+            default_mode,
+        }
+    }
+}
+
+/// What is attached to an interface.
+pub enum Attached {
+    /// To the host end of a pod's veth.
+    Veth(Box<veth::Attached>),
+    /// To a NIC.
+    Nic(Box<nic::Attached>),
+}
+
+impl Attached {
+    /// The interface's index.
+    pub fn ifindex(&self) -> u32 {
+        match self {
+            Attached::Veth(a) => a.ifindex,
+            Attached::Nic(a) => a.ifindex,
+        }
+    }
+
+    /// Where the steering program runs.
+    pub fn mode(&self) -> xdp::Mode {
+        match self {
+            Attached::Veth(a) => a.mode,
+            Attached::Nic(a) => a.mode,
+        }
+    }
+
+    /// Steers an interface's frames to its AF_XDP sockets, one for each queue, from now on.
+    ///
+    /// # Errors
+    /// [`KernelError`] when the map cannot be written.
+    pub fn connect(&mut self, sockets: &[XdpHandle]) -> Result<(), KernelError> {
+        for (queue, handle) in sockets.iter().enumerate() {
+            // A socket that is gone belongs to a port that is being closed.
+            if let Some(socket) = handle.socket() {
+                self.insert(queue as u32, socket.as_fd())?;
+            }
+        }
+        Ok(())
+    }
+
+    fn insert(&mut self, queue: u32, socket: BorrowedFd<'_>) -> Result<(), KernelError> {
+        match self {
+            Attached::Veth(a) => a.insert(queue, socket),
+            Attached::Nic(a) => a.insert(queue, socket),
+        }
+    }
+
+    /// Steers nothing to sockets any more; what was steered is dropped, and the program stays.
+    pub fn disconnect(&mut self) {
+        match self {
+            Attached::Veth(a) => a.disconnect(),
+            Attached::Nic(a) => a.disconnect(),
+        }
+    }
+
+    /// What the kernel dropped on an interface beside the frames that its AF_XDP sockets have counted as `refused`.
+    ///
+    /// # Errors
+    /// [`KernelError`] when something cannot be read; the interface may have gone.
+    pub fn drops(&self, refused: u64) -> Result<Vec<(Reason, u64)>, KernelError> {
+        match self {
+            Attached::Veth(a) => a.drops(refused),
+            Attached::Nic(a) => a.drops(),
+        }
+    }
+}
+
+/// The interface of this name.
+fn find(socket: &mut Socket, interface: &str) -> Result<Link, KernelError> {
+    let found = link::find(socket, interface)?;
+    found.ok_or_else(|| KernelError::Missing(interface.to_owned()))
+}
+
+/// Attaches a program where none is or in the place of one of ours; one of ours in another mode goes first.
+fn install(
+    socket: &mut Socket,
+    link: &Link,
+    program: BorrowedFd<'_>,
+    mode: xdp::Mode,
+) -> Result<(), Error> {
+    match xdp::install(socket, link.index, program, mode) {
+        Err(Error::XdpMode { attached, .. }) => {
+            xdp::detach(socket, link.index, attached)?;
+            xdp::install(socket, link.index, program, mode).map(drop)
+        }
+        other => other.map(drop),
+    }
+}

@@ -1,0 +1,377 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The node's NIC: a program in its driver takes what is the switch's and leaves the rest to the host, whose interface it stays.
+//! Nothing of the host's is closed. The program stays when the daemon goes, so that the switch's connections outlive it.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::os::fd::BorrowedFd;
+
+use podswitch_api::object::XdpMode;
+use podswitch_datapath::Reason;
+use podswitch_datapath::port::xdp::{NicSteering, Roles};
+use podswitch_datapath::wire::MacAddr;
+use podswitch_host::ethtool::Ethtool;
+use podswitch_host::{Error, Link, Socket, addr, link, xdp};
+use podswitch_state::store::{OwnedInterface, SavedFeature};
+use tracing::{info, warn};
+
+use super::veth::ALIAS;
+use super::{Kernel, KernelError};
+
+/// Features of devices that are turned off while frames come to the switch, because a frame has to come as it was on the wire: not
+/// merged with others, which cannot be undone, and with its VLAN tag in it.
+const MERGING: [&str; 2] = ["rx-lro", "rx-gro-hw"];
+const TAG_REMOVAL: &str = "rx-vlan-hw-parse";
+
+/// What the kernel says a NIC is.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Facts {
+    /// Its MAC address.
+    pub mac: MacAddr,
+    /// Its MTU, bytes from the IP header on.
+    pub mtu: u32,
+    /// The node's addresses on it, in the kernel's order.
+    pub addresses: Vec<IpAddr>,
+}
+
+/// What of an interface decides whether it can be taken: when one was refused and none of this has changed since, it would be again.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Look {
+    index: u32,
+    mac: Option<[u8; 6]>,
+    mtu: u32,
+    up: bool,
+    master: Option<u32>,
+    /// Whether it has an XDP program, whosever.
+    program: bool,
+}
+
+/// An interface that may be taken.
+pub struct Found {
+    /// The interface.
+    pub link: Link,
+    /// Its MAC address and MTU.
+    pub facts: Facts,
+    /// Receive queues in use.
+    pub queues: u32,
+    /// How it is, before anything is changed.
+    pub before: OwnedInterface,
+}
+
+/// How a NIC is to be attached.
+pub struct Wanted {
+    /// Where the program runs; [`XdpMode::Auto`] is in the driver.
+    pub mode: XdpMode,
+    /// VLAN whose frames are the switch's.
+    pub vlan: Option<u16>,
+    /// Addresses whose packets are the switch's.
+    pub pods: BTreeSet<IpAddr>,
+    /// UDP ports of tunnels that end at the node's addresses.
+    pub overlay_ports: Vec<u16>,
+}
+
+/// What is attached to a NIC.
+pub struct Attached {
+    /// Its index.
+    pub ifindex: u32,
+    /// Where the steering program runs.
+    pub mode: xdp::Mode,
+    queues: u32,
+    steering: NicSteering,
+    pods: BTreeSet<IpAddr>,
+    node: BTreeSet<IpAddr>,
+    overlay_ports: Vec<u16>,
+}
+
+/// How an interface looks; `None` when there is none.
+pub fn look(interface: &str) -> Option<Look> {
+    let found = Socket::open().and_then(|mut socket| link::find(&mut socket, interface));
+    let link = found.ok()??;
+    Some(Look {
+        index: link.index,
+        mac: link.mac,
+        mtu: link.mtu,
+        up: link.flags.up(),
+        master: link.master,
+        program: !link.xdp.is_empty(),
+    })
+}
+
+impl Kernel {
+    /// Looks at an interface that is to be the node's NIC and changes nothing.
+    ///
+    /// # Errors
+    /// [`KernelError`], naming the interface: when it is not there, cannot be a NIC, or has a program of somebody else's.
+    pub fn find_nic(interface: &str) -> Result<Found, KernelError> {
+        let mut socket = Socket::open()?;
+        let link = super::find(&mut socket, interface)?;
+        let mac = fit(&mut socket, &link)?;
+        xdp::refuse_foreign(&link)?;
+        let ethtool = Ethtool::open()?;
+        let queues = queues(&ethtool, &link)?;
+        Ok(Found {
+            facts: Facts {
+                mac: MacAddr(mac),
+                mtu: link.mtu,
+                addresses: node_addresses(&mut socket, link.index)?,
+            },
+            queues,
+            before: OwnedInterface {
+                name: link.name.clone(),
+                index: link.index,
+                clsact: false,
+                noarp: false,
+                settings: Vec::new(),
+                features: features_to_change(&ethtool, interface)?,
+            },
+            link,
+        })
+    }
+
+    /// Turns off what changes frames on their way in. To be called after it was noted how the interface was.
+    ///
+    /// # Errors
+    /// [`KernelError`] when frames would be merged and the device does not let that be turned off.
+    pub fn prepare_nic(found: &Found) -> Result<(), KernelError> {
+        let ethtool = Ethtool::open()?;
+        let name = found.link.name.as_str();
+        for feature in &found.before.features {
+            let off = [(feature.name.as_str(), false)];
+            match ethtool.set_features(name, &off) {
+                Ok(()) => info!(interface = name, feature = feature.name, "turned off"),
+                // A program in the driver may still be told of tags.
+                Err(e) if feature.name == TAG_REMOVAL => {
+                    warn!(interface = name, error = %e, "frames of VLANs may come without their tags");
+                }
+                Err(e) => return Err(e.into()),
+            }
+        }
+        Ok(())
+    }
+
+    /// Attaches the steering program, which drops what is the switch's until it is connected; a predecessor's is replaced in one step.
+    ///
+    /// # Errors
+    /// [`KernelError`]; a foreign program is never replaced, and generic mode is never fallen back to.
+    pub fn attach_nic(&mut self, found: &Found, wanted: Wanted) -> Result<Attached, KernelError> {
+        let mut socket = Socket::open()?;
+        let link = &found.link;
+        let mode = match wanted.mode {
+            XdpMode::Auto | XdpMode::Native => xdp::Mode::Native,
+            XdpMode::Generic => xdp::Mode::Generic,
+        };
+        let native_on = (mode == xdp::Mode::Native).then_some(link.index);
+        let mut attached = Attached {
+            ifindex: link.index,
+            mode,
+            queues: found.queues,
+            steering: self.loader.nic_steering(found.queues, native_on)?,
+            pods: BTreeSet::new(),
+            node: BTreeSet::new(),
+            overlay_ports: Vec::new(),
+        };
+        attached.set_mac(found.facts.mac)?;
+        attached.steering.set_vlan(wanted.vlan)?;
+        attached.set_node_addresses(found.facts.addresses.iter().copied().collect())?;
+        attached.set_overlay_ports(&wanted.overlay_ports)?;
+        attached.add_pods(wanted.pods)?;
+        if let Some((_, id)) = link.xdp.first() {
+            // What was missed while no daemon ran is not forgotten, but for the moment up to the replacement.
+            let counted = NicSteering::open(id).and_then(|old| attached.steering.count_on(&old));
+            if let Err(e) = counted {
+                warn!(interface = link.name, error = %e, "what its steering program has counted is lost");
+            }
+        }
+        super::install(&mut socket, link, attached.steering.fd(), mode).map_err(|e| match e {
+            e if e.is_gone() || mode != xdp::Mode::Native => e.into(),
+            e @ (Error::ForeignXdp { .. } | Error::XdpMode { .. }) => e.into(),
+            source => KernelError::NoNative {
+                name: link.name.clone(),
+                source,
+            },
+        })?;
+        info!(
+            interface = link.name,
+            queues = found.queues,
+            %mode,
+            "AF_XDP in copy mode on every queue; the interface stays the host's"
+        );
+        Ok(attached)
+    }
+}
+
+impl Attached {
+    pub(super) fn insert(&mut self, queue: u32, socket: BorrowedFd<'_>) -> Result<(), KernelError> {
+        Ok(self.steering.insert(queue, socket)?)
+    }
+
+    pub(super) fn disconnect(&mut self) {
+        for queue in 0..self.queues {
+            if let Err(e) = self.steering.remove(queue) {
+                warn!(ifindex = self.ifindex, queue, error = %e, "the steering program could not be emptied");
+            }
+        }
+    }
+
+    /// The device's own drops are the host's as well, and not counted here.
+    pub(super) fn drops(&self) -> Result<Vec<(Reason, u64)>, KernelError> {
+        let missed = self.steering.counters()?.missed;
+        Ok(vec![(Reason::KernelSteeringMiss, missed)])
+    }
+
+    /// The interface has another MAC address.
+    ///
+    /// # Errors
+    /// [`KernelError`] when the program's map cannot be written; so with the others.
+    pub fn set_mac(&mut self, mac: MacAddr) -> Result<(), KernelError> {
+        Ok(self.steering.set_mac(mac)?)
+    }
+
+    /// Packets to these UDP ports of the node's addresses are tunnels' from now on.
+    ///
+    /// # Errors
+    /// As [`Attached::set_mac`].
+    pub fn set_overlay_ports(&mut self, ports: &[u16]) -> Result<(), KernelError> {
+        if self.overlay_ports != ports {
+            self.steering.set_overlay_ports(ports)?;
+            self.overlay_ports = ports.to_vec();
+        }
+        Ok(())
+    }
+
+    /// These are the node's addresses from now on.
+    ///
+    /// # Errors
+    /// As [`Attached::set_mac`].
+    pub fn set_node_addresses(&mut self, node: BTreeSet<IpAddr>) -> Result<(), KernelError> {
+        let changed: Vec<IpAddr> = self.node.symmetric_difference(&node).copied().collect();
+        self.node = node;
+        changed.into_iter().try_for_each(|a| self.tell(a))
+    }
+
+    /// Packets to these addresses are the switch's from now on.
+    ///
+    /// # Errors
+    /// As [`Attached::set_mac`].
+    pub fn add_pods(
+        &mut self,
+        addresses: impl IntoIterator<Item = IpAddr>,
+    ) -> Result<(), KernelError> {
+        for address in addresses {
+            if self.pods.insert(address) {
+                self.tell(address)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Packets to these addresses are the host's from now on.
+    ///
+    /// # Errors
+    /// As [`Attached::set_mac`].
+    pub fn remove_pods(
+        &mut self,
+        addresses: impl IntoIterator<Item = IpAddr>,
+    ) -> Result<(), KernelError> {
+        for address in addresses {
+            if self.pods.remove(&address) {
+                self.tell(address)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Tells the program what an address is. One that is a pod's as well stays the node's, or the host would not be reached by it.
+    fn tell(&mut self, address: IpAddr) -> Result<(), KernelError> {
+        match (self.node.contains(&address), self.pods.contains(&address)) {
+            (true, _) => self.steering.set_address(address, Roles::NODE)?,
+            (false, true) => self.steering.set_address(address, Roles::POD)?,
+            (false, false) => drop(self.steering.remove_address(address)?),
+        }
+        Ok(())
+    }
+}
+
+/// The addresses of the node on an interface, in the order of the kernel,
+/// but for those of the link alone: nobody beyond it knows them.
+fn node_addresses(socket: &mut Socket, index: u32) -> Result<Vec<IpAddr>, Error> {
+    let all = addr::list(socket, index)?;
+    let known_beyond = |a: &IpAddr| match a {
+        IpAddr::V4(a) => !a.is_link_local(),
+        IpAddr::V6(a) => !a.is_unicast_link_local(),
+    };
+    Ok(all
+        .iter()
+        .map(addr::Address::ip)
+        .filter(known_beyond)
+        .collect())
+}
+
+/// Refuses what cannot be a NIC, and gives the MAC address of what can.
+fn fit(socket: &mut Socket, link: &Link) -> Result<[u8; 6], KernelError> {
+    let unfit = |what: String, hint| {
+        let name = link.name.clone();
+        Err(KernelError::NotNic { name, what, hint })
+    };
+    if link.flags.loopback() {
+        return unfit("is the loopback interface".into(), "name the node's NIC");
+    }
+    if link.alias.as_deref().is_some_and(|a| a.starts_with(ALIAS)) {
+        return unfit(
+            "is the host end of a pod's veth".into(),
+            "name the node's NIC",
+        );
+    }
+    match link.kind.as_deref() {
+        None | Some("veth") => {}
+        Some(kind @ "vlan") => {
+            let hint = "name the interface below it, and give its number as `vlan`";
+            return unfit(format!("is a {kind} device"), hint);
+        }
+        Some(kind @ ("bond" | "team")) => {
+            let hint = "bonds are not supported: give the node a NIC outside of one";
+            return unfit(format!("is a {kind}"), hint);
+        }
+        Some(kind) => {
+            let hint = "name a NIC: a physical interface, virtio or a veth";
+            return unfit(format!("is a {kind}, not a NIC"), hint);
+        }
+    }
+    if let Some(master) = link.master {
+        let master = link::find(socket, master)?;
+        let kind = master.as_ref().and_then(|m| m.kind.as_deref());
+        let name = master.as_ref().map_or("(gone)", |m| m.name.as_str());
+        let what = format!("is a member of the {} {name}", kind.unwrap_or("device"));
+        return unfit(what, "take it out of there, or name another NIC");
+    }
+    match link.mac {
+        Some(mac) => Ok(mac),
+        None => unfit("has no MAC address".into(), "name an Ethernet interface"),
+    }
+}
+
+/// Receive queues in use; all that are allocated, of a driver that does not say.
+fn queues(ethtool: &Ethtool, link: &Link) -> Result<u32, Error> {
+    match ethtool.channels(&link.name) {
+        Ok(channels) => Ok((channels.rx + channels.combined).max(1)),
+        Err(e) if e.is_unsupported() => Ok(link.rx_queues.max(1)),
+        Err(e) => Err(e),
+    }
+}
+
+/// Features that are on and have to be off.
+fn features_to_change(ethtool: &Ethtool, interface: &str) -> Result<Vec<SavedFeature>, Error> {
+    let features = ethtool.features(interface)?;
+    let wanted = MERGING.into_iter().chain([TAG_REMOVAL]);
+    let on = wanted.filter(|name| {
+        features
+            .get(*name)
+            .is_some_and(|f| f.active && f.changeable)
+    });
+    Ok(on
+        .map(|name| SavedFeature {
+            name: name.to_owned(),
+            before: true,
+        })
+        .collect())
+}

@@ -1,0 +1,140 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What comes from beyond this node: out of an uplink, or out of a tunnel whose packets came out of one.
+//!
+//! | packet | becomes |
+//! |---|---|
+//! | to another MAC address than the NIC's | dropped |
+//! | to the node's own address, of a tunnel | unwrapped, and goes on as one that came in by the tunnel ([`tunnel`]) |
+//! | to the node's own address, else | dropped: the steering program leaves it to the host |
+//! | to anybody else | routed, to this node's ports only |
+//!
+//! The sender is known by its way: a new connection is let in where packets to it would leave, by an uplink or by that tunnel.
+
+use std::net::IpAddr;
+
+use super::{Context, tunnel};
+use crate::frame::Packet;
+use crate::tables::{Adjacency, Hop, PortEntry, Tables};
+use crate::verdict::{Reason, Verdict};
+use crate::wire::Kind;
+use crate::wire::eth::EthernetHeader;
+use crate::wire::parse::{parse_any, parse_plain_ipv4, parse_plain_ipv6};
+
+/// What comes before the flow table for each packet of an uplink.
+#[inline(always)]
+pub(super) fn arrive(ctx: &mut Context<'_>, uplink: &PortEntry, packet: &mut Packet) -> Verdict {
+    if let Err(reason) = parse(packet) {
+        return Verdict::Drop(reason);
+    }
+    let parsed = &packet.meta.parsed;
+    let Some(own) = uplink.uplink() else {
+        return Verdict::Drop(Reason::NotForUs);
+    };
+    if parsed.is_ip() && own.contains_key(&parsed.key.dst) {
+        return match tunnel::is_one(ctx, parsed) {
+            true if is_to(packet, uplink) => tunnel::unwrap(ctx, uplink, packet),
+            _ => Verdict::Drop(Reason::NotForUs),
+        };
+    }
+    admit(ctx, uplink, packet)
+}
+
+fn is_to(packet: &Packet, port: &PortEntry) -> bool {
+    EthernetHeader::read(packet.frame.bytes()).is_some_and(|eth| eth.dst == port.mac)
+}
+
+/// Reads the headers of a frame.
+#[inline(always)]
+pub(super) fn parse(packet: &mut Packet) -> Result<(), Reason> {
+    let (bytes, len) = (packet.frame.bytes(), packet.frame.len());
+    let parsed = &mut packet.meta.parsed;
+    if parse_plain_ipv4(bytes, len, parsed) || parse_plain_ipv6(bytes, len, parsed) {
+        return Ok(());
+    }
+    // What is left of an outer packet's is not to be taken for this one's.
+    *parsed = Default::default();
+    parse_any(bytes, len, false, parsed)
+}
+
+/// What follows parsing for a packet that came in by `port`. `Continue` for one to be routed, whose flow entry is on its way.
+#[inline(always)]
+pub(super) fn admit(ctx: &mut Context<'_>, port: &PortEntry, packet: &mut Packet) -> Verdict {
+    let Some(eth) = EthernetHeader::read(packet.frame.bytes()) else {
+        return Verdict::Drop(Reason::TruncatedEthernet);
+    };
+    let parsed = &mut packet.meta.parsed;
+    if eth.dst != port.mac {
+        return Verdict::Drop(match eth.dst.is_multicast() {
+            true => Reason::MulticastNotRouted,
+            false => Reason::NotForUs,
+        });
+    }
+    match parsed.kind {
+        Kind::Ipv4 | Kind::Ipv6 => {}
+        Kind::Arp => return Verdict::Drop(Reason::ArpUnanswered),
+        Kind::Other => return Verdict::Drop(Reason::EthertypeUnknown),
+    }
+    parsed.key.set_vrf(port.vrf);
+    if packet.frame.len() > parsed.frame_len() {
+        ctx.pool.truncate(&mut packet.frame, parsed.frame_len());
+    }
+    let from_upper = parsed.key.is_from_upper();
+    packet.meta.hash = parsed.key.conversation_hash(from_upper, ctx.flows.seed());
+    packet.meta.from_upper = from_upper;
+    ctx.flows.prefetch(packet.meta.hash);
+    Verdict::Continue
+}
+
+/// The port that each packet of a batch came in by.
+#[inline(always)]
+pub(super) fn port_of<'t>(
+    tables: &'t Tables,
+    uplink: &'t PortEntry,
+    packet: &Packet,
+) -> &'t PortEntry {
+    match packet.meta.in_port == uplink.id {
+        true => uplink,
+        false => tables.port(packet.meta.in_port).unwrap_or(uplink),
+    }
+}
+
+/// Refuses a packet from outside that wears the address of somebody who is elsewhere (RFC 3704 section 2.2, feasible paths).
+pub(super) fn check_source(
+    ctx: &Context<'_>,
+    port: &PortEntry,
+    packet: &Packet,
+) -> Result<(), Reason> {
+    let key = &packet.meta.parsed.key;
+    let back = match ctx.tables.route(port.vrf, &key.reversed()) {
+        Hop::Adjacency(way) => ctx.tables.port(way.port),
+        Hop::Drop(_) => None,
+    };
+    let right = match (port.tunnel(), back) {
+        (None, back) => back.is_none_or(|back| back.uplink().is_some()),
+        (Some(_), Some(back)) if back.id == port.id => true,
+        (Some(_), _) => tunnel::is_other_end(ctx, port.id, &key.src),
+    };
+    match right {
+        true => Ok(()),
+        false => Err(Reason::SpoofedAddress),
+    }
+}
+
+/// The way of a packet that came in by `port`: the switch is no router between others.
+pub(super) fn check_way<'t>(
+    ctx: &Context<'_>,
+    port: &PortEntry,
+    way: Result<&'t Adjacency, Reason>,
+) -> Result<&'t Adjacency, Reason> {
+    let way = way?;
+    let leads_out = ctx.tables.port(way.port).is_some_and(PortEntry::is_outside);
+    match port.is_outside() && leads_out {
+        true => Err(Reason::NoRoute),
+        false => Ok(way),
+    }
+}
+
+/// The node's own address on an uplink.
+pub(super) fn own_address(uplink: &PortEntry, v4: bool) -> Option<IpAddr> {
+    uplink.uplink()?.iter().find(|a| a.is_ipv4() == v4)
+}

@@ -1,0 +1,231 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Into tunnels and out of them (VXLAN, RFC 7348).
+//!
+//! A tunnel is a port without a device: packets leave by it wrapped, out of the uplink that leads to its other end, and come in by it
+//! out of an uplink's packets to the node's own address. Only other ends that are neighbors on the port are heard. Outer packets are never
+//! fragmented: what is too large for the way is answered inside the tunnel.
+
+use std::net::IpAddr;
+
+use super::{Context, outside, route};
+use crate::frame::Packet;
+use crate::ids::PortId;
+use crate::tables::{Adjacency, Hop, PortEntry};
+use crate::verdict::{Reason, Verdict};
+use crate::wire::eth::EthernetHeader;
+use crate::wire::flow_key::{self, FlowKey};
+use crate::wire::ipv4::Ipv4Header;
+use crate::wire::ipv6::Ipv6Header;
+use crate::wire::partial::{self, PartialChecksum};
+use crate::wire::udp::{self, UdpHeader};
+use crate::wire::vxlan::{self, Template, Vxlan, Wrapped};
+use crate::wire::{Fragment, Kind, Parsed, checksum, ecn, protocol};
+
+/// Wraps a packet, already rewritten, that leaves by the adjacency of a tunnel.
+#[inline(never)]
+pub(super) fn wrap(ctx: &mut Context<'_>, packet: &mut Packet, way: &Adjacency) -> Verdict {
+    let Some(wrap) = ctx.tables.wrap(way.index) else {
+        return Verdict::Drop(Reason::TunnelNoSource);
+    };
+    let out = match ctx.tables.underlay(wrap, packet.meta.hash) {
+        Hop::Adjacency(out) => out,
+        Hop::Drop(reason) => {
+            note_missing(ctx, packet, way);
+            return Verdict::Drop(reason);
+        }
+    };
+    let Some(template) = &wrap.template else {
+        return Verdict::Drop(Reason::TunnelNoSource);
+    };
+    let inner = packet.frame.len();
+    match put_headers(packet, template, out) {
+        true => {
+            packet.meta.sealed = true;
+            ctx.counters.transmitted(way.port, 1, inner.into());
+            Verdict::Forward(out.port)
+        }
+        false => Verdict::Drop(Reason::NoMemory),
+    }
+}
+
+#[inline(always)]
+fn put_headers(packet: &mut Packet, template: &Template, out: &Adjacency) -> bool {
+    let (frame, parsed) = (&mut packet.frame, &packet.meta.parsed);
+    if frame.offload.partial_checksum {
+        let field = PartialChecksum {
+            start: frame.offload.csum_start,
+            offset: frame.offload.csum_offset,
+        };
+        partial::fill(field, parsed.frame_len(), frame.iter_mut());
+        frame.offload = Default::default();
+    }
+    let wrapped = Wrapped {
+        len: frame.len(),
+        tos: parsed.tos,
+        sport: vxlan::source_port(packet.meta.hash),
+        group: None,
+        dst_mac: out.dst_mac,
+        src_mac: out.src_mac,
+    };
+    if !frame.push_front(template.len()) {
+        return false;
+    }
+    match template.write(frame.bytes_mut(), &wrapped) {
+        Some(false) => true,
+        Some(true) => {
+            let field = PartialChecksum {
+                start: template.udp_at(),
+                offset: udp::CHECKSUM_OFFSET,
+            };
+            let len = frame.len();
+            partial::fill(field, len, frame.iter_mut())
+        }
+        None => false,
+    }
+}
+
+/// Says which neighbor of the underlay is to be asked for.
+#[cold]
+fn note_missing(ctx: &mut Context<'_>, packet: &Packet, way: &Adjacency) {
+    let Some(tunnel) = ctx.tables.port(way.port).and_then(PortEntry::tunnel) else {
+        return;
+    };
+    let unspecified = match way.address {
+        IpAddr::V4(_) => IpAddr::from([0; 4]),
+        IpAddr::V6(_) => IpAddr::from([0; 16]),
+    };
+    let outer = FlowKey::from_ip(
+        tunnel.underlay,
+        protocol::UDP,
+        unspecified,
+        way.address,
+        0,
+        0,
+    );
+    route::note_missing(ctx, packet.meta.in_port, &outer);
+}
+
+/// Whether an outer packet, to the node's own address, is one of a tunnel's.
+#[inline(always)]
+pub(super) fn is_one(ctx: &Context<'_>, outer: &Parsed) -> bool {
+    outer.protocol == protocol::UDP && ctx.tables.is_tunnel_port(outer.key.dport)
+}
+
+/// Takes a packet out of its tunnel. `Continue`: it is one to be routed, that came in by the tunnel's port.
+#[inline(never)]
+pub(super) fn unwrap(ctx: &mut Context<'_>, uplink: &PortEntry, packet: &mut Packet) -> Verdict {
+    let outer = packet.meta.parsed;
+    let tunnel = match tunnel_of(ctx, uplink, packet) {
+        Ok(tunnel) => tunnel,
+        Err(reason) => return Verdict::Drop(reason),
+    };
+    if !has_checksum(packet) {
+        return Verdict::Drop(Reason::BadUdpChecksum);
+    }
+    let headers = outer.l4 + (udp::HEADER_LEN + vxlan::HEADER_LEN) as u16;
+    if !packet.frame.pull_front(headers) {
+        return Verdict::Drop(Reason::TunnelHeaderInvalid);
+    }
+    let (id, bytes) = (tunnel.id, packet.frame.len());
+    packet.meta.in_port = id;
+    ctx.counters.received(id, 1, bytes.into());
+    if let Err(reason) = outside::parse(packet) {
+        return Verdict::Drop(reason);
+    }
+    if !packet.meta.parsed.is_ip() {
+        return Verdict::Drop(Reason::EthertypeUnknown);
+    }
+    if !set_ecn(packet, outer.tos) {
+        return Verdict::Drop(Reason::TunnelCongestion);
+    }
+    outside::admit(ctx, tunnel, packet)
+}
+
+/// The tunnel that an outer packet belongs to.
+fn tunnel_of<'t>(
+    ctx: &Context<'t>,
+    uplink: &PortEntry,
+    packet: &Packet,
+) -> Result<&'t PortEntry, Reason> {
+    let outer = &packet.meta.parsed;
+    if outer.fragment != Fragment::NotFragment {
+        return Err(Reason::TunnelFragment);
+    }
+    let at = usize::from(outer.l4) + udp::HEADER_LEN;
+    let header = Vxlan::read(packet.frame.bytes(), at).ok_or(Reason::TunnelHeaderInvalid)?;
+    let (dst, unknown) = (flow_key::to_ip(&outer.key.dst), Reason::TunnelUnknown);
+    let port = ctx.tables.tunnel(header.vni).ok_or(unknown)?;
+    let tunnel = port.tunnel().ok_or(unknown)?;
+    let here = tunnel.local(dst).is_none_or(|local| local == dst);
+    if tunnel.port != outer.key.dport || tunnel.underlay != uplink.vrf || !here {
+        return Err(unknown);
+    }
+    match ctx.tables.is_neighbor(port.id, &outer.key.src) {
+        true => Ok(port),
+        false => Err(Reason::TunnelPeerUnknown),
+    }
+}
+
+/// Whether the outer UDP checksum is right or not there, which it need not be over IPv6 either: the other end is known, and the inner packet
+/// has its own (RFC 6935, RFC 6936 section 4).
+fn has_checksum(packet: &Packet) -> bool {
+    let outer = &packet.meta.parsed;
+    let (l4, len) = (usize::from(outer.l4), outer.l4_len() as usize);
+    let udp = packet.frame.bytes().get(l4..).and_then(UdpHeader::read);
+    if udp.is_none_or(|udp| udp.checksum.get() == 0) {
+        return udp.is_some();
+    }
+    let mut sum = checksum::Sum::new(partial::pseudo_sum_of(outer));
+    let (mut skip, mut left) = (l4, len);
+    for segment in packet.frame.iter() {
+        let begin = skip.min(segment.len());
+        let end = (begin + left).min(segment.len());
+        sum.push(&segment[begin..end]);
+        skip -= begin;
+        left -= end - begin;
+    }
+    sum.checksum() == 0
+}
+
+/// Tells an inner packet what congestion the outer one met; false where it cannot be told.
+#[inline(always)]
+fn set_ecn(packet: &mut Packet, outer: u8) -> bool {
+    let parsed = &mut packet.meta.parsed;
+    let Some(tos) = ecn::decapsulate(parsed.tos, outer) else {
+        return false;
+    };
+    if tos == parsed.tos {
+        return true;
+    }
+    parsed.tos = tos;
+    let Some(network) = packet.frame.bytes_mut().get_mut(parsed.l3.into()..) else {
+        return false;
+    };
+    match parsed.kind {
+        Kind::Ipv4 => Ipv4Header::read_mut(network).map(|ip| ip.set_tos(tos)),
+        _ => Ipv6Header::read_mut(network).map(|ip| ip.set_traffic_class(tos)),
+    };
+    true
+}
+
+/// The address of this node on the way to a tunnel's other end, of the family of an inner packet.
+pub(super) fn own_address(ctx: &Context<'_>, way: &Adjacency, v4: bool) -> Option<IpAddr> {
+    let wrap = ctx.tables.wrap(way.index)?;
+    let Hop::Adjacency(out) = ctx.tables.underlay(wrap, 0) else {
+        return None;
+    };
+    outside::own_address(ctx.tables.port(out.port)?, v4)
+}
+
+/// Whether an inner source address is one of the tunnel's other ends itself: their errors come from there.
+pub(super) fn is_other_end(ctx: &Context<'_>, tunnel: PortId, src: &[u8; 16]) -> bool {
+    ctx.tables.is_neighbor(tunnel, src)
+}
+
+/// The MAC addresses of a frame.
+pub(super) fn set_macs(packet: &mut Packet, way: &Adjacency) {
+    if let Some(eth) = EthernetHeader::read_mut(packet.frame.bytes_mut()) {
+        eth.dst = way.dst_mac;
+        eth.src = way.src_mac;
+    }
+}
