@@ -6,8 +6,8 @@ use std::net::IpAddr;
 
 use podswitch_api::desired::{DesiredState, Difference};
 use podswitch_api::error::RpcError;
-use podswitch_api::object::{self, Device, Key, Object, UnknownUnicast};
 use podswitch_api::limits::MAX_MTU;
+use podswitch_api::object::{self, Device, Key, Object, UnknownUnicast};
 use podswitch_api::{ErrorCode, MacAddr};
 use podswitch_datapath::tables::{
     self, Edit, PortKindSpec, PortSpec, SegmentSpec, TableError, TunnelSpec, VlanSet,
