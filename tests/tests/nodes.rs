@@ -69,12 +69,18 @@ fn prepared(n: u8) -> Node {
 /// The NIC's port, and what is on its link.
 fn uplink(other: u8) -> Vec<Value> {
     let neighbor = |address: String| {
-        set(json!({"kind": "neighbor", "port": "uplink", "address": address, "mac": nic_mac(other)}))
+        set(
+            json!({"kind": "neighbor", "port": "uplink", "address": address, "mac": nic_mac(other)}),
+        )
     };
     let device = json!({"kind": "nic", "interface": "nic0"});
-    let mut all = vec![set(json!({"kind": "port", "name": "uplink", "device": device}))];
+    let mut all = vec![set(
+        json!({"kind": "port", "name": "uplink", "device": device}),
+    )];
     for prefix in ["192.0.2.0/24", "2001:db8::/64"] {
-        all.push(set(json!({"kind": "route", "prefix": prefix, "port": "uplink"})));
+        all.push(set(
+            json!({"kind": "route", "prefix": prefix, "port": "uplink"}),
+        ));
     }
     all.push(neighbor(node_v4(other)));
     all.push(neighbor(node_v6(other)));
@@ -86,7 +92,9 @@ fn native(other: u8) -> Vec<Value> {
     let hops = [node_v4(other), node_v6(other)];
     let routes = pods_of(other).into_iter().zip(hops);
     routes
-        .map(|(prefix, via)| set(json!({"kind": "route", "prefix": prefix, "port": "uplink", "via": via})))
+        .map(|(prefix, via)| {
+            set(json!({"kind": "route", "prefix": prefix, "port": "uplink", "via": via}))
+        })
         .collect()
 }
 
@@ -94,10 +102,13 @@ fn native(other: u8) -> Vec<Value> {
 fn tunnel(n: u8, other: u8, remote: &str) -> Vec<Value> {
     let device = json!({"kind": "vxlan", "vni": VNI});
     let port = json!({"kind": "port", "name": "overlay", "device": device, "mac": vtep_mac(n)});
-    let end = json!({"kind": "neighbor", "port": "overlay", "address": remote, "mac": vtep_mac(other)});
+    let end =
+        json!({"kind": "neighbor", "port": "overlay", "address": remote, "mac": vtep_mac(other)});
     let mut all = vec![set(port), set(end)];
     for prefix in pods_of(other) {
-        all.push(set(json!({"kind": "route", "prefix": prefix, "port": "overlay", "via": remote})));
+        all.push(set(
+            json!({"kind": "route", "prefix": prefix, "port": "overlay", "via": remote}),
+        ));
     }
     all
 }
@@ -215,8 +226,12 @@ fn kernel_node(n: u8, other: u8, over_v6: bool) -> Netns {
     ));
     netns.ip("link set vx0 up");
     for (gateway, net, src) in [("169.254.7.1", to_v4, v4), ("fe80::7", to_v6, v6)] {
-        netns.ip(&format!("neighbor add {gateway} lladdr {far} dev vx0 nud permanent"));
-        netns.ip(&format!("route add {net} via {gateway} dev vx0 onlink src {src}"));
+        netns.ip(&format!(
+            "neighbor add {gateway} lladdr {far} dev vx0 nud permanent"
+        ));
+        netns.ip(&format!(
+            "route add {net} via {gateway} dev vx0 onlink src {src}"
+        ));
     }
     let mut bridge = netns.command("bridge");
     let words = ["fdb", "add", &far, "dev", "vx0", "dst", &remote];
