@@ -34,6 +34,15 @@ fn node_v6(n: u8) -> String {
     format!("2001:db8::{n}")
 }
 
+/// Where a node's tunnels end: an address of its own, reached by its address on the link.
+fn end_v4(n: u8) -> String {
+    format!("198.51.100.{n}")
+}
+
+fn end_v6(n: u8) -> String {
+    format!("2001:db8:1::{n}")
+}
+
 /// The pods' prefixes of a node.
 fn pods_of(n: u8) -> [String; 2] {
     [format!("10.244.{n}.0/24"), format!("fd00:244:{n}::/64")]
@@ -44,6 +53,8 @@ fn plug(netns: &Netns, n: u8) {
     netns.ip(&format!("link set nic0 address {}", nic_mac(n)));
     netns.ip(&format!("address add {}/24 dev nic0", node_v4(n)));
     netns.ip(&format!("address add {}/64 dev nic0 nodad", node_v6(n)));
+    netns.ip(&format!("address add {}/32 dev nic0", end_v4(n)));
+    netns.ip(&format!("address add {}/128 dev nic0 nodad", end_v6(n)));
     let mut ethtool = netns.command("ethtool");
     let status = ethtool.args(["-K", "nic0", "tx", "off"]).output();
     assert!(status.expect("ethtool").status.success());
@@ -82,8 +93,17 @@ fn uplink(other: u8) -> Vec<Value> {
             json!({"kind": "route", "prefix": prefix, "port": "uplink"}),
         ));
     }
-    all.push(neighbor(node_v4(other)));
-    all.push(neighbor(node_v6(other)));
+    let ends = [
+        (node_v4(other), end_v4(other)),
+        (node_v6(other), end_v6(other)),
+    ];
+    for (via, end) in ends {
+        let prefix = format!("{end}/{}", if via.contains(':') { 128 } else { 32 });
+        all.push(neighbor(via.clone()));
+        all.push(set(
+            json!({"kind": "route", "prefix": prefix, "port": "uplink", "via": via}),
+        ));
+    }
     all
 }
 
@@ -100,7 +120,7 @@ fn native(other: u8) -> Vec<Value> {
 
 /// A tunnel to the other node, and the routes by it.
 fn tunnel(n: u8, other: u8, remote: &str) -> Vec<Value> {
-    let device = json!({"kind": "vxlan", "vni": VNI});
+    let device = json!({"kind": "vxlan", "vni": VNI, "local": [end_v4(n), end_v6(n)]});
     let port = json!({"kind": "port", "name": "overlay", "device": device, "mac": vtep_mac(n)});
     let end =
         json!({"kind": "neighbor", "port": "overlay", "address": remote, "mac": vtep_mac(other)});
@@ -187,19 +207,19 @@ fn pods_of_two_nodes_natively_routed() {
 
 #[test]
 fn pods_of_two_nodes_through_vxlan_over_ipv4() {
-    two_nodes(|n, other| tunnel(n, other, &node_v4(other)));
+    two_nodes(|n, other| tunnel(n, other, &end_v4(other)));
 }
 
 #[test]
 fn pods_of_two_nodes_through_vxlan_over_ipv6() {
-    two_nodes(|n, other| tunnel(n, other, &node_v6(other)));
+    two_nodes(|n, other| tunnel(n, other, &end_v6(other)));
 }
 
 /// Ways differ by destination: IPv4 natively, IPv6 through the tunnel.
 #[test]
 fn native_routing_and_vxlan_side_by_side() {
     two_nodes(|n, other| {
-        let mut all = tunnel(n, other, &node_v6(other));
+        let mut all = tunnel(n, other, &end_v6(other));
         all.retain(|change| change["object"]["prefix"] != json!(pods_of(other)[0]));
         all.push(native(other).remove(0));
         all
@@ -212,14 +232,12 @@ fn kernel_node(n: u8, other: u8, over_v6: bool) -> Netns {
     let [v4, v6] = pods_of(n).map(|net| net.replace("0/24", "1").replace("::/64", "::1"));
     let [to_v4, to_v6] = pods_of(other);
     let (local, remote) = match over_v6 {
-        true => (node_v6(n), node_v6(other)),
-        false => (node_v4(n), node_v4(other)),
+        true => (end_v6(n), end_v6(other)),
+        false => (end_v4(n), end_v4(other)),
     };
     let far = vtep_mac(other);
-    netns.ip("link add pods type dummy");
-    netns.ip(&format!("address add {v4}/32 dev pods"));
-    netns.ip(&format!("address add {v6}/128 dev pods nodad"));
-    netns.ip("link set pods up");
+    netns.ip(&format!("address add {v4}/32 dev lo"));
+    netns.ip(&format!("address add {v6}/128 dev lo nodad"));
     netns.ip(&format!(
         "link add vx0 address {} type vxlan id {VNI} dstport 4789 local {local} nolearning",
         vtep_mac(n)
@@ -245,9 +263,11 @@ fn beside_the_kernel(over_v6: bool) {
     let kernel = kernel_node(2, 1, over_v6);
     wire(node.netns(), &kernel);
     plug(&kernel, 2);
+    kernel.ip(&format!("route add {} via {}", end_v4(1), node_v4(1)));
+    kernel.ip(&format!("route add {} via {}", end_v6(1), node_v6(1)));
     plug(node.netns(), 1);
     node.start();
-    let remote = if over_v6 { node_v6(2) } else { node_v4(2) };
+    let remote = if over_v6 { end_v6(2) } else { end_v4(2) };
     node.apply(&[uplink(2), tunnel(1, 2, &remote)].concat());
     let pod = node.pod();
     let far = [ip("10.244.2.1"), ip("fd00:244:2::1")];

@@ -206,7 +206,10 @@ impl<'a> View<'a> {
     fn next_hop(&self, o: &Port, key: &Key, address: IpAddr) -> Result<(), RpcError> {
         let elsewhere = |r: &&RouteKey| {
             let route = self.state.routes.get(r);
-            route.is_some_and(|r| r.hops().any(|(via, port)| via == address && *port != o.name))
+            route.is_some_and(|r| {
+                r.hops()
+                    .any(|(via, port)| via == address && *port != o.name)
+            })
         };
         match self.index.routes_via(o.vrf, address).find(elsewhere) {
             Some(route) => Err(conflict(
@@ -269,7 +272,8 @@ impl<'a> View<'a> {
                 .value("(none)")
                 .hint("name the tunnel's other end as next hop"));
         }
-        o.hops().try_for_each(|(via, port)| self.hop(o, &key, via, port))
+        o.hops()
+            .try_for_each(|(via, port)| self.hop(o, &key, via, port))
     }
 
     /// A next hop of a route, by a port.

@@ -86,14 +86,22 @@ fn nic() -> BoxedStrategy<Device> {
 
 fn vxlan() -> BoxedStrategy<Device> {
     let local = pick(&[vec![], vec!["192.0.2.1"], vec!["192.0.2.1", "2001:db8::1"]]);
-    (pick(&[1u32, 2, 0xff_ffff]), 4788u16..4791, local, vrf(), any::<bool>())
-        .prop_map(|(vni, udp_port, local, underlay_vrf, udp6_zero_checksum)| Device::Vxlan {
-            vni,
-            udp_port,
-            local: local.iter().map(|a| a.parse().unwrap()).collect(),
-            underlay_vrf,
-            udp6_zero_checksum,
-        })
+    (
+        pick(&[1u32, 2, 0xff_ffff]),
+        4788u16..4791,
+        local,
+        vrf(),
+        any::<bool>(),
+    )
+        .prop_map(
+            |(vni, udp_port, local, underlay_vrf, udp6_zero_checksum)| Device::Vxlan {
+                vni,
+                udp_port,
+                local: local.iter().map(|a| a.parse().unwrap()).collect(),
+                underlay_vrf,
+                udp6_zero_checksum,
+            },
+        )
         .boxed()
 }
 
@@ -207,11 +215,8 @@ fn route() -> BoxedStrategy<Route> {
             nexthops: Vec::new(),
             mtu: None,
         });
-    let hop = (address(), name(), 1u8..4).prop_map(|(via, port, weight)| NextHop {
-        via,
-        port,
-        weight,
-    });
+    let hop =
+        (address(), name(), 1u8..4).prop_map(|(via, port, weight)| NextHop { via, port, weight });
     let several = (vrf(), prefix(), vec(hop, 2..4), of(1300u32..1500)).prop_filter_map(
         "a next hop comes once",
         |(vrf, prefix, nexthops, mtu)| {

@@ -23,7 +23,8 @@ fn every_field_out_of_its_range_is_refused_by_name() {
     };
     let tunnel = |path: &str, value: Value| {
         let device = json!({"kind": "vxlan", "vni": 7});
-        let port = json!({"kind": "port", "name": "t", "mac": "02:00:00:00:00:07", "device": device});
+        let port =
+            json!({"kind": "port", "name": "t", "mac": "02:00:00:00:00:07", "device": device});
         with(port, path, value)
     };
     let hop = json!({"via": "10.0.0.9", "port": "a"});
@@ -60,7 +61,10 @@ fn every_field_out_of_its_range_is_refused_by_name() {
             tunnel("/device/local", json!(["192.0.2.1", "192.0.2.2"])),
             "device.local",
         ),
-        (tunnel("/device/local", json!(["224.0.0.1"])), "device.local"),
+        (
+            tunnel("/device/local", json!(["224.0.0.1"])),
+            "device.local",
+        ),
         (tunnel("/addresses", json!(["10.0.0.1"])), "addresses"),
         (tunnel("/segment", json!({"name": "s"})), "segment"),
         (tunnel("/node", json!(true)), "node"),
@@ -79,7 +83,10 @@ fn every_field_out_of_its_range_is_refused_by_name() {
             hops(json!([hop, {"via": "10.0.0.8", "port": ""}])),
             "nexthops.port",
         ),
-        (with(hops(json!([hop, other])), "/via", json!("10.0.0.7")), "via"),
+        (
+            with(hops(json!([hop, other])), "/via", json!("10.0.0.7")),
+            "via",
+        ),
         (with(hops(json!([hop, other])), "/port", json!("a")), "port"),
         (
             with(hops(json!([hop, other])), "/type", json!("blackhole")),

@@ -3,7 +3,7 @@
 
 use std::net::IpAddr;
 
-use super::value::{absolute_path, host_address, interface_name, name, station, vlan, vrf};
+use super::value::{absolute_path, host_address, interface_name, name, station, vlan, vrf, vrf_in};
 use super::{Bounds, refuse};
 use crate::error::{ErrorCode, RpcError};
 use crate::limits::{MAX_MTU, MAX_TEXT_LENGTH, MIN_MTU, MIN_MTU_IPV6};
@@ -199,7 +199,7 @@ fn vxlan(vni: u32, udp_port: u16, local: &[IpAddr], underlay: u32) -> Result<(),
         let hint = "choose 1 to 65535, or leave it out for 4789";
         return Err(refuse("device.udp_port", 0, "no UDP port", hint));
     }
-    vrf(underlay)?;
+    vrf_in("device.underlay_vrf", underlay)?;
     for (i, address) in local.iter().enumerate() {
         host_address("device.local", *address)?;
         let family = |other: &IpAddr| other.is_ipv4() == address.is_ipv4();

@@ -56,7 +56,10 @@ pub(super) fn route(o: &Route, bounds: &Bounds) -> Result<(), RpcError> {
             };
             nowhere("port", o.port.clone())?;
             nowhere("via", o.via.map(|via| via.to_string()))?;
-            nowhere("nexthops", o.nexthops.first().map(|hop| hop.via.to_string()))?;
+            nowhere(
+                "nexthops",
+                o.nexthops.first().map(|hop| hop.via.to_string()),
+            )?;
         }
     }
     match o.mtu {

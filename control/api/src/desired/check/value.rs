@@ -58,13 +58,13 @@ pub(super) fn absolute_path(field: &str, text: &str) -> Result<(), RpcError> {
 }
 
 pub(super) fn vrf(id: u32) -> Result<(), RpcError> {
+    vrf_in("vrf", id)
+}
+
+pub(super) fn vrf_in(field: &str, id: u32) -> Result<(), RpcError> {
     if id > MAX_VRF {
-        Err(refuse(
-            "vrf",
-            id,
-            "out of range",
-            format!("choose 0 to {MAX_VRF}"),
-        ))
+        let hint = format!("choose 0 to {MAX_VRF}");
+        Err(refuse(field, id, "out of range", hint))
     } else {
         Ok(())
     }
