@@ -118,7 +118,7 @@ pub fn run(config: Config) -> Result<(), StartError> {
     .map_err(system("control socket"))?;
     let socket = config.socket.clone();
     let stop = answers.clone();
-    let engine = Engine::start(config, store, answers)?;
+    let engine = Engine::start(config, store, answers, tasks)?;
     let thread = thread::Builder::new()
         .name("engine".into())
         .spawn(move || {

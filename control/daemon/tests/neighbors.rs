@@ -305,7 +305,7 @@ fn addresses_that_come_to_the_node_are_announced() {
             all.iter().any(|n| n.ip == ip(pod) && fits(n))
         };
         assert!(listed(&mut bed, &|_| true), "it is looked for");
-        bed.service.send(Command::Announce(ip(pod)));
+        bed.service.send(Command::Announce(VrfId(0), ip(pod)));
         let begun = Instant::now();
         while !listed(&mut bed, &|n| n.mac == Some(NIC_MAC)) {
             assert!(begun.elapsed() < DEADLINE, "{pod} is not known at the NIC");

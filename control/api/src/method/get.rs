@@ -103,7 +103,7 @@ pub struct GetResult {
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(remote = "Self", deny_unknown_fields)]
 pub struct Entry {
-    /// The object as desired; a learned FDB entry in the same form.
+    /// The object as desired; a learned FDB entry, a neighbor that was found and a route of the kernel's in the same form.
     pub object: Object,
     /// What the switch knows of it; absent where there is nothing to say.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -123,6 +123,10 @@ pub enum Status {
     Port(PortStatus),
     /// Of a segment.
     Segment(SegmentStatus),
+    /// Of a route.
+    Route(RouteStatus),
+    /// Of a neighbor.
+    Neighbor(NeighborStatus),
     /// Of an FDB entry.
     Fdb(FdbStatus),
     /// Of a rule.
@@ -198,6 +202,77 @@ pub struct FdbStatus {
     pub age_ms: Option<u64>,
 }
 
+/// What the switch knows of a route.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(remote = "Self", deny_unknown_fields)]
+pub struct RouteStatus {
+    /// Followed from the kernel, not configured: neither stored nor deleted by `apply`.
+    pub dynamic: bool,
+    /// The kernel's routing table that a followed one is from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub table: Option<u32>,
+}
+
+/// What the switch knows of a neighbor.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(remote = "Self", deny_unknown_fields)]
+pub struct NeighborStatus {
+    /// Found, not configured: neither stored nor deleted by `apply`.
+    pub dynamic: bool,
+    /// How sure that is, of one that was found.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state: Option<NeighborState>,
+    /// Who said where it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<NeighborSource>,
+    /// Milliseconds since it came to be known there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub age_ms: Option<u64>,
+}
+
+/// How sure it is where a neighbor is (RFC 4861, 7.3.2, for both families).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(remote = "Self", rename_all = "snake_case")]
+pub enum NeighborState {
+    /// It has answered lately.
+    Reachable,
+    /// It is being asked.
+    Probe,
+    /// The kernel's table has it by hand.
+    Permanent,
+}
+
+impl NeighborState {
+    /// Name on the wire.
+    pub fn name(self) -> &'static str {
+        match self {
+            NeighborState::Reachable => "reachable",
+            NeighborState::Probe => "probe",
+            NeighborState::Permanent => "permanent",
+        }
+    }
+}
+
+/// Who has said where a neighbor is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(remote = "Self", rename_all = "snake_case")]
+pub enum NeighborSource {
+    /// The neighbor, on the link.
+    Wire,
+    /// The kernel's table.
+    Kernel,
+}
+
+impl NeighborSource {
+    /// Name on the wire.
+    pub fn name(self) -> &'static str {
+        match self {
+            NeighborSource::Wire => "wire",
+            NeighborSource::Kernel => "kernel",
+        }
+    }
+}
+
 /// What the switch knows of a rule.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(remote = "Self", deny_unknown_fields)]
@@ -216,8 +291,10 @@ crate::by_name!(
     Status,
     PortStatus,
     SegmentStatus,
+    RouteStatus,
+    NeighborStatus,
     FdbStatus,
     RuleStatus
 );
 
-crate::by_word!(PortState);
+crate::by_word!(PortState, NeighborState, NeighborSource);

@@ -16,8 +16,8 @@ pub use change::{
 };
 pub use events::{DenyEvent, EventsParams, EventsResult};
 pub use get::{
-    Entry, FdbStatus, Filter, GetParams, GetResult, PortState, PortStatus, RuleStatus,
-    SegmentStatus, Status,
+    Entry, FdbStatus, Filter, GetParams, GetResult, NeighborSource, NeighborState, NeighborStatus,
+    PortState, PortStatus, RouteStatus, RuleStatus, SegmentStatus, Status,
 };
 pub use health::{
     Gateway, HealthResult, HealthStatus, Problem, Severity, VersionResult, WorkerHealth,

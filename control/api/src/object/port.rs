@@ -83,6 +83,10 @@ pub enum Device {
         /// VLAN whose frames are the switch's; none: untagged ones.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         vlan: Option<u16>,
+        /// Number of the kernel's routing table whose routes by this interface are the switch's too (254 is main), in VRF 0, as
+        /// long as they are there; a route object of the same prefix goes before. None: no routes are taken.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        routes: Option<u32>,
     },
     /// A VXLAN tunnel (RFC 7348) instead of a device. Its neighbors are the other ends, by their underlay addresses, each with the MAC
     /// address that inner frames to it bear; nobody else is heard. Routes by it have one of them as next hop. The port's MAC address is
@@ -143,6 +147,22 @@ impl Device {
     /// Whether it is the node's NIC.
     pub fn is_nic(&self) -> bool {
         matches!(self, Device::Nic { .. })
+    }
+
+    /// The VLAN whose frames are the switch's, of a NIC.
+    pub fn vlan(&self) -> Option<u16> {
+        match self {
+            Device::Nic { vlan, .. } => *vlan,
+            _ => None,
+        }
+    }
+
+    /// The kernel's routing table that routes are taken from.
+    pub fn routes(&self) -> Option<u32> {
+        match self {
+            Device::Nic { routes, .. } => *routes,
+            _ => None,
+        }
     }
 
     /// Name as in `kind` on the wire.

@@ -74,11 +74,12 @@ fn device() -> BoxedStrategy<Device> {
 fn nic() -> BoxedStrategy<Device> {
     let mode = pick(&[XdpMode::Auto, XdpMode::Native, XdpMode::Generic]);
     let interface = pick(&["eth0", "eth1"]);
-    (interface, mode, of(1u16..4095))
-        .prop_map(|(interface, mode, vlan)| Device::Nic {
+    (interface, mode, of(1u16..4095), of(pick(&[254u32, 1000])))
+        .prop_map(|(interface, mode, vlan, routes)| Device::Nic {
             interface: interface.to_owned(),
             mode,
             vlan,
+            routes,
         })
         .boxed()
 }

@@ -92,6 +92,30 @@ fn every_field_out_of_its_range_is_refused_by_name() {
             with(hops(json!([hop, other])), "/type", json!("blackhole")),
             "nexthops",
         ),
+        (
+            with(
+                nic.clone(),
+                "/device",
+                json!({"kind": "nic", "interface": "eth0", "routes": 0}),
+            ),
+            "device.routes",
+        ),
+        (
+            with(
+                nic.clone(),
+                "/device",
+                json!({"kind": "nic", "interface": "eth0", "routes": 255}),
+            ),
+            "device.routes",
+        ),
+        (
+            with(
+                with(nic.clone(), "/device/routes", json!(254)),
+                "/vrf",
+                json!(7),
+            ),
+            "device.routes",
+        ),
         (given("mac", json!("02:00:00:00:00:01")), "mac"),
         (given("mtu", json!(1500)), "mtu"),
         (given("addresses", json!(["10.0.0.1"])), "addresses"),

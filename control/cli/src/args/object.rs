@@ -88,6 +88,9 @@ pub(crate) struct PortAdd {
     /// The node's NIC, instead of a veth: it stays the host's, and only what is the switch's comes to the port
     #[arg(long, value_name = "NAME", group = "place", conflicts_with_all = ["replay", "record", "mac", "address", "mtu", "node", "trunk"])]
     pub(crate) nic: Option<String>,
+    /// Routing table of the kernel whose routes by the NIC are the switch's too; 254 is main
+    #[arg(long, value_name = "TABLE", requires = "nic")]
+    pub(crate) routes: Option<u32>,
     /// A VXLAN tunnel of this network identifier, instead of a device; its neighbors are the other ends
     #[arg(long, value_name = "VNI", conflicts_with_all = ["nic", "replay", "record", "address", "segment", "node"])]
     pub(crate) vxlan: Option<u32>,

@@ -126,6 +126,7 @@ fn new_port(a: PortAdd) -> Port {
             interface,
             mode: a.mode.into(),
             vlan: a.vlan,
+            routes: a.routes,
         },
         (None, None, None) => Device::Pcap {
             replay: a.replay,

@@ -4,7 +4,9 @@
 use std::fmt::Display;
 
 use podswitch_api::Kind;
-use podswitch_api::method::{Entry, PortStatus, Status};
+use podswitch_api::method::{
+    Entry, NeighborSource, NeighborState, PortStatus, RouteStatus, Status,
+};
 use podswitch_api::object::{Device, FdbEntry, Neighbor, Object, Port, Route, Rule, Segment, Vlan};
 
 use super::{Table, kubernetes, sections};
@@ -50,8 +52,8 @@ fn table<'e>(kind: Kind, entries: impl IntoIterator<Item = &'e Entry>) -> Table 
             "ADDRESSES",
             "POD",
         ],
-        Kind::Route => &["VRF", "PREFIX", "TYPE", "VIA", "PORT", "MTU"],
-        Kind::Neighbor => &["VRF", "ADDRESS", "MAC", "PORT"],
+        Kind::Route => &["VRF", "PREFIX", "TYPE", "VIA", "PORT", "MTU", "FROM"],
+        Kind::Neighbor => &["VRF", "ADDRESS", "MAC", "PORT", "STATE", "FROM", "AGE"],
         Kind::Segment => &[
             "NAME",
             "ID",
@@ -87,8 +89,8 @@ fn table<'e>(kind: Kind, entries: impl IntoIterator<Item = &'e Entry>) -> Table 
         let status = entry.status.as_ref();
         match &entry.object {
             Object::Port(o) => port(&mut table, o, status),
-            Object::Route(o) => route(&mut table, o),
-            Object::Neighbor(o) => neighbor(&mut table, o),
+            Object::Route(o) => route(&mut table, o, status),
+            Object::Neighbor(o) => neighbor(&mut table, o, status),
             Object::Segment(o) => segment(&mut table, o, status),
             Object::Fdb(o) => fdb(&mut table, o, status),
             Object::Rule(o) => rule(&mut table, o, status),
@@ -170,7 +172,14 @@ fn port(table: &mut Table, o: &Port, status: Option<&Status>) {
     ]);
 }
 
-fn route(table: &mut Table, o: &Route) {
+fn route(table: &mut Table, o: &Route, status: Option<&Status>) {
+    let from = match status {
+        Some(Status::Route(RouteStatus {
+            table: Some(number),
+            ..
+        })) => format!("table {number}"),
+        _ => "static".to_owned(),
+    };
     let via: Vec<String> = o.hops().map(|(via, _)| via.to_string()).collect();
     let port: Vec<String> = o.ports().cloned().collect();
     table.row([
@@ -180,15 +189,24 @@ fn route(table: &mut Table, o: &Route) {
         via.join(","),
         port.join(","),
         optional(o.mtu),
+        from,
     ]);
 }
 
-fn neighbor(table: &mut Table, o: &Neighbor) {
+fn neighbor(table: &mut Table, o: &Neighbor, status: Option<&Status>) {
+    let found = match status {
+        Some(Status::Neighbor(s)) if s.dynamic => Some(s),
+        _ => None,
+    };
+    let source = found.and_then(|s| s.source).map(NeighborSource::name);
     table.row([
         o.vrf.to_string(),
         o.address.to_string(),
         o.mac.to_string(),
         o.port.clone(),
+        optional(found.and_then(|s| s.state).map(NeighborState::name)),
+        source.unwrap_or("static").to_owned(),
+        optional(found.and_then(|s| s.age_ms).map(seconds)),
     ]);
 }
 
@@ -228,8 +246,12 @@ fn fdb(table: &mut Table, o: &FdbEntry, status: Option<&Status>) {
         o.mac.to_string(),
         o.port.clone(),
         if dynamic { "learned" } else { "static" }.to_owned(),
-        optional(age.map(|ms| format!("{:.1} s", ms as f64 / 1000.0))),
+        optional(age.map(seconds)),
     ]);
+}
+
+fn seconds(ms: u64) -> String {
+    format!("{:.1} s", ms as f64 / 1000.0)
 }
 
 fn rule(table: &mut Table, o: &Rule, status: Option<&Status>) {

@@ -54,6 +54,7 @@ impl Engine {
                 self.put_in_force(tables, &moves);
                 self.steer_addresses(&applied.delta);
                 self.close_ports(&moves);
+                self.want_differences(&applied.delta.differences);
                 info!(
                     generation = applied.generation,
                     added = applied.delta.added(),
@@ -119,7 +120,7 @@ impl Engine {
     }
 
     /// Gives the workers the tables that were compiled last.
-    fn publish(&mut self, tables: Tables) {
+    pub(super) fn publish(&mut self, tables: Tables) {
         for rule in self.policies.commit() {
             self.switch.begin_policy_rule(rule);
         }
@@ -134,7 +135,7 @@ impl Engine {
     }
 
     /// The tables after these differences, which the model has taken already.
-    fn compile(&mut self, delta: &Delta, plan: &Plan) -> Result<Tables, RpcError> {
+    pub(super) fn compile(&mut self, delta: &Delta, plan: &Plan) -> Result<Tables, RpcError> {
         let mut edit = self.switch.edit();
         let all = with_dependents(delta, self.model.state());
         let segments_before = segments_before(&all);
@@ -149,6 +150,8 @@ impl Engine {
         for difference in all.iter() {
             compiler.difference(&mut edit, difference)?;
         }
+        let known = &self.neighborhood.known;
+        known.amend(&mut edit, &all, self.model.state(), &self.names);
         self.policies.put(&mut edit, &self.names)?;
         edit.build().map_err(|e| table_error(&e))
     }
@@ -167,7 +170,10 @@ impl Engine {
                 .collect(),
         };
         match self.compile(&whole, &Plan::new()) {
-            Ok(tables) => self.publish(tables),
+            Ok(tables) => {
+                self.publish(tables);
+                self.want_differences(&whole.differences);
+            }
             // The store holds only what was in force once; a limit of the configuration may have shrunk since.
             Err(e) => {
                 error!(error = %e, "the stored desired state does not fit the tables; all ports stay closed")

@@ -50,6 +50,7 @@ impl Engine {
             .map(|w| self.worker_health(w, &mut problems))
             .collect();
         self.port_problems(&mut problems);
+        self.neighbor_problems(&mut problems);
         problems.extend(self.start_problems.iter().cloned());
         let dead = states.iter().any(|w| !w.alive);
         let all_silent = !workers.is_empty() && workers.iter().all(|w| !w.alive);
@@ -176,7 +177,7 @@ fn nearly_full(connections: u64, entries: u32) -> Option<String> {
     })
 }
 
-fn problem(severity: Severity, subject: &str, message: &str, hint: &str) -> Problem {
+pub(super) fn problem(severity: Severity, subject: &str, message: &str, hint: &str) -> Problem {
     Problem {
         severity,
         subject: subject.to_owned(),

@@ -17,7 +17,16 @@ impl Engine {
             Event::LinkGone { index, name } => self.link_gone(index, &name),
             Event::LinkChanged(link) => self.link_changed(&link),
             Event::Resync => self.resync(),
-            Event::AddressChanged(_) | Event::AddressGone(_) => {}
+            Event::AddressChanged(address) | Event::AddressGone(address) => {
+                let on = |p: &super::LivePort| {
+                    let attached = p.attached.as_ref();
+                    attached.is_some_and(|a| a.ifindex() == address.link)
+                };
+                let port = self.ports.iter().find(|(_, p)| on(p));
+                if let Some(name) = port.map(|(name, _)| name.clone()) {
+                    self.nic_changed(&name);
+                }
+            }
             // Not watched here.
             Event::NeighborChanged(_)
             | Event::NeighborGone(_)
@@ -58,7 +67,7 @@ impl Engine {
         self.ports.get(name).is_some_and(|p| p.attached.is_none())
     }
 
-    fn link_changed(&mut self, link: &Link) {
+    pub(super) fn link_changed(&mut self, link: &Link) {
         let Some(port) = self.port_on(&link.name) else {
             return;
         };
@@ -77,6 +86,7 @@ impl Engine {
                 let up = link.flags.up() && link.flags.lower_up();
                 live.state = if up { PortState::Up } else { PortState::Down };
                 live.message = (!up).then(|| no_link(&port, &link.name));
+                self.nic_changed(&port.name);
             }
         }
     }

@@ -4,8 +4,10 @@
 
 mod change;
 mod events;
+mod found;
 mod health;
 mod links;
+mod neighbors;
 mod nics;
 mod ports;
 mod read;
@@ -14,7 +16,7 @@ mod stats;
 mod why;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
 
 use podswitch_api::desired::{DesiredState, Gateway, Model};
@@ -34,9 +36,11 @@ use tracing::{debug, error, info, warn};
 
 use crate::kernel::{Kernel, nic};
 use crate::names::Names;
+use crate::neighbors::service::Report;
 use crate::policy::Policies;
 use crate::server::{Answer, Answers, ClientId, Job};
 use health::Pulse;
+use neighbors::Neighborhood;
 use ports::LivePort;
 
 /// Transactions one client may have open.
@@ -53,6 +57,8 @@ pub enum Task {
     Job(Job),
     /// From the kernel.
     Link(LinkEvent),
+    /// From the links of NICs.
+    Report(Report),
     /// A signal: stop, and leave everything in place.
     Stop,
 }
@@ -87,6 +93,7 @@ pub struct Engine {
     switch: Switch,
     kernel: Kernel,
     names: Names,
+    neighborhood: Neighborhood,
     policies: Policies,
     ports: BTreeMap<String, LivePort>,
     /// What NICs of ports were when they were looked at last.
@@ -123,11 +130,16 @@ pub enum EngineError {
 }
 
 impl Engine {
-    /// Starts the workers and puts the stored desired state into force.
+    /// Starts the workers and puts the stored desired state into force. `tasks` is another end of what [`Engine::run`] is given.
     ///
     /// # Errors
     /// [`EngineError`]; nothing runs then.
-    pub fn start(config: Config, store: Store, answers: Answers) -> Result<Engine, EngineError> {
+    pub fn start(
+        config: Config,
+        store: Store,
+        answers: Answers,
+        tasks: Sender<Task>,
+    ) -> Result<Engine, EngineError> {
         let probe = crate::probe::run();
         let features = probe.features()?;
         let stored = store.load()?;
@@ -145,6 +157,7 @@ impl Engine {
             Tables::new(gateway),
         )?;
         let mut engine = Engine {
+            neighborhood: Neighborhood::new(tasks, switch.misses()),
             kernel: Kernel::new(config.xdp.mode),
             start_problems: start::problems(&config),
             pulse: Pulse::default(),
@@ -211,6 +224,7 @@ impl Engine {
                     self.events.forget(client);
                 }
                 Task::Link(event) => self.link(event),
+                Task::Report(report) => self.report(report),
                 Task::Stop => return Ended::Stopped,
             }
         }

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use podswitch_api::desired::Delta;
+use podswitch_api::desired::{Delta, Difference};
 use podswitch_api::object::{Device, Object, Port};
 use podswitch_api::{Key, RpcError};
 use podswitch_datapath::port::xdp::XdpHandle;
@@ -14,7 +14,9 @@ use podswitch_state::store::OwnedInterface;
 use tracing::{info, warn};
 
 use super::Engine;
+use super::change::Plan;
 use super::ports::{kernel_error, switch_error};
+use crate::kernel::nic::Facts;
 use crate::kernel::{Attached, Kernel, KernelError, nic};
 
 impl Engine {
@@ -55,6 +57,7 @@ impl Engine {
             interface,
             mode,
             vlan,
+            ..
         } = &port.device
         else {
             unreachable!("the caller has looked");
@@ -132,6 +135,38 @@ impl Engine {
             if let Err(e) = overlay.and_then(|()| told(nic, changes)) {
                 warn!(port = name, error = %e, "the NIC's program does not know every pod's address");
             }
+        }
+    }
+
+    /// The kernel has changed something about the interface of a NIC: the program and the tables follow.
+    pub(super) fn nic_changed(&mut self, name: &str) {
+        let Some(Attached::Nic(nic)) = self.ports.get_mut(name).and_then(|p| p.attached.as_mut())
+        else {
+            return;
+        };
+        let facts = match Facts::read(nic.ifindex) {
+            Ok(Some(facts)) => facts,
+            // That it is gone is told, too.
+            Ok(None) => return,
+            Err(e) => return warn!(port = name, error = %e, "the NIC could not be read"),
+        };
+        if self.nics.get(name) == Some(&facts) {
+            return;
+        }
+        if let Err(e) = nic.follow(&facts) {
+            warn!(port = name, error = %e, "the NIC's program does not know its addresses");
+        }
+        info!(port = name, mac = %facts.mac, mtu = facts.mtu, addresses = ?facts.addresses, "the NIC has changed");
+        self.nics.insert(name.to_owned(), facts);
+        let port = self.model.state().ports.get(name).cloned();
+        let port = port.map(|p| Object::Port(Box::new(p)));
+        let same = Difference::new(port.clone(), port);
+        let delta = Delta {
+            differences: same.into_iter().collect(),
+        };
+        match self.compile(&delta, &Plan::new()) {
+            Ok(tables) => self.publish(tables),
+            Err(e) => self.fault(name, e.to_string()),
         }
     }
 

@@ -190,6 +190,7 @@ impl Engine {
             device = port.device.kind(),
             "port opened"
         );
+        self.look_at_link(port);
         Ok(())
     }
 
@@ -259,7 +260,7 @@ impl Engine {
                     .map_err(|e| switch_error(&e))?;
                 Ok(Some((Attached::Veth(Box::new(attached)), opened.xdp)))
             }
-            Device::Nic { .. } => self.open_nic(port, id, worker).map(Some),
+            Device::Nic { .. } => self.open_uplink(port, id, worker).map(Some),
             Device::Pcap { replay, record } => {
                 let files = PcapSpec {
                     replay: replay.clone().map(Into::into),
@@ -292,6 +293,7 @@ impl Engine {
         if let Some(mut attached) = attached {
             attached.disconnect();
         }
+        self.neighborhood.close(id);
         self.remove_from_switch(id);
     }
 

@@ -29,7 +29,13 @@ impl Engine {
         } else {
             Vec::new()
         };
+        let found = match query.kind() {
+            Kind::Neighbor => self.neighborhood.list(),
+            _ => Vec::new(),
+        };
         let page = match query.kind() {
+            Kind::Neighbor => query.select(self.all_neighbors(&found).into_iter()),
+            Kind::Route if self.neighborhood.known.has_routes() => query.select(self.all_routes()),
             Kind::Fdb => query.select(self.all_fdb(&learned).into_iter()),
             _ => query.run(self.model.state()),
         };
@@ -45,9 +51,9 @@ impl Engine {
                     Object::Rule(r) => counters
                         .as_ref()
                         .map(|c| Status::Rule(self.rule_status(r, c))),
-                    Object::Route(_)
-                    | Object::Neighbor(_)
-                    | Object::Namespace(_)
+                    Object::Route(r) => Some(Status::Route(self.route_status(r))),
+                    Object::Neighbor(n) => Some(Status::Neighbor(self.neighbor_status(n, &found))),
+                    Object::Namespace(_)
                     | Object::Pod(_)
                     | Object::NetworkPolicy(_)
                     | Object::ClusterNetworkPolicy(_) => None,

@@ -97,6 +97,25 @@ pub fn look(interface: &str) -> Option<Look> {
     })
 }
 
+impl Facts {
+    /// What an interface is now; `None` when it is gone, or has no MAC address.
+    ///
+    /// # Errors
+    /// When the kernel does not say.
+    pub fn read(index: u32) -> Result<Option<Facts>, Error> {
+        let mut socket = Socket::open()?;
+        let Some(link) = link::find(&mut socket, index)? else {
+            return Ok(None);
+        };
+        let addresses = node_addresses(&mut socket, index)?;
+        Ok(link.mac.map(|mac| Facts {
+            mac: MacAddr(mac),
+            mtu: link.mtu,
+            addresses,
+        }))
+    }
+}
+
 impl Kernel {
     /// Looks at an interface that is to be the node's NIC and changes nothing.
     ///
@@ -170,9 +189,8 @@ impl Kernel {
             node: BTreeSet::new(),
             overlay_ports: Vec::new(),
         };
-        attached.set_mac(found.facts.mac)?;
         attached.steering.set_vlan(wanted.vlan)?;
-        attached.set_node_addresses(found.facts.addresses.iter().copied().collect())?;
+        attached.follow(&found.facts)?;
         attached.set_overlay_ports(&wanted.overlay_ports)?;
         attached.add_pods(wanted.pods)?;
         if let Some((_, id)) = link.xdp.first() {
@@ -219,18 +237,22 @@ impl Attached {
         Ok(vec![(Reason::KernelSteeringMiss, missed)])
     }
 
-    /// The interface has another MAC address.
+    /// This is what the interface is from now on.
     ///
     /// # Errors
     /// [`KernelError`] when the program's map cannot be written; so with the others.
-    pub fn set_mac(&mut self, mac: MacAddr) -> Result<(), KernelError> {
-        Ok(self.steering.set_mac(mac)?)
+    pub fn follow(&mut self, facts: &Facts) -> Result<(), KernelError> {
+        self.steering.set_mac(facts.mac)?;
+        let node: BTreeSet<IpAddr> = facts.addresses.iter().copied().collect();
+        let changed: Vec<IpAddr> = self.node.symmetric_difference(&node).copied().collect();
+        self.node = node;
+        changed.into_iter().try_for_each(|a| self.tell(a))
     }
 
     /// Packets to these UDP ports of the node's addresses are tunnels' from now on.
     ///
     /// # Errors
-    /// As [`Attached::set_mac`].
+    /// As [`Attached::follow`].
     pub fn set_overlay_ports(&mut self, ports: &[u16]) -> Result<(), KernelError> {
         if self.overlay_ports != ports {
             self.steering.set_overlay_ports(ports)?;
@@ -239,20 +261,10 @@ impl Attached {
         Ok(())
     }
 
-    /// These are the node's addresses from now on.
-    ///
-    /// # Errors
-    /// As [`Attached::set_mac`].
-    pub fn set_node_addresses(&mut self, node: BTreeSet<IpAddr>) -> Result<(), KernelError> {
-        let changed: Vec<IpAddr> = self.node.symmetric_difference(&node).copied().collect();
-        self.node = node;
-        changed.into_iter().try_for_each(|a| self.tell(a))
-    }
-
     /// Packets to these addresses are the switch's from now on.
     ///
     /// # Errors
-    /// As [`Attached::set_mac`].
+    /// As [`Attached::follow`].
     pub fn add_pods(
         &mut self,
         addresses: impl IntoIterator<Item = IpAddr>,
@@ -268,7 +280,7 @@ impl Attached {
     /// Packets to these addresses are the host's from now on.
     ///
     /// # Errors
-    /// As [`Attached::set_mac`].
+    /// As [`Attached::follow`].
     pub fn remove_pods(
         &mut self,
         addresses: impl IntoIterator<Item = IpAddr>,

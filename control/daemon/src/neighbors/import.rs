@@ -10,13 +10,13 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use podswitch_datapath::PortId;
-use podswitch_datapath::tables::limits::MTU;
+use podswitch_datapath::tables::limits::{MAX_NEXT_HOPS, MTU};
 use podswitch_host::route::{Entry, Kind, NextHop};
 
 /// A route by NICs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Imported {
-    /// Where it leads, one or more, in the kernel's order.
+    /// Where it leads, one or more, each once, in the kernel's order; no more than the tables take.
     pub hops: Vec<Hop>,
     /// Its largest packet, bytes.
     pub mtu: Option<u32>,
@@ -75,7 +75,13 @@ fn import(entry: &Entry, nics: &HashMap<u32, PortId>) -> Option<Imported> {
             weight: u8::try_from(hop.weight).unwrap_or(u8::MAX),
         })
     };
-    let hops: Vec<Hop> = entry.next_hops.iter().filter_map(hop).collect();
+    let mut hops: Vec<Hop> = Vec::new();
+    for hop in entry.next_hops.iter().filter_map(hop) {
+        let known = hops.iter().any(|h| (h.port, h.via) == (hop.port, hop.via));
+        if !known && hops.len() < MAX_NEXT_HOPS {
+            hops.push(hop);
+        }
+    }
     (!hops.is_empty()).then(|| Imported {
         hops,
         mtu: entry.route.mtu.filter(|mtu| MTU.contains(mtu)),
@@ -200,6 +206,21 @@ mod tests {
         ];
         let found = only(with(entry("10.0.0.0/8", &hops), dead)).unwrap();
         assert_eq!(found.hops, [hop(10, "192.0.2.1"), hop(11, "198.51.100.1")]);
+    }
+
+    #[test]
+    fn next_hops_come_once_and_no_more_than_the_tables_take() {
+        let twice = [
+            ("192.0.2.1", NIC),
+            ("192.0.2.1", NIC),
+            ("192.0.2.1", SECOND),
+        ];
+        let found = only(entry("10.0.0.0/8", &twice)).unwrap();
+        assert_eq!(found.hops, [hop(10, "192.0.2.1"), hop(11, "192.0.2.1")]);
+        let many: Vec<String> = (0..200).map(|n| format!("192.0.2.{n}")).collect();
+        let many: Vec<(&str, u32)> = many.iter().map(|via| (via.as_str(), NIC)).collect();
+        let found = only(entry("10.0.0.0/8", &many)).unwrap();
+        assert_eq!(found.hops.len(), MAX_NEXT_HOPS);
     }
 
     #[test]

@@ -85,6 +85,9 @@ fn node(o: &Port) -> Result<(), RpcError> {
     Err(refuse("node", true, what, hint))
 }
 
+/// The kernel's table of its own addresses (`RT_TABLE_LOCAL`).
+const LOCAL_TABLE: u32 = 255;
+
 /// A NIC's port: stations behind it are reached by routes, and what it is itself the kernel says.
 fn nic(o: &Port) -> Result<(), RpcError> {
     let given = |field, value: Option<String>, why| {
@@ -104,7 +107,24 @@ fn nic(o: &Port) -> Result<(), RpcError> {
     let pod = o.pod.as_ref().map(|p| p.container_id.clone());
     given("pod", pod, "behind a NIC is no pod")?;
     let node = o.node.then(|| "true".to_owned());
-    given("node", node, "behind a NIC is a wire, not the node")
+    given("node", node, "behind a NIC is a wire, not the node")?;
+    match o.device.routes() {
+        Some(table) if matches!(table, 0 | LOCAL_TABLE) => {
+            let why = "is no table of routes to others";
+            Err(refuse(
+                "device.routes",
+                table,
+                why,
+                "name another: 254 is main",
+            ))
+        }
+        Some(table) if o.vrf != 0 => {
+            let why = "routes of the kernel are for VRF 0, and the port is in another";
+            let hint = "leave out `device.routes` or `vrf`";
+            Err(refuse("device.routes", table, why, hint))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// A tunnel's port: its other ends are neighbors, reached by routes.
