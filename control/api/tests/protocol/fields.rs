@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What one object must be by itself.
 
+use podswitch_api::ErrorCode;
 use podswitch_api::desired::{Bounds, check_object};
 use serde_json::{Value, json};
 
@@ -286,7 +287,6 @@ fn every_field_out_of_its_range_is_refused_by_name() {
         ),
         (with(route.clone(), "/port", Value::Null), "port"),
         (with(route.clone(), "/type", json!("blackhole")), "port"),
-        (with(route.clone(), "/via", json!("fd00::9")), "via"),
         (with(route.clone(), "/via", json!("169.254.1.1")), "via"),
         (with(route, "/mtu", json!(20)), "mtu"),
         (
@@ -358,4 +358,23 @@ fn every_field_out_of_its_range_is_refused_by_name() {
             "{error}"
         );
     }
+}
+
+/// A next hop is of the prefix's family, unless it is the other end of a tunnel.
+#[test]
+fn a_next_hop_of_another_family_needs_a_tunnel() {
+    let device = json!({"kind": "vxlan", "vni": 7});
+    let tunnel = json!({"kind": "port", "name": "t", "mac": "02:00:00:00:00:07", "device": device});
+    let mut model = model(&[set(port("a", 1)), set(tunnel)]);
+    let route = |port: &str, via: Value| {
+        let mut route = json!({"kind": "route", "prefix": "10.1.0.0/16", "port": port});
+        route["via"] = via;
+        set(route)
+    };
+    let words = ["fd00::9", "family"];
+    let by_pod = [route("a", json!("fd00::9"))];
+    refused(&mut model, &by_pod, ErrorCode::Refused, &words);
+    let on_link = [route("t", Value::Null)];
+    refused(&mut model, &on_link, ErrorCode::Refused, &["t", "tunnel"]);
+    model.apply(&[route("t", json!("fd00::9"))]).unwrap();
 }

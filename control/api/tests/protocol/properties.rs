@@ -22,7 +22,7 @@ fn naive(state: &DesiredState, changes: &[Change]) -> Result<DesiredState, RpcEr
                 state.remove(key);
                 let gone = |o: &Object| match (key, o) {
                     (Key::Port { name }, Object::Neighbor(o)) => o.port == *name,
-                    (Key::Port { name }, Object::Route(o)) => o.port.as_ref() == Some(name),
+                    (Key::Port { name }, Object::Route(o)) => o.ports().any(|port| port == name),
                     (Key::Port { name }, Object::Fdb(o)) => o.port == *name,
                     (Key::Port { name }, Object::Rule(o)) => o.port == *name,
                     (Key::Segment { name }, Object::Fdb(o)) => o.segment == *name,
