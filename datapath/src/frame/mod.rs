@@ -19,6 +19,8 @@ use std::fmt;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
+use crate::wire::partial::PartialChecksum;
+
 /// Most segments of a frame: what one AF_XDP transmit takes (`MAX_SKB_FRAGS + 1`).
 pub const MAX_SEGMENTS: u8 = 18;
 /// Most bytes of a frame: Ethernet and one VLAN tag over a 65535-byte packet, within 18 segments.
@@ -40,6 +42,17 @@ pub struct Offload {
     pub csum_start: u16,
     /// Where the checksum lies, from `csum_start`.
     pub csum_offset: u16,
+}
+
+impl Offload {
+    /// Where the checksum is that the sender left for its device.
+    #[inline]
+    pub fn checksum_field(&self) -> PartialChecksum {
+        PartialChecksum {
+            start: self.csum_start,
+            offset: self.csum_offset,
+        }
+    }
 }
 
 /// An owned frame: one chunk or a chain of up to [`MAX_SEGMENTS`], sent all or none. Neither `Copy` nor `Clone`; a copy

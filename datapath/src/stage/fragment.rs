@@ -8,7 +8,7 @@ use crate::frame::{Frame, Packet};
 use crate::verdict::{Reason, Verdict};
 use crate::wire::Parsed;
 use crate::wire::ipv4::{self, Ipv4Header, option};
-use crate::wire::partial::{self, PartialChecksum};
+use crate::wire::partial;
 
 /// Longest IPv4 header behind an Ethernet header with two tags, bytes.
 const MAX_HEADERS: usize = 22 + 60;
@@ -90,15 +90,12 @@ pub(super) fn cut(
 }
 
 /// Finishes a checksum that the sender left to its device: no device can finish that of a fragment.
-fn finish_checksum(ctx: &Context<'_>, packet: &mut Packet) -> bool {
+pub(super) fn finish_checksum(ctx: &Context<'_>, packet: &mut Packet) -> bool {
     let offload = &mut packet.frame.offload;
     if !offload.partial_checksum {
         return true;
     }
-    let at = PartialChecksum {
-        start: offload.csum_start,
-        offset: offload.csum_offset,
-    };
+    let at = offload.checksum_field();
     offload.partial_checksum = false;
     let len = packet.meta.parsed.frame_len();
     ctx.counters.event(Event::ChecksumFilled, 1);

@@ -9,7 +9,7 @@
 
 use std::net::IpAddr;
 
-use super::{Context, outside, tunnel};
+use super::{Context, outside, rewrite};
 use crate::counters::Event;
 use crate::frame::Packet;
 use crate::tables::{Hop, PortEntry};
@@ -72,14 +72,7 @@ fn refuse_outside(
     let Hop::Adjacency(way) = ctx.tables.route(port.vrf, &parsed.key.reversed()) else {
         return Verdict::Drop(reason);
     };
-    let v4 = parsed.kind == Kind::Ipv4;
-    let source = match way.wrapped {
-        true => tunnel::own_address(ctx, way, v4),
-        false => ctx
-            .tables
-            .port(way.port)
-            .and_then(|p| outside::own_address(p, v4)),
-    };
+    let source = outside::own_address(ctx.tables, way, parsed.kind);
     let answerable = icmp_error::is_answerable(packet.frame.bytes(), parsed, error);
     let Some(source) = source.filter(|_| answerable) else {
         return Verdict::Drop(reason);
@@ -87,12 +80,9 @@ fn refuse_outside(
     if !become_error(ctx, port, packet, reason, (error, way.src_mac, source)) {
         return Verdict::Drop(reason);
     }
-    tunnel::set_macs(packet, way);
+    rewrite::set_macs(packet.frame.bytes_mut(), way);
     packet.meta.sealed = true;
-    match way.wrapped {
-        true => tunnel::wrap(ctx, packet, way),
-        false => Verdict::Forward(way.port),
-    }
+    super::send(ctx, packet, way)
 }
 
 /// Makes a packet the error from a MAC and an IP address to its sender, where the limit of the port allows one.

@@ -52,7 +52,7 @@ use source::Own;
 use crate::counters::{Event, WorkerCounters};
 use crate::events::{Misses, Refusals};
 use crate::flow::{Candidate, Conversation, FlowTable, Found, Fragments};
-use crate::frame::{BATCH_SIZE, Batch, Packet, Pool};
+use crate::frame::{BATCH_SIZE, Batch, Meta, Packet, Pool};
 use crate::ids::WorkerId;
 use crate::port::Caps;
 use crate::tables::{Adjacency, Direction, PortEntry, PortKind, Tables};
@@ -313,10 +313,7 @@ fn admit(ctx: &mut Context<'_>, port: &PortEntry, own: &Own<'_>, packet: &mut Pa
         trim::finish(ctx.pool, &mut packet.frame, parsed, unfinished);
     }
     if to_gateway && is_ip && !local::is_neighbor_discovery(parsed) {
-        let from_upper = parsed.key.is_from_upper();
-        packet.meta.hash = parsed.key.conversation_hash(from_upper, ctx.flows.seed());
-        packet.meta.from_upper = from_upper;
-        ctx.flows.prefetch(packet.meta.hash);
+        seek(ctx.flows, &mut packet.meta);
         return Verdict::Continue;
     }
     if to_gateway || dst.is_multicast() {
@@ -324,6 +321,15 @@ fn admit(ctx: &mut Context<'_>, port: &PortEntry, own: &Own<'_>, packet: &mut Pa
         return ends.unwrap_or(Verdict::Drop(Reason::MulticastNotRouted));
     }
     Verdict::Drop(Reason::NotForUs)
+}
+
+/// Finds out by what the flow table knows a packet's conversation, and asks for its bucket.
+#[inline(always)]
+fn seek(flows: &FlowTable, meta: &mut Meta) {
+    let key = &meta.parsed.key;
+    meta.from_upper = key.is_from_upper();
+    meta.hash = key.conversation_hash(meta.from_upper, flows.seed());
+    flows.prefetch(meta.hash);
 }
 
 /// Where the flow entry of a packet may be; it is on its way. Later fragments have none.
@@ -417,6 +423,12 @@ fn leave(
         return Verdict::Drop(reason);
     }
     rewrite::run(packet, way);
+    send(ctx, packet, way)
+}
+
+/// Sends a packet, readied for its way: wrapped where that leads through a tunnel.
+#[inline(always)]
+fn send(ctx: &mut Context<'_>, packet: &mut Packet, way: &Adjacency) -> Verdict {
     match way.wrapped {
         true => tunnel::wrap(ctx, packet, way),
         false => Verdict::Forward(way.port),
@@ -482,13 +494,7 @@ fn stop(ctx: &mut Context<'_>, port: &PortEntry, packet: &mut Packet, reason: Re
 /// worker: the receiver's end, and learning in L2 segments. Nothing is rewritten.
 pub fn run_handoff(ctx: &mut Context<'_>, batch: &mut Batch) {
     for packet in batch.iter_mut() {
-        let meta = &mut packet.meta;
-        meta.from_upper = meta.parsed.key.is_from_upper();
-        meta.hash = meta
-            .parsed
-            .key
-            .conversation_hash(meta.from_upper, ctx.flows.seed());
-        ctx.flows.prefetch(meta.hash);
+        seek(ctx.flows, &mut packet.meta);
     }
     let mut candidates = [Candidate::NONE; BATCH_SIZE];
     for (packet, place) in batch.iter().zip(&mut candidates) {

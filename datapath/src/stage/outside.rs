@@ -12,13 +12,12 @@
 
 use std::net::IpAddr;
 
-use super::{Context, tunnel};
+use super::{Context, trim, tunnel};
 use crate::frame::Packet;
 use crate::tables::{Adjacency, Hop, PortEntry, Tables};
 use crate::verdict::{Reason, Verdict};
-use crate::wire::Kind;
 use crate::wire::eth::EthernetHeader;
-use crate::wire::parse::{parse_any, parse_plain_ipv4, parse_plain_ipv6};
+use crate::wire::{Kind, parse_into};
 
 /// What comes before the flow table for each packet of an uplink.
 #[inline(always)]
@@ -47,13 +46,7 @@ fn is_to(packet: &Packet, port: &PortEntry) -> bool {
 #[inline(always)]
 pub(super) fn parse(packet: &mut Packet) -> Result<(), Reason> {
     let (bytes, len) = (packet.frame.bytes(), packet.frame.len());
-    let parsed = &mut packet.meta.parsed;
-    if parse_plain_ipv4(bytes, len, parsed) || parse_plain_ipv6(bytes, len, parsed) {
-        return Ok(());
-    }
-    // What is left of an outer packet's is not to be taken for this one's.
-    *parsed = Default::default();
-    parse_any(bytes, len, false, parsed)
+    parse_into(bytes, len, false, &mut packet.meta.parsed)
 }
 
 /// What follows parsing for a packet that came in by `port`. `Continue` for one to be routed, whose flow entry is on its way.
@@ -75,13 +68,9 @@ pub(super) fn admit(ctx: &mut Context<'_>, port: &PortEntry, packet: &mut Packet
         Kind::Other => return Verdict::Drop(Reason::EthertypeUnknown),
     }
     parsed.key.set_vrf(port.vrf);
-    if packet.frame.len() > parsed.frame_len() {
-        ctx.pool.truncate(&mut packet.frame, parsed.frame_len());
-    }
-    let from_upper = parsed.key.is_from_upper();
-    packet.meta.hash = parsed.key.conversation_hash(from_upper, ctx.flows.seed());
-    packet.meta.from_upper = from_upper;
-    ctx.flows.prefetch(packet.meta.hash);
+    // Checksums of what comes from a wire are the sender's.
+    trim::finish(ctx.pool, &mut packet.frame, parsed, None);
+    super::seek(ctx.flows, &mut packet.meta);
     Verdict::Continue
 }
 
@@ -112,7 +101,8 @@ pub(super) fn check_source(
     let right = match (port.tunnel(), back) {
         (None, back) => back.is_none_or(|back| back.uplink().is_some()),
         (Some(_), Some(back)) if back.id == port.id => true,
-        (Some(_), _) => tunnel::is_other_end(ctx, port.id, &key.src),
+        // Errors of the other ends come from their own addresses.
+        (Some(_), _) => ctx.tables.is_neighbor(port.id, &key.src),
     };
     match right {
         true => Ok(()),
@@ -126,15 +116,22 @@ pub(super) fn check_way<'t>(
     port: &PortEntry,
     way: Result<&'t Adjacency, Reason>,
 ) -> Result<&'t Adjacency, Reason> {
-    let way = way?;
-    let leads_out = ctx.tables.port(way.port).is_some_and(PortEntry::is_outside);
-    match port.is_outside() && leads_out {
-        true => Err(Reason::NoRoute),
-        false => Ok(way),
+    let leads_out = |way: &Adjacency| ctx.tables.port(way.port).is_some_and(PortEntry::is_outside);
+    match way {
+        Ok(way) if port.is_outside() && leads_out(way) => Err(Reason::NoRoute),
+        way => way,
     }
 }
 
-/// The node's own address on an uplink.
-pub(super) fn own_address(uplink: &PortEntry, v4: bool) -> Option<IpAddr> {
-    uplink.uplink()?.iter().find(|a| a.is_ipv4() == v4)
+/// This node's own address on the uplink that a way leads by, of the family of a packet.
+pub(super) fn own_address(tables: &Tables, way: &Adjacency, kind: Kind) -> Option<IpAddr> {
+    let out = match way.wrapped {
+        true => match tables.underlay(tables.wrap(way.index)?, 0) {
+            Hop::Adjacency(out) => out,
+            Hop::Drop(_) => return None,
+        },
+        false => way,
+    };
+    let mut own = tables.port(out.port)?.uplink()?.iter();
+    own.find(|address| address.is_ipv4() == (kind == Kind::Ipv4))
 }

@@ -8,6 +8,15 @@ use crate::wire::eth::EthernetHeader;
 use crate::wire::ipv4::Ipv4Header;
 use crate::wire::ipv6::Ipv6Header;
 
+/// Writes the MAC addresses of a frame that leaves.
+#[inline(always)]
+pub(super) fn set_macs(frame: &mut [u8], way: &Adjacency) {
+    if let Some(eth) = EthernetHeader::read_mut(frame) {
+        eth.dst = way.dst_mac;
+        eth.src = way.src_mac;
+    }
+}
+
 /// Readies a parsed IPv4 or IPv6 packet with a TTL above 1 for the way out (RFC 1812 section 5.2.1, RFC 8200 section 3).
 #[inline(always)]
 pub(super) fn run(packet: &mut Packet, way: &Adjacency) {
@@ -19,10 +28,7 @@ pub(super) fn run(packet: &mut Packet, way: &Adjacency) {
     else {
         return;
     };
-    if let Some(eth) = EthernetHeader::read_mut(link) {
-        eth.dst = way.dst_mac;
-        eth.src = way.src_mac;
-    }
+    set_macs(link, way);
     match parsed.kind {
         Kind::Ipv4 => {
             if let Some(ip) = Ipv4Header::read_mut(network) {

@@ -7,27 +7,26 @@
 
 use std::net::IpAddr;
 
-use super::{Context, outside, route};
+use super::{Context, fragment, outside, route};
 use crate::frame::Packet;
-use crate::ids::PortId;
 use crate::tables::{Adjacency, Hop, PortEntry};
 use crate::verdict::{Reason, Verdict};
-use crate::wire::eth::EthernetHeader;
 use crate::wire::flow_key::{self, FlowKey};
 use crate::wire::ipv4::Ipv4Header;
 use crate::wire::ipv6::Ipv6Header;
 use crate::wire::partial::{self, PartialChecksum};
 use crate::wire::udp::{self, UdpHeader};
-use crate::wire::vxlan::{self, Template, Vxlan, Wrapped};
+use crate::wire::vxlan::{self, Template, Wrapped};
 use crate::wire::{Fragment, Kind, Parsed, checksum, ecn, protocol};
 
 /// Wraps a packet, already rewritten, that leaves by the adjacency of a tunnel.
 #[inline(never)]
 pub(super) fn wrap(ctx: &mut Context<'_>, packet: &mut Packet, way: &Adjacency) -> Verdict {
-    let Some(wrap) = ctx.tables.wrap(way.index) else {
+    let tables = ctx.tables;
+    let Some(wrap) = tables.wrap(way.index) else {
         return Verdict::Drop(Reason::TunnelNoSource);
     };
-    let out = match ctx.tables.underlay(wrap, packet.meta.hash) {
+    let out = match tables.underlay(wrap, packet.meta.hash) {
         Hop::Adjacency(out) => out,
         Hop::Drop(reason) => {
             note_missing(ctx, packet, way);
@@ -38,7 +37,7 @@ pub(super) fn wrap(ctx: &mut Context<'_>, packet: &mut Packet, way: &Adjacency) 
         return Verdict::Drop(Reason::TunnelNoSource);
     };
     let inner = packet.frame.len();
-    match put_headers(packet, template, out) {
+    match put_headers(ctx, packet, template, out) {
         true => {
             packet.meta.sealed = true;
             ctx.counters.transmitted(way.port, 1, inner.into());
@@ -49,25 +48,23 @@ pub(super) fn wrap(ctx: &mut Context<'_>, packet: &mut Packet, way: &Adjacency) 
 }
 
 #[inline(always)]
-fn put_headers(packet: &mut Packet, template: &Template, out: &Adjacency) -> bool {
-    let (frame, parsed) = (&mut packet.frame, &packet.meta.parsed);
-    if frame.offload.partial_checksum {
-        let field = PartialChecksum {
-            start: frame.offload.csum_start,
-            offset: frame.offload.csum_offset,
-        };
-        partial::fill(field, parsed.frame_len(), frame.iter_mut());
-        frame.offload = Default::default();
-    }
+fn put_headers(
+    ctx: &mut Context<'_>,
+    packet: &mut Packet,
+    template: &Template,
+    out: &Adjacency,
+) -> bool {
+    // What it covers is out of a device's sight from here on.
+    fragment::finish_checksum(ctx, packet);
+    let frame = &mut packet.frame;
     let wrapped = Wrapped {
         len: frame.len(),
-        tos: parsed.tos,
+        tos: packet.meta.parsed.tos,
         sport: vxlan::source_port(packet.meta.hash),
-        group: None,
         dst_mac: out.dst_mac,
         src_mac: out.src_mac,
     };
-    if !frame.push_front(template.len()) {
+    if !frame.push_front(template.overhead()) {
         return false;
     }
     match template.write(frame.bytes_mut(), &wrapped) {
@@ -119,7 +116,7 @@ pub(super) fn unwrap(ctx: &mut Context<'_>, uplink: &PortEntry, packet: &mut Pac
         Ok(tunnel) => tunnel,
         Err(reason) => return Verdict::Drop(reason),
     };
-    if !has_checksum(packet) {
+    if !is_checksum_right(packet) {
         return Verdict::Drop(Reason::BadUdpChecksum);
     }
     let headers = outer.l4 + (udp::HEADER_LEN + vxlan::HEADER_LEN) as u16;
@@ -152,9 +149,9 @@ fn tunnel_of<'t>(
         return Err(Reason::TunnelFragment);
     }
     let at = usize::from(outer.l4) + udp::HEADER_LEN;
-    let header = Vxlan::read(packet.frame.bytes(), at).ok_or(Reason::TunnelHeaderInvalid)?;
+    let vni = vxlan::read_vni(packet.frame.bytes(), at).ok_or(Reason::TunnelHeaderInvalid)?;
     let (dst, unknown) = (flow_key::to_ip(&outer.key.dst), Reason::TunnelUnknown);
-    let port = ctx.tables.tunnel(header.vni).ok_or(unknown)?;
+    let port = ctx.tables.tunnel(vni).ok_or(unknown)?;
     let tunnel = port.tunnel().ok_or(unknown)?;
     let here = tunnel.local(dst).is_none_or(|local| local == dst);
     if tunnel.port != outer.key.dport || tunnel.underlay != uplink.vrf || !here {
@@ -168,22 +165,18 @@ fn tunnel_of<'t>(
 
 /// Whether the outer UDP checksum is right or not there, which it need not be over IPv6 either: the other end is known, and the inner packet
 /// has its own (RFC 6935, RFC 6936 section 4).
-fn has_checksum(packet: &Packet) -> bool {
-    let outer = &packet.meta.parsed;
-    let (l4, len) = (usize::from(outer.l4), outer.l4_len() as usize);
-    let udp = packet.frame.bytes().get(l4..).and_then(UdpHeader::read);
+fn is_checksum_right(packet: &Packet) -> bool {
+    let (bytes, outer) = (packet.frame.bytes(), &packet.meta.parsed);
+    let udp = bytes.get(outer.l4.into()..).and_then(UdpHeader::read);
     if udp.is_none_or(|udp| udp.checksum.get() == 0) {
         return udp.is_some();
     }
-    let mut sum = checksum::Sum::new(partial::pseudo_sum_of(outer));
-    let (mut skip, mut left) = (l4, len);
-    for segment in packet.frame.iter() {
-        let begin = skip.min(segment.len());
-        let end = (begin + left).min(segment.len());
-        sum.push(&segment[begin..end]);
-        skip -= begin;
-        left -= end - begin;
-    }
+    let Some(pseudo) = partial::pseudo_sum(bytes, outer) else {
+        return false;
+    };
+    let mut sum = checksum::Sum::new(pseudo);
+    let covered = fragment::range(&packet.frame, outer.l4.into(), outer.l4_len());
+    covered.for_each(|part| sum.push(part));
     sum.checksum() == 0
 }
 
@@ -206,26 +199,4 @@ fn set_ecn(packet: &mut Packet, outer: u8) -> bool {
         _ => Ipv6Header::read_mut(network).map(|ip| ip.set_traffic_class(tos)),
     };
     true
-}
-
-/// The address of this node on the way to a tunnel's other end, of the family of an inner packet.
-pub(super) fn own_address(ctx: &Context<'_>, way: &Adjacency, v4: bool) -> Option<IpAddr> {
-    let wrap = ctx.tables.wrap(way.index)?;
-    let Hop::Adjacency(out) = ctx.tables.underlay(wrap, 0) else {
-        return None;
-    };
-    outside::own_address(ctx.tables.port(out.port)?, v4)
-}
-
-/// Whether an inner source address is one of the tunnel's other ends itself: their errors come from there.
-pub(super) fn is_other_end(ctx: &Context<'_>, tunnel: PortId, src: &[u8; 16]) -> bool {
-    ctx.tables.is_neighbor(tunnel, src)
-}
-
-/// The MAC addresses of a frame.
-pub(super) fn set_macs(packet: &mut Packet, way: &Adjacency) {
-    if let Some(eth) = EthernetHeader::read_mut(packet.frame.bytes_mut()) {
-        eth.dst = way.dst_mac;
-        eth.src = way.src_mac;
-    }
 }

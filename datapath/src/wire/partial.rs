@@ -72,20 +72,9 @@ pub fn detect(frame: &[u8], parsed: &Parsed) -> Option<PartialChecksum> {
     partial.then_some(PartialChecksum { start, offset })
 }
 
-/// Sum of the pseudo-header of a packet without extension headers.
-pub(crate) fn pseudo_sum_of(parsed: &Parsed) -> u16 {
-    let (src, dst, len) = (&parsed.key.src, &parsed.key.dst, parsed.l4_len());
-    match (array_at(src, 12), array_at(dst, 12)) {
-        (Some(src), Some(dst)) if parsed.kind == Kind::Ipv4 => {
-            checksum::pseudo_v4(*src, *dst, parsed.protocol, len)
-        }
-        _ => checksum::pseudo_v6(src, dst, parsed.protocol, len),
-    }
-}
-
 /// Sum of the packet's pseudo-header.
 #[inline(always)]
-fn pseudo_sum(frame: &[u8], parsed: &Parsed) -> Option<u16> {
+pub(crate) fn pseudo_sum(frame: &[u8], parsed: &Parsed) -> Option<u16> {
     let (src, dst) = (&parsed.key.src, &parsed.key.dst);
     let (protocol, len) = (parsed.protocol, parsed.l4_len());
     match parsed.kind {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! VXLAN (RFC 7348 section 5) over IPv4 and IPv6, with the group policy extension (draft-smith-vxlan-group-policy-05 section 2.1).
+//! VXLAN (RFC 7348 section 5) over IPv4 and IPv6.
 
 use std::net::IpAddr;
 
@@ -10,48 +10,29 @@ use super::ipv6::{self, Ipv6Header};
 use super::udp::{self, UdpHeader};
 use super::{array_at, array_at_mut, ecn, protocol};
 
-/// UDP port (IANA).
-pub const PORT: u16 = 4789;
 /// Length, bytes.
 pub const HEADER_LEN: usize = 8;
 /// What stands in front of the inner frame over IPv4: Ethernet, IP, UDP, VXLAN; bytes.
-pub const OVERHEAD_V4: usize = eth::HEADER_LEN + ipv4::HEADER_LEN + udp::HEADER_LEN + HEADER_LEN;
+const OVERHEAD_V4: usize = eth::HEADER_LEN + ipv4::HEADER_LEN + udp::HEADER_LEN + HEADER_LEN;
 /// The same over IPv6.
-pub const OVERHEAD_V6: usize = eth::HEADER_LEN + ipv6::HEADER_LEN + udp::HEADER_LEN + HEADER_LEN;
+const OVERHEAD_V6: usize = eth::HEADER_LEN + ipv6::HEADER_LEN + udp::HEADER_LEN + HEADER_LEN;
 /// Largest network identifier (24 bits).
 pub const MAX_VNI: u32 = (1 << 24) - 1;
 
 /// Flags, first byte: a network identifier is there.
 const VNI_VALID: u8 = 0x08;
-/// Flags, first byte: a group policy identifier is there.
-const GROUP_VALID: u8 = 0x80;
 /// First of the source ports (RFC 7348 section 5: the dynamic range of RFC 6335).
 const FIRST_SPORT: u16 = 0xc000;
 /// Hop limit of the outer header (RFC 1340's default, as the kernel's tunnels have).
 const HOP_LIMIT: u8 = 64;
 
-/// What the header says.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Vxlan {
-    /// Network identifier, 24 bits.
-    pub vni: u32,
-    /// Group policy identifier of the sender, where there is one.
-    pub group: Option<u16>,
-}
-
-impl Vxlan {
-    /// Reads the header at `at`; `None` when it is not all there or says that there is no network identifier. All other bits are
-    /// ignored, as the RFC has it.
-    #[inline(always)]
-    pub fn read(frame: &[u8], at: usize) -> Option<Vxlan> {
-        let header: &[u8; HEADER_LEN] = array_at(frame, at)?;
-        let [flags, _, g0, g1, v0, v1, v2, _] = *header;
-        let group = (flags & GROUP_VALID != 0).then(|| u16::from_be_bytes([g0, g1]));
-        (flags & VNI_VALID != 0).then(|| Vxlan {
-            vni: u32::from_be_bytes([0, v0, v1, v2]),
-            group,
-        })
-    }
+/// The network identifier (24 bits) of the header at `at`; `None` when that is not all there or says that there is none. All other bits are
+/// ignored, as the RFC has it.
+#[inline(always)]
+pub fn read_vni(frame: &[u8], at: usize) -> Option<u32> {
+    let header: &[u8; HEADER_LEN] = array_at(frame, at)?;
+    let [flags, _, _, _, v0, v1, v2, _] = *header;
+    (flags & VNI_VALID != 0).then(|| u32::from_be_bytes([0, v0, v1, v2]))
 }
 
 /// The source port for a flow of this hash: the underlay's routers tell flows apart by it.
@@ -69,8 +50,6 @@ pub struct Wrapped {
     pub tos: u8,
     /// UDP source port.
     pub sport: u16,
-    /// Group policy identifier of the sender.
-    pub group: Option<u16>,
     /// Destination MAC address of the outer frame.
     pub dst_mac: MacAddr,
     /// Source MAC address of the outer frame.
@@ -82,7 +61,7 @@ pub struct Wrapped {
 pub struct Template {
     bytes: [u8; OVERHEAD_V6],
     len: u8,
-    /// Sum of the IPv4 header without length and type of service; of the IPv6 pseudo-header and UDP port without length and source port.
+    /// Sum of the IPv4 header without length and type of service; of the IPv6 pseudo-header without the length.
     sum: u16,
     /// Over IPv6: whether a UDP checksum is written.
     checksum: bool,
@@ -153,13 +132,8 @@ impl Template {
 
     /// Length of the headers, bytes.
     #[inline(always)]
-    pub fn len(&self) -> u16 {
+    pub fn overhead(&self) -> u16 {
         self.len.into()
-    }
-
-    /// Never: a template has headers.
-    pub fn is_empty(&self) -> bool {
-        false
     }
 
     /// Where the UDP header is, from the start of the frame.
@@ -168,7 +142,7 @@ impl Template {
         u16::from(self.len) - (udp::HEADER_LEN + HEADER_LEN) as u16
     }
 
-    /// Writes the headers into the first [`len`](Template::len) bytes of `frame`; `None` when they are not there or the packet would be
+    /// Writes the headers into the first [`overhead`](Template::overhead) bytes of `frame`; `None` when they are not there or the packet would be
     /// larger than an IP packet can be. True: the UDP checksum is to be finished, its field holds the sum of the pseudo-header.
     #[inline(always)]
     pub fn write(&self, frame: &mut [u8], wrapped: &Wrapped) -> Option<bool> {
@@ -194,7 +168,7 @@ impl Template {
         let udp = UdpHeader::read_mut(&mut out[UDP..])?;
         udp.sport.set(wrapped.sport);
         udp.length.set(udp_len);
-        set_rest(out, UDP + udp::HEADER_LEN, wrapped);
+        set_macs(out, wrapped);
         Some(false)
     }
 
@@ -216,22 +190,15 @@ impl Template {
         if self.checksum {
             udp.checksum.set(checksum::add(self.sum, udp_len));
         }
-        set_rest(out, UDP + udp::HEADER_LEN, wrapped);
+        set_macs(out, wrapped);
         Some(self.checksum)
     }
 }
 
-/// MAC addresses and group.
 #[inline(always)]
-fn set_rest(out: &mut [u8], vxlan: usize, wrapped: &Wrapped) {
+fn set_macs(out: &mut [u8], wrapped: &Wrapped) {
     if let Some(macs) = array_at_mut::<12>(out, 0) {
         macs[..6].copy_from_slice(&wrapped.dst_mac.0);
         macs[6..].copy_from_slice(&wrapped.src_mac.0);
-    }
-    if let Some(group) = wrapped.group
-        && let Some(head) = array_at_mut::<4>(out, vxlan)
-    {
-        let [g0, g1] = group.to_be_bytes();
-        *head = [VNI_VALID | GROUP_VALID, 0, g0, g1];
     }
 }

@@ -244,7 +244,7 @@ impl Outlets {
             return self.discard(frame, meta, Reason::FrameTooLong);
         }
         if frame.offload.partial_checksum {
-            let field = partial_field(&frame);
+            let field = frame.offload.checksum_field();
             // What a device is asked for is an Internet checksum.
             if !slot.caps.takes_partial_checksum || field.is_crc32c() {
                 fill_checksum(&mut frame, field, meta);
@@ -316,16 +316,7 @@ fn copy_beside(pool: &mut Pool, frame: &Frame) -> Option<Frame> {
     Some(copy)
 }
 
-/// Where the checksum is that the sender left for its device.
-#[inline]
-fn partial_field(frame: &Frame) -> PartialChecksum {
-    PartialChecksum {
-        start: frame.offload.csum_start,
-        offset: frame.offload.csum_offset,
-    }
-}
-
-/// Finishes that checksum.
+/// Finishes the checksum that the sender left for its device.
 #[inline]
 fn fill_checksum(frame: &mut Frame, field: PartialChecksum, meta: &Meta) {
     partial::fill(field, meta.parsed.frame_len(), frame.iter_mut());

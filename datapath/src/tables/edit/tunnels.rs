@@ -90,7 +90,7 @@ impl Build {
         let template = local.and_then(|local| {
             Template::new(local, remote, tunnel.port, tunnel.vni, tunnel.checksum_v6)
         });
-        let overhead = template.as_ref().map_or(0, |t| u32::from(t.len()));
+        let overhead = template.as_ref().map_or(0, |t| u32::from(t.overhead()));
         let wrap = Some(Arc::new(Wrap { template, way }));
         if self.tables.wrap(adjacency) != wrap.as_deref() {
             *self.tables.wraps.get_mut(adjacency as usize) = wrap;
