@@ -132,6 +132,5 @@ pub(super) fn own_address(tables: &Tables, way: &Adjacency, kind: Kind) -> Optio
         },
         false => way,
     };
-    let mut own = tables.port(out.port)?.uplink()?.iter();
-    own.find(|address| address.is_ipv4() == (kind == Kind::Ipv4))
+    tables.port(out.port)?.first_address(kind == Kind::Ipv4)
 }

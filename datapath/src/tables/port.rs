@@ -62,8 +62,8 @@ pub enum PortKindSpec {
     Uplink {
         /// Its VRF.
         vrf: VrfId,
-        /// The node's own addresses on it, unicast: where tunnels end, and what the switch says its errors from. None of them is a
-        /// route.
+        /// The node's own addresses on it, unicast: where tunnels end, and, the first of each family, what they begin at and the switch says
+        /// its errors from. None of them is a route.
         addresses: Vec<IpAddr>,
     },
     /// A VXLAN tunnel: a port without a device. Its neighbors are the other ends, each with the MAC address that inner frames to it bear;
@@ -144,7 +144,15 @@ impl PortEntry {
     #[inline]
     pub fn uplink(&self) -> Option<&OwnAddresses> {
         match &self.kind {
-            PortKind::Uplink { addresses } => Some(addresses),
+            PortKind::Uplink { addresses, .. } => Some(addresses),
+            _ => None,
+        }
+    }
+
+    /// The node's first address of a family on an uplink.
+    pub fn first_address(&self, v4: bool) -> Option<IpAddr> {
+        match &self.kind {
+            PortKind::Uplink { first, .. } => first[usize::from(!v4)],
             _ => None,
         }
     }
@@ -195,6 +203,8 @@ pub enum PortKind {
     Uplink {
         /// The node's own addresses on it.
         addresses: OwnAddresses,
+        /// The first IPv4 and the first IPv6 one.
+        first: [Option<IpAddr>; 2],
     },
     /// A VXLAN tunnel.
     Tunnel(TunnelSpec),

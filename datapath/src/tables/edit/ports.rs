@@ -144,6 +144,8 @@ impl Build {
                 *vrf,
                 PortKind::Uplink {
                     addresses: OwnAddresses::new(addresses),
+                    first: [true, false]
+                        .map(|v4| addresses.iter().find(|a| a.is_ipv4() == v4).copied()),
                 },
             ),
             PortKindSpec::Tunnel { vrf, tunnel } => (*vrf, PortKind::Tunnel(*tunnel)),

@@ -84,8 +84,8 @@ impl Build {
         let way = self.underlay(remote, tunnel);
         let (out, mtu) = self.way_out(way);
         let local = tunnel.local(remote).or_else(|| {
-            let own = self.tables.port(out?)?.uplink()?;
-            own.iter().find(|a| a.is_ipv4() == remote.is_ipv4())
+            let out = self.tables.port(out?)?;
+            out.first_address(remote.is_ipv4())
         });
         let template = local.and_then(|local| {
             Template::new(local, remote, tunnel.port, tunnel.vni, tunnel.checksum_v6)
