@@ -183,7 +183,7 @@ fn note(
     });
 }
 
-/// Both ends that are behind ports of this worker.
+/// Both ends that this worker judges: those behind its ports, and tunnels, whose packets every worker wraps and only the uplink's unwraps.
 fn judge_both(
     ctx: &Context<'_>,
     passage: Passage<'_>,
@@ -192,7 +192,7 @@ fn judge_both(
     standing: Standing,
 ) -> Outcome {
     let half = |direction, port: Option<&PortEntry>, other| match port {
-        Some(port) if port.worker == ctx.me => {
+        Some(port) if port.worker == ctx.me || port.tunnel().is_some() => {
             let end = End {
                 direction,
                 port,

@@ -4,9 +4,11 @@
 use std::net::IpAddr;
 
 use podswitch_datapath::stage::Rate;
-use podswitch_datapath::tables::{NextHop, PortKindSpec, PortSpec, Route, TunnelSpec};
+use podswitch_datapath::tables::{
+    Action, Direction, NextHop, PortKindSpec, PortSpec, Route, Rule, TunnelSpec,
+};
 use podswitch_datapath::wire::MacAddr;
-use podswitch_datapath::{PortId, VrfId};
+use podswitch_datapath::{PortId, VrfId, WorkerId};
 
 use crate::frames::{self, V4, V6};
 use crate::node::*;
@@ -73,12 +75,21 @@ fn tunnel(node: u8) -> PortSpec {
 
 /// Node 1 with pod 1, node 2 with pod 2, each with a tunnel to the other's address on their common link.
 fn node_with_tunnel(node: u8, other_end: IpAddr) -> World {
+    node_on(node, other_end, [0; 3])
+}
+
+/// The same, with pod, uplink and tunnel on these workers of two.
+fn node_on(node: u8, other_end: IpAddr, workers: [u8; 3]) -> World {
     let other = 3 - node;
-    let mut w = World::new(1, gateway(), Rate::UNLIMITED);
+    let mut w = World::new(2, gateway(), Rate::UNLIMITED);
     w.edit(|e| {
-        e.set_port(pod(node.into()));
-        e.set_port(uplink(node));
-        e.set_port(tunnel(node));
+        for (mut port, worker) in [pod(node.into()), uplink(node), tunnel(node)]
+            .into_iter()
+            .zip(workers)
+        {
+            port.worker = WorkerId(worker);
+            e.set_port(port);
+        }
         for net in ["192.0.2.0/24", "2001:db8::/64"] {
             let on_link = Route::Unicast {
                 port: PortId(UPLINK),
@@ -184,6 +195,28 @@ fn the_outer_headers_are_what_the_rfc_says() {
         "{} source ports for 64 flows",
         ports.len()
     );
+}
+
+/// Not the smallest one: the kernel's order says which of a NIC's addresses is the primary one.
+#[test]
+fn a_tunnel_begins_at_the_first_address() {
+    let (mut a, _) = pair(node_v4);
+    a.edit(|e| {
+        let mut port = uplink(1);
+        port.kind = PortKindSpec::Uplink {
+            vrf: VrfId(0),
+            addresses: vec![
+                node_v6(1),
+                node_v4(1),
+                [192, 0, 2, 0].into(),
+                ip("2001:db8::"),
+            ],
+        };
+        e.set_port(port);
+    });
+    let p = udp4(v4(1), v4(2), 53);
+    let outer = only(a.send_one(1, &frame4(1, &p)), UPLINK);
+    assert_eq!(outer[26..30], [192, 0, 2, 1]);
 }
 
 #[test]
@@ -351,6 +384,44 @@ fn the_switch_is_no_router_between_others() {
     assert_eq!(error[..12], [nic(7).0, nic(1).0].concat()[..]);
     assert_eq!(error[26..34], [192, 0, 2, 1, 192, 0, 2, 50]);
     assert_eq!(error[34..36], [3, 0], "network unreachable");
+}
+
+/// A tunnel has no worker of its own: packets by it are wrapped by the sender's and unwrapped by the uplink's, and its rules hold for both.
+#[test]
+fn rules_of_a_tunnel_hold_on_every_worker() {
+    let rule = |name: &str, port| Rule {
+        name: name.into(),
+        priority: 1,
+        source: None,
+        destination: None,
+        protocol: Some(frames::UDP),
+        ports: Some(port..=port),
+        action: Action::Deny,
+    };
+    for workers in (0..8).map(|n| [n & 1, n >> 1 & 1, n >> 2]) {
+        let mut a = node_on(1, node_v4(2), workers);
+        let mut b = node_on(2, node_v4(1), workers);
+        a.edit(|e| {
+            e.set_rule(PortId(TUNNEL), Direction::Ingress, rule("to", 123));
+        });
+        b.edit(|e| {
+            e.set_rule(PortId(TUNNEL), Direction::Egress, rule("from", 53));
+        });
+        for _ in 0..2 {
+            let p = udp4(v4(1), v4(2), 80);
+            let outer = only(a.send_one(1, &frame4(1, &p)), UPLINK);
+            assert_eq!(b.send_one(UPLINK, &outer), sent(2, arrived4(&p, 2)));
+            let p = udp4(v4(1), v4(2), 123);
+            let out = a.send_one(1, &frame4(1, &p));
+            assert_eq!(out, dropped("policy_denied_ingress"), "{workers:?}");
+            let p = udp4(v4(1), v4(2), 53);
+            let outer = only(a.send_one(1, &frame4(1, &p)), UPLINK);
+            let out = b.send_one(UPLINK, &outer);
+            assert_eq!(out, dropped("policy_denied_egress"), "{workers:?}");
+        }
+        a.assert_no_leak();
+        b.assert_no_leak();
+    }
 }
 
 /// The next hop's MAC address is looked up for every packet: when it changes, packets of known flows follow.
