@@ -3,7 +3,9 @@
 
 use std::net::IpAddr;
 
-use super::value::{absolute_path, host_address, interface_name, name, station, vlan, vrf, vrf_in};
+use super::value::{
+    absent, absolute_path, host_address, interface_name, name, station, vlan, vrf, vrf_in,
+};
 use super::{Bounds, refuse};
 use crate::error::{ErrorCode, RpcError};
 use crate::limits::{MAX_MTU, MAX_TEXT_LENGTH, MIN_MTU, MIN_MTU_IPV6};
@@ -90,24 +92,16 @@ const LOCAL_TABLE: u32 = 255;
 
 /// A NIC's port: stations behind it are reached by routes, and what it is itself the kernel says.
 fn nic(o: &Port) -> Result<(), RpcError> {
-    let given = |field, value: Option<String>, why| {
-        let hint = format!("leave out `{field}`");
-        value.map_or(Ok(()), |value| Err(refuse(field, value, why, hint)))
-    };
     let of_kernel = "the kernel says what it is, for a NIC";
-    given("mac", o.mac.map(|mac| mac.to_string()), of_kernel)?;
-    given("mtu", o.mtu.map(|mtu| mtu.to_string()), of_kernel)?;
-    given(
-        "addresses",
-        o.addresses.first().map(IpAddr::to_string),
+    absent("mac", o.mac, of_kernel)?;
+    absent("mtu", o.mtu, of_kernel)?;
+    no_station(
+        o,
         "a NIC's port has no addresses; its stations are reached by routes",
+        "a NIC's port is routed",
+        "behind a NIC is no pod",
+        "behind a NIC is a wire, not the node",
     )?;
-    let segment = o.segment.as_ref().map(|s| s.name.clone());
-    given("segment", segment, "a NIC's port is routed")?;
-    let pod = o.pod.as_ref().map(|p| p.container_id.clone());
-    given("pod", pod, "behind a NIC is no pod")?;
-    let node = o.node.then(|| "true".to_owned());
-    given("node", node, "behind a NIC is a wire, not the node")?;
     match o.device.routes() {
         Some(table) if matches!(table, 0 | LOCAL_TABLE) => {
             let why = "is no table of routes to others";
@@ -129,22 +123,28 @@ fn nic(o: &Port) -> Result<(), RpcError> {
 
 /// A tunnel's port: its other ends are neighbors, reached by routes.
 fn tunnel(o: &Port, mtu: u32, bounds: &Bounds) -> Result<(), RpcError> {
-    let given = |field, value: Option<String>, why| {
-        let hint = format!("leave out `{field}`");
-        value.map_or(Ok(()), |value| Err(refuse(field, value, why, hint)))
-    };
-    given(
-        "addresses",
-        o.addresses.first().map(IpAddr::to_string),
+    no_station(
+        o,
         "a tunnel's port has no addresses; what is behind it is reached by routes",
+        "a tunnel's port is routed",
+        "behind a tunnel is no pod of this node",
+        "behind a tunnel are other nodes",
     )?;
-    let segment = o.segment.as_ref().map(|s| s.name.clone());
-    given("segment", segment, "a tunnel's port is routed")?;
-    let pod = o.pod.as_ref().map(|p| p.container_id.clone());
-    given("pod", pod, "behind a tunnel is no pod of this node")?;
-    let node = o.node.then(|| "true".to_owned());
-    given("node", node, "behind a tunnel are other nodes")?;
     routed(o, mtu, bounds)
+}
+
+/// Refuses all that says which one station is behind a port, where others are; each for its reason.
+fn no_station(
+    o: &Port,
+    addresses: &str,
+    segment: &str,
+    pod: &str,
+    node: &str,
+) -> Result<(), RpcError> {
+    absent("addresses", o.addresses.first(), addresses)?;
+    absent("segment", o.segment.as_ref().map(|s| &s.name), segment)?;
+    absent("pod", o.pod.as_ref().map(|p| &p.container_id), pod)?;
+    absent("node", o.node.then_some(true), node)
 }
 
 fn routed(o: &Port, mtu: u32, bounds: &Bounds) -> Result<(), RpcError> {

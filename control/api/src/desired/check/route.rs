@@ -3,7 +3,7 @@
 
 use std::net::IpAddr;
 
-use super::value::{host_address, name, prefix, station, vrf};
+use super::value::{absent, host_address, name, prefix, station, vrf};
 use super::{Bounds, refuse};
 use crate::error::RpcError;
 use crate::limits::{MAX_MTU, MAX_NEXT_HOPS, MIN_MTU, MIN_MTU_IPV6};
@@ -47,28 +47,16 @@ pub(super) fn route(o: &Route, bounds: &Bounds) -> Result<(), RpcError> {
     match o.kind {
         RouteKind::Unicast => unicast(o, bounds)?,
         kind => {
-            let nowhere = |field, value: Option<String>| match value {
-                Some(value) => {
-                    let what = format!("a {} route goes nowhere", kind.name());
-                    Err(refuse(field, value, what, format!("leave out `{field}`")))
-                }
-                None => Ok(()),
-            };
-            nowhere("port", o.port.clone())?;
-            nowhere("via", o.via.map(|via| via.to_string()))?;
-            nowhere(
-                "nexthops",
-                o.nexthops.first().map(|hop| hop.via.to_string()),
-            )?;
+            let nowhere = format!("a {} route goes nowhere", kind.name());
+            absent("port", o.port.as_ref(), &nowhere)?;
+            absent("via", o.via, &nowhere)?;
+            absent("nexthops", o.nexthops.first().map(|hop| hop.via), &nowhere)?;
         }
     }
     match o.mtu {
-        Some(mtu) if o.kind != RouteKind::Unicast => Err(refuse(
-            "mtu",
-            mtu,
-            "the route goes nowhere",
-            "leave out `mtu`",
-        )),
+        Some(mtu) if o.kind != RouteKind::Unicast => {
+            absent("mtu", Some(mtu), "the route goes nowhere")
+        }
         Some(mtu) => {
             let least = if net.is_ipv4() { MIN_MTU } else { MIN_MTU_IPV6 };
             match (least..=MAX_MTU).contains(&mtu) {
@@ -98,8 +86,7 @@ fn unicast(o: &Route, bounds: &Bounds) -> Result<(), RpcError> {
         }
         (Some(port), 0) => name("port", port)?,
         (Some(port), _) => {
-            let what = "several next hops have their own ports";
-            return Err(refuse("port", port, what, "leave out `port`"));
+            return absent("port", Some(port), "several next hops have their own ports");
         }
         (None, 1) => {
             let hint = "name `via` and `port` instead";
@@ -113,8 +100,7 @@ fn unicast(o: &Route, bounds: &Bounds) -> Result<(), RpcError> {
     }
     if let Some(via) = o.via {
         if !o.nexthops.is_empty() {
-            let what = "there are several next hops";
-            return Err(refuse("via", via, what, "leave out `via`"));
+            return absent("via", Some(via), "there are several next hops");
         }
         next_hop("via", via, bounds)?;
     }

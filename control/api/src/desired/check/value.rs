@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Values that several kinds of objects have.
 
+use std::fmt::Display;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -9,6 +10,21 @@ use super::{Bounds, refuse};
 use crate::error::RpcError;
 use crate::limits::{MAX_INTERFACE_LENGTH, MAX_NAME_LENGTH, MAX_TEXT_LENGTH, MAX_VLAN, MAX_VRF};
 use crate::mac::MacAddr;
+
+/// Refuses a field that is given where it means nothing.
+pub(super) fn absent(
+    field: &str,
+    value: Option<impl Display>,
+    why: impl Display,
+) -> Result<(), RpcError> {
+    match value {
+        Some(value) => {
+            let hint = format!("leave out `{field}`");
+            Err(refuse(field, value, why, hint))
+        }
+        None => Ok(()),
+    }
+}
 
 pub(super) fn name(field: &str, text: &str) -> Result<(), RpcError> {
     let good = |c: char| c.is_ascii_alphanumeric() || "._:/-".contains(c);
