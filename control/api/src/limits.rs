@@ -20,6 +20,8 @@ pub const MAX_VRF: u32 = (1 << 24) - 1;
 pub const MAX_VLAN: u16 = 4094;
 /// Smallest MTU of a port: what IPv4 demands of every link (RFC 791); IPv6 needs 1280 (RFC 8200 section 5).
 pub const MIN_MTU: u32 = 68;
+/// Most UDP ports that tunnels end at, all together: what a NIC's program looks for.
+pub const MAX_TUNNEL_PORTS: usize = 4;
 /// Most next hops of a route.
 pub const MAX_NEXT_HOPS: usize = 64;
 /// Largest MTU of a port: a veth takes no more.

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What objects must be to one another.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -8,6 +9,7 @@ use ipnet::IpNet;
 use super::index::{Claim, Index, claims};
 use super::state::DesiredState;
 use crate::error::{ErrorCode, RpcError};
+use crate::limits::MAX_TUNNEL_PORTS;
 use crate::object::{
     FdbEntry, FdbKey, Key, Kind, Neighbor, NeighborKey, Object, Port, Route, RouteKey, Rule,
     Segment, Vlan,
@@ -133,11 +135,31 @@ impl<'a> View<'a> {
             Some(_) => self.fixed_mac(o, &key),
             None => {
                 self.vrf(&key, o.vrf)?;
+                self.tunnel_ports(o, &key)?;
                 o.addresses
                     .iter()
                     .try_for_each(|a| self.port_address(o, &key, *a))
             }
         }
+    }
+
+    /// Tunnels end at few UDP ports.
+    fn tunnel_ports(&self, o: &Port, key: &Key) -> Result<(), RpcError> {
+        let Some(own) = o.device.tunnel_port() else {
+            return Ok(());
+        };
+        let ports = self.state.ports.values();
+        let all: BTreeSet<u16> = ports.filter_map(|p| p.device.tunnel_port()).collect();
+        if all.len() <= MAX_TUNNEL_PORTS {
+            return Ok(());
+        }
+        let what = format!("{key}: tunnels end at {} UDP ports", all.len());
+        Err(RpcError::new(ErrorCode::Limit, what)
+            .field("device.udp_port")
+            .value(own)
+            .hint(format!(
+                "use at most {MAX_TUNNEL_PORTS}; tunnels may share one"
+            )))
     }
 
     /// A MAC address that a port brings may be fixed in the FDB to that port only.

@@ -139,9 +139,17 @@ impl Device {
         }
     }
 
+    /// The UDP port that it ends at, of a tunnel.
+    pub fn tunnel_port(&self) -> Option<u16> {
+        match self {
+            Device::Vxlan { udp_port, .. } => Some(*udp_port),
+            _ => None,
+        }
+    }
+
     /// Whether it is a tunnel.
     pub fn is_tunnel(&self) -> bool {
-        matches!(self, Device::Vxlan { .. })
+        self.tunnel_port().is_some()
     }
 
     /// Whether it is the node's NIC.

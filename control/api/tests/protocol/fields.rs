@@ -378,3 +378,21 @@ fn a_next_hop_of_another_family_needs_a_tunnel() {
     refused(&mut model, &on_link, ErrorCode::Refused, &["t", "tunnel"]);
     model.apply(&[route("t", json!("fd00::9"))]).unwrap();
 }
+
+/// Programs on NICs look for so many UDP ports.
+#[test]
+fn tunnels_end_at_few_udp_ports() {
+    let tunnel = |n: u8, udp_port: u16| {
+        let device = json!({"kind": "vxlan", "vni": n, "udp_port": udp_port});
+        let mac = format!("02:00:00:00:01:{n:02x}");
+        set(json!({"kind": "port", "name": format!("t{n}"), "mac": mac, "device": device}))
+    };
+    let four: Vec<_> = (0..4).map(|n| tunnel(n, 4789 + u16::from(n))).collect();
+    let mut model = model(&four);
+    let fifth = [tunnel(4, 5000)];
+    let error = refused(&mut model, &fifth, ErrorCode::Limit, &["t4", "5 UDP ports"]);
+    let data = error.data.unwrap();
+    assert_eq!(data.field.as_deref(), Some("device.udp_port"));
+    model.apply(&[tunnel(4, 4789)]).unwrap();
+    model.apply(&[tunnel(3, 5000)]).unwrap();
+}

@@ -5,9 +5,10 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use podswitch_api::desired::{Delta, Difference};
+use podswitch_api::limits::MAX_TUNNEL_PORTS;
 use podswitch_api::object::{Device, Object, Port};
 use podswitch_api::{Key, RpcError};
-use podswitch_datapath::port::xdp::XdpHandle;
+use podswitch_datapath::port::xdp::{MAX_OVERLAY_PORTS, XdpHandle};
 use podswitch_datapath::switch::{self, PortSpec};
 use podswitch_datapath::{PortId, WorkerId};
 use podswitch_state::store::OwnedInterface;
@@ -18,6 +19,8 @@ use super::change::Plan;
 use super::ports::{kernel_error, switch_error};
 use crate::kernel::nic::Facts;
 use crate::kernel::{Attached, Kernel, KernelError, nic};
+
+const _: () = assert!(MAX_TUNNEL_PORTS == MAX_OVERLAY_PORTS);
 
 impl Engine {
     /// A port's MTU: a NIC's is the interface's.
@@ -94,14 +97,10 @@ impl Engine {
         Ok((Attached::Nic(Box::new(attached)), added.xdp))
     }
 
-    /// UDP ports that tunnels end at.
+    /// UDP ports that tunnels end at; the tables need not have them yet.
     fn overlay_ports(&self) -> Vec<u16> {
         let ports = self.model.state().ports.values();
-        let all = ports.filter_map(|p| match p.device {
-            Device::Vxlan { udp_port, .. } => Some(udp_port),
-            _ => None,
-        });
-        let all: BTreeSet<u16> = all.collect();
+        let all: BTreeSet<u16> = ports.filter_map(|p| p.device.tunnel_port()).collect();
         all.into_iter().collect()
     }
 
@@ -114,7 +113,7 @@ impl Engine {
 
     /// Tells the programs of NICs which addresses have come to be pods' or are no longer, once the tables say the same.
     pub(super) fn steer_addresses(&mut self, delta: &Delta) {
-        let overlay_ports = self.overlay_ports();
+        let tables = self.switch.tables();
         let ports = &self.model.state().ports;
         for (name, live) in &mut self.ports {
             let (Some(Attached::Nic(nic)), Some(port)) = (&mut live.attached, ports.get(name))
@@ -131,9 +130,11 @@ impl Engine {
             };
             let changes = delta.differences.iter();
             let changes = changes.map(|d| (of(&d.before), of(&d.after)));
-            let overlay = nic.set_overlay_ports(&overlay_ports);
-            if let Err(e) = overlay.and_then(|()| told(nic, changes)) {
+            if let Err(e) = told(nic, changes) {
                 warn!(port = name, error = %e, "the NIC's program does not know every pod's address");
+            }
+            if let Err(e) = nic.set_overlay_ports(tables.tunnel_ports()) {
+                warn!(port = name, error = %e, "the NIC's program does not know every tunnel");
             }
         }
     }
