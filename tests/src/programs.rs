@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
-use crate::wait::poll;
+use crate::wait::{HUNG, poll};
 
 /// The folder of the repository.
 pub fn repository() -> PathBuf {
@@ -181,4 +181,27 @@ impl Drop for Running {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
+}
+
+/// An XDP program of somebody else's, that lets everything pass.
+const FOREIGN: &str = r#"
+__attribute__((section("xdp"), used)) int foreign(void *context) { return 2; }
+char licence[] __attribute__((section("license"), used)) = "Dual BSD/GPL";
+"#;
+
+/// Compiles an XDP program that is not podswitch's into a folder; returns the object file, with the program in section `xdp`.
+///
+/// # Panics
+/// If clang is missing or fails.
+#[track_caller]
+pub fn foreign_program(dir: &Path) -> PathBuf {
+    let (source, object) = (dir.join("foreign.c"), dir.join("foreign.o"));
+    std::fs::write(&source, FOREIGN).expect("write the program's source");
+    let mut clang = Command::new("clang");
+    clang
+        .args(["-target", "bpf", "-O2", "-g", "-c", "-o"])
+        .arg(&object)
+        .arg(&source);
+    run(&mut clang, b"", HUNG).success("clang");
+    object
 }

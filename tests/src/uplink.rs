@@ -26,6 +26,18 @@ pub const PEER_V4: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 9);
 /// Between two messages of a [`Session`].
 const EVERY: Duration = Duration::from_millis(10);
 
+/// Brings an end of a veth up as that of a wire: it finishes checksums, as a wire carries whole ones.
+///
+/// # Panics
+/// If there is no such interface, or no ethtool.
+#[track_caller]
+pub fn plug(netns: &Netns, interface: &str) {
+    let mut ethtool = netns.command("ethtool");
+    let off = ethtool.args(["-K", interface, "tx", "off"]);
+    run(off, b"", HUNG).success("ethtool -K");
+    netns.ip(&format!("link set {interface} up"));
+}
+
 /// A peer on a wire that ends in a NIC of the node.
 #[derive(Debug)]
 pub struct Uplink {
@@ -34,8 +46,7 @@ pub struct Uplink {
 }
 
 impl Uplink {
-    /// Makes the wire: a veth with so many queues on the node's end, both ends up, with addresses of one subnet. Its ends
-    /// finish their checksums, as a wire carries whole ones.
+    /// Makes the wire: a veth with so many queues on the node's end, both ends plugged in, with addresses of one subnet.
     #[track_caller]
     pub fn new(node: &Node, queues: u32) -> Uplink {
         let peer = Netns::new("peer");
@@ -46,11 +57,8 @@ impl Uplink {
             peer.name()
         ));
         for (end, address) in [(netns, NODE_V4), (&peer, PEER_V4)] {
-            let mut ethtool = end.command("ethtool");
-            let off = ethtool.args(["-K", NIC, "tx", "off"]);
-            run(off, b"", HUNG).success("ethtool -K");
             end.ip(&format!("address add {address}/24 dev {NIC}"));
-            end.ip(&format!("link set {NIC} up"));
+            plug(end, NIC);
         }
         Uplink { peer }
     }

@@ -1,33 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Taking a device: what is there already stays, what is missing is named.
 
-use std::path::Path;
-use std::process::Command;
-
 use podswitch_tests::objects::{delete, set};
-use podswitch_tests::programs::{bin_dir, run};
+use podswitch_tests::programs::{bin_dir, foreign_program, run};
 use podswitch_tests::traffic::ping;
 use podswitch_tests::{HUNG, Node, NodeConfig, eventually};
 use serde_json::{Value, json};
-
-/// An XDP program of somebody else's, that lets everything pass.
-const FOREIGN: &str = r#"
-__attribute__((section("xdp"), used)) int foreign(void *context) { return 2; }
-char licence[] __attribute__((section("license"), used)) = "Dual BSD/GPL";
-"#;
-
-/// Compiles it.
-fn foreign_program(dir: &Path) -> std::path::PathBuf {
-    let (source, object) = (dir.join("foreign.c"), dir.join("foreign.o"));
-    std::fs::write(&source, FOREIGN).unwrap();
-    let mut clang = Command::new("clang");
-    clang
-        .args(["-target", "bpf", "-O2", "-g", "-c", "-o"])
-        .arg(&object)
-        .arg(&source);
-    run(&mut clang, b"", HUNG).success("clang");
-    object
-}
 
 /// The XDP program on a device, as ip(8) shows it.
 fn program(node: &Node, device: &str) -> Value {

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use podswitch_tests::kernel::set_sysctl;
 use podswitch_tests::objects::{delete, set};
 use podswitch_tests::traffic::udp_socket;
+use podswitch_tests::uplink::plug;
 use podswitch_tests::{HUNG, Netns, Node, NodeConfig, Pod, eventually};
 use serde_json::{Value, json};
 
@@ -46,13 +47,8 @@ impl Bed {
         peer.ip("address add fd00:2::2/64 dev peer0 nodad");
         peer.ip("address add 203.0.113.9/32 dev lo");
         peer.ip("address add fd00:3::9/128 dev lo nodad");
-        // Checksums are whole on a wire.
-        for (netns, name) in [(host, "nic0"), (&peer, "peer0")] {
-            let mut command = netns.command("ethtool");
-            let off = command.args(["-K", name, "tx", "off"]).output();
-            assert!(off.expect("ethtool").status.success(), "{name}");
-            netns.ip(&format!("link set {name} up"));
-        }
+        plug(host, "nic0");
+        plug(&peer, "peer0");
         node.start();
         let pod = node.pod();
         let bed = Bed { node, pod, peer };

@@ -8,6 +8,7 @@ use std::time::Duration;
 use podswitch_tests::kernel::{counter, counter6};
 use podswitch_tests::objects::set;
 use podswitch_tests::traffic::{Echo, ping, ping_fails, tcp_connect, tcp_echo};
+use podswitch_tests::uplink;
 use podswitch_tests::{Netns, Node, NodeConfig, Pod};
 use serde_json::{Value, json};
 
@@ -49,16 +50,13 @@ fn pods_of(n: u8) -> [String; 2] {
 }
 
 /// A namespace's end of the wire, up and with the node's addresses.
-fn plug(netns: &Netns, n: u8) {
+fn settle(netns: &Netns, n: u8) {
     netns.ip(&format!("link set nic0 address {}", nic_mac(n)));
     netns.ip(&format!("address add {}/24 dev nic0", node_v4(n)));
     netns.ip(&format!("address add {}/64 dev nic0 nodad", node_v6(n)));
     netns.ip(&format!("address add {}/32 dev nic0", end_v4(n)));
     netns.ip(&format!("address add {}/128 dev nic0 nodad", end_v6(n)));
-    let mut ethtool = netns.command("ethtool");
-    let status = ethtool.args(["-K", "nic0", "tx", "off"]).output();
-    assert!(status.expect("ethtool").status.success());
-    netns.ip("link set nic0 up");
+    uplink::plug(netns, "nic0");
 }
 
 /// Joins two namespaces by a wire: `nic0` in both.
@@ -78,7 +76,7 @@ fn prepared(n: u8) -> Node {
 }
 
 /// The NIC's port, and what is on its link.
-fn uplink(other: u8) -> Vec<Value> {
+fn nic_port(other: u8) -> Vec<Value> {
     let neighbor = |address: String| {
         set(
             json!({"kind": "neighbor", "port": "uplink", "address": address, "mac": nic_mac(other)}),
@@ -163,9 +161,9 @@ fn two_nodes(between: impl Fn(u8, u8) -> Vec<Value>) {
     let (mut a, mut b) = (prepared(1), prepared(2));
     wire(a.netns(), b.netns());
     for (node, n, other) in [(&mut a, 1, 2), (&mut b, 2, 1)] {
-        plug(node.netns(), n);
+        settle(node.netns(), n);
         node.start();
-        node.apply(&[uplink(other), between(n, other)].concat());
+        node.apply(&[nic_port(other), between(n, other)].concat());
     }
     let (one, two) = (a.pod(), b.pod());
     assert_reach(&one.netns, at(&one), &two.netns, at(&two));
@@ -262,13 +260,13 @@ fn beside_the_kernel(over_v6: bool) {
     let mut node = prepared(1);
     let kernel = kernel_node(2, 1, over_v6);
     wire(node.netns(), &kernel);
-    plug(&kernel, 2);
+    settle(&kernel, 2);
     kernel.ip(&format!("route add {} via {}", end_v4(1), node_v4(1)));
     kernel.ip(&format!("route add {} via {}", end_v6(1), node_v6(1)));
-    plug(node.netns(), 1);
+    settle(node.netns(), 1);
     node.start();
     let remote = if over_v6 { end_v6(2) } else { end_v4(2) };
-    node.apply(&[uplink(2), tunnel(1, 2, &remote)].concat());
+    node.apply(&[nic_port(2), tunnel(1, 2, &remote)].concat());
     let pod = node.pod();
     let far = [ip("10.244.2.1"), ip("fd00:244:2::1")];
     assert_reach(&pod.netns, at(&pod), &kernel, far);

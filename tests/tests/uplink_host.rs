@@ -2,15 +2,13 @@
 //! A port on the node's NIC: the host, whose NIC it stays, notices nothing, whatever becomes of the switch.
 
 use std::net::IpAddr;
-use std::path::Path;
-use std::process::Command;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use podswitch_tests::frames::parse_mac;
 use podswitch_tests::kernel::{counter, offloads, set_sysctl};
 use podswitch_tests::objects::{delete, set};
-use podswitch_tests::programs::{bin_dir, run};
+use podswitch_tests::programs::{bin_dir, foreign_program, run};
 use podswitch_tests::raw::RawSocket;
 use podswitch_tests::uplink::{NIC, NODE_V4, Session, Uplink};
 use podswitch_tests::{HUNG, Netns, Node, NodeConfig, Pod, eventually};
@@ -220,24 +218,6 @@ fn addresses_are_the_switchs_as_long_as_they_are_pods() {
     // The node's own address stays the host's, even if somebody gives it to a pod.
     node.apply(&[port("two", 2, json!([NODE_V4]))]);
     assert!(host_answers(&node, &uplink, NODE_V4.into(), || false));
-}
-
-/// An XDP program of somebody else's, that lets everything pass.
-const FOREIGN: &str = r#"
-__attribute__((section("xdp"), used)) int foreign(void *context) { return 2; }
-char licence[] __attribute__((section("license"), used)) = "Dual BSD/GPL";
-"#;
-
-fn foreign_program(dir: &Path) -> std::path::PathBuf {
-    let (source, object) = (dir.join("foreign.c"), dir.join("foreign.o"));
-    std::fs::write(&source, FOREIGN).unwrap();
-    let mut clang = Command::new("clang");
-    clang
-        .args(["-target", "bpf", "-O2", "-g", "-c", "-o"])
-        .arg(&object)
-        .arg(&source);
-    run(&mut clang, b"", HUNG).success("clang");
-    object
 }
 
 #[test]
