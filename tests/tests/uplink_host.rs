@@ -335,6 +335,15 @@ fn what_is_no_nic_is_refused_by_name() {
         let all = words.iter().chain([&interface]);
         assert!(all.clone().all(|w| refused.contains(w)), "{refused}");
     }
+    let mut tagged = uplink.port("auto");
+    tagged["device"]["vlan"] = json!(7);
+    let refused = node.rpc("apply", &json!({"changes": [set(tagged)]}));
+    let refused = refused.unwrap_err().to_string();
+    assert!(
+        refused.contains("VLAN 7") && refused.contains("device.vlan"),
+        "{refused}"
+    );
+    assert_eq!(program(netns), None);
     node.apply(&[set(uplink.port("native"))]);
     let mut second = uplink.port("auto");
     second["name"] = json!("second");

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use podswitch_api::desired::{Delta, Difference};
 use podswitch_api::limits::MAX_TUNNEL_PORTS;
 use podswitch_api::object::{Device, Object, Port};
-use podswitch_api::{Key, RpcError};
+use podswitch_api::{ErrorCode, Key, RpcError};
 use podswitch_datapath::port::xdp::{MAX_OVERLAY_PORTS, XdpHandle};
 use podswitch_datapath::switch::{self, PortSpec};
 use podswitch_datapath::{PortId, WorkerId};
@@ -65,6 +65,14 @@ impl Engine {
         else {
             unreachable!("the caller has looked");
         };
+        if let Some(id) = vlan {
+            // They would be dropped for their tags, and what leaves would have none.
+            let what = format!("interface {interface}: frames of VLAN {id} are not routed yet");
+            return Err(RpcError::new(ErrorCode::Refused, what)
+                .field("device.vlan")
+                .value(id)
+                .hint("leave out `device.vlan`, and give the node untagged frames on this NIC"));
+        }
         if let Some(live) = self.ports.get_mut(&port.name) {
             live.look = nic::look(interface);
         }

@@ -337,7 +337,7 @@ fn fit(socket: &mut Socket, link: &Link) -> Result<[u8; 6], KernelError> {
     match link.kind.as_deref() {
         None | Some("veth") => {}
         Some(kind @ "vlan") => {
-            let hint = "name the interface below it, and give its number as `vlan`";
+            let hint = "VLANs are not routed yet: name a NIC on which the node has untagged frames";
             return unfit(format!("is a {kind} device"), hint);
         }
         Some(kind @ ("bond" | "team")) => {
