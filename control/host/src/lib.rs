@@ -17,6 +17,7 @@
 //! | [`sysctl`], [`deaf`] | `/proc/sys/net`, and making an interface deaf to the host |
 //! | [`ethtool`] | driver, channels, rings, features and the driver's own counters |
 //! | [`procfs`] | the backlog's drops per CPU |
+//! | [`ports`] | TCP and UDP ports that are held, or may come to be |
 //! | [`peer`] | who is at the other end of a unix socket |
 //! | [`probe`] | what this kernel and this process can do |
 //! | [`watch`] | notice links, addresses, neighbours and routes changing or going away |
@@ -36,6 +37,7 @@ pub mod neigh;
 pub mod netlink;
 pub mod netns;
 pub mod peer;
+pub mod ports;
 pub mod probe;
 pub mod procfs;
 pub mod resolution;
