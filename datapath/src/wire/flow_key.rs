@@ -64,6 +64,15 @@ pub fn to_ip(a: &[u8; 16]) -> IpAddr {
     }
 }
 
+/// An address as keys hold it.
+#[inline]
+pub fn map_ip(address: IpAddr) -> [u8; 16] {
+    match address {
+        IpAddr::V4(v4) => map_v4(v4.octets()),
+        IpAddr::V6(v6) => v6.octets(),
+    }
+}
+
 /// Set the uses of the hash's seed apart; nothing secret. About half of their bits are set, none is a rotation of another.
 const K: [u64; 6] = [
     0x9e37_79b9_7f4a_7c15,
@@ -129,11 +138,7 @@ impl FlowKey {
         sport: u16,
         dport: u16,
     ) -> Self {
-        let bytes = |a: IpAddr| match a {
-            IpAddr::V4(v4) => map_v4(v4.octets()),
-            IpAddr::V6(v6) => v6.octets(),
-        };
-        Self::new(vrf, protocol, bytes(src), bytes(dst), sport, dport)
+        Self::new(vrf, protocol, map_ip(src), map_ip(dst), sport, dport)
     }
 
     /// VRF or segment, 24 bits.

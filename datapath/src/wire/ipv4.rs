@@ -9,6 +9,8 @@ use crate::verdict::Reason;
 
 /// Length without options, bytes.
 pub const HEADER_LEN: usize = 20;
+/// Offset of the header checksum in it.
+pub const CHECKSUM_AT: usize = 10;
 /// Largest datagram every host takes and every error message keeps within (RFC 1812 section 4.3.2.3), bytes.
 pub const MIN_REASSEMBLY: usize = 576;
 

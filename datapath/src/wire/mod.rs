@@ -24,6 +24,7 @@ pub mod partial;
 pub mod quoted;
 pub mod sctp;
 pub mod tcp;
+pub mod translate;
 pub mod udp;
 pub mod vxlan;
 
