@@ -4,9 +4,10 @@
 use std::ffi::CStr;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 use std::ptr::{NonNull, null_mut};
 
-use rustix::fs::{MemfdFlags, SealFlags};
+use rustix::fs::{FallocateFlags, MemfdFlags, Mode, OFlags, SealFlags};
 
 /// Bytes of a huge page; on machines with others the kernel does less.
 const HUGE_PAGE: usize = 2 << 20;
@@ -36,13 +37,17 @@ impl Mapped {
     /// # Errors
     /// What memfd_create, ftruncate, fcntl or mmap said.
     pub(crate) fn create(name: &CStr, bytes: usize) -> io::Result<Mapped> {
-        let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
-        let fd = rustix::fs::memfd_create(name, flags)?;
-        rustix::fs::ftruncate(&fd, bytes as u64)?;
-        rustix::fs::fcntl_add_seals(&fd, SEALS)?;
-        let mapped = Mapped::map(fd, bytes)?;
+        let mapped = Mapped::map(sealed(name, bytes)?, bytes)?;
         mapped.take_huge_pages();
         Ok(mapped)
+    }
+
+    /// The same with pages as they come to be written.
+    ///
+    /// # Errors
+    /// As [`Mapped::create`].
+    pub(crate) fn sparse(name: &CStr, bytes: usize) -> io::Result<Mapped> {
+        Mapped::map(sealed(name, bytes)?, bytes)
     }
 
     /// One that somebody else made. Its pages are as large as they were made.
@@ -60,6 +65,23 @@ impl Mapped {
             Ok(0) | Err(_) => Err(wrong("an empty memfd")),
             Ok(bytes) => Mapped::map(fd, bytes),
         }
+    }
+
+    /// A file that outlives the process, in a directory that nobody but the superuser writes to. Made, or cut, to this size, with all of its room
+    /// taken at once: a page that is not there when it is written would end the process.
+    ///
+    /// # Errors
+    /// What open, ftruncate, fallocate or mmap said; `StorageFull` when there is no room.
+    pub(crate) fn file(path: &Path, bytes: usize) -> io::Result<Mapped> {
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        let fd = rustix::fs::open(path, flags, Mode::RUSR | Mode::WUSR)?;
+        if rustix::fs::fstat(&fd)?.st_size as u64 != bytes as u64 {
+            // What is in it is of another size, and nobody's.
+            rustix::fs::ftruncate(&fd, 0)?;
+            rustix::fs::ftruncate(&fd, bytes as u64)?;
+        }
+        rustix::fs::fallocate(&fd, FallocateFlags::empty(), 0, bytes as u64)?;
+        Mapped::map(fd, bytes)
     }
 
     /// Maps it at a multiple of a huge page, so that what is one in the file can be one here.
@@ -81,7 +103,7 @@ impl Mapped {
         let base = unsafe { room.add(before) };
         let at = base.as_ptr().cast();
         let shared = libc::MAP_SHARED | libc::MAP_FIXED;
-        // SAFETY: (M2) replaces a part of what was just reserved; the file cannot shrink.
+        // SAFETY: (M2) replaces a part of what was just reserved; the file does not shrink (M1).
         let mapped = unsafe { libc::mmap(at, bytes, read_write, shared, fd.as_raw_fd(), 0) };
         if mapped == libc::MAP_FAILED {
             let error = io::Error::last_os_error();
@@ -128,6 +150,14 @@ impl Mapped {
     pub(crate) fn bytes(&self) -> usize {
         self.bytes
     }
+}
+
+fn sealed(name: &CStr, bytes: usize) -> io::Result<OwnedFd> {
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    let fd = rustix::fs::memfd_create(name, flags)?;
+    rustix::fs::ftruncate(&fd, bytes as u64)?;
+    rustix::fs::fcntl_add_seals(&fd, SEALS)?;
+    Ok(fd)
 }
 
 /// Gives addresses back, with what is mapped there.

@@ -132,6 +132,12 @@ reasons! {
     FragmentUnknown = "fragment_unknown", "A later fragment of a packet whose first fragment was not seen or not let on, and a network policy asks for its ports.";
     FlowTableFull = "flow_table_full", "A new connection that a network policy asks to be tracked, and the flow table is full.";
     FlowQuota = "flow_quota", "A new connection that a network policy asks to be tracked, and the port that opens it has its share of the flow table.";
+    // Translation
+    NatNoBinding = "nat_no_binding", "To a port of the node that is kept for masquerading, or from a pod that is masqueraded, and it belongs to no connection that is.";
+    NatNoPort = "nat_no_port", "A new connection that is to be masqueraded, and every port that was tried is taken for its destination; reserve more.";
+    NatNoAddress = "nat_no_address", "A new connection that is to be masqueraded, and the node has no address of its family on the uplink.";
+    NatHairpin = "nat_hairpin", "From a pod to a port of the node that leads to that pod itself.";
+    NatNotTranslatable = "nat_not_translatable", "It was to be masqueraded, and is neither TCP, UDP nor an ICMP query that a pod began, or a fragment of what is not known.";
     // Ports, memory, rings
     PortGone = "port_gone", "The port was removed while the frame was on its way.";
     PortDown = "port_down", "The way out has no device: it could not be opened, or it failed.";

@@ -75,6 +75,7 @@ events! {
         FlowInstall = "flow_install", "A connection was put into the flow table.";
         FlowRejudged = "flow_rejudged", "A connection was judged again because policy, routes or addresses changed.";
         FlowUncached = "flow_uncached", "A connection without policy found no room in the flow table and is judged packet by packet.";
+        NatBound = "nat_bound", "A connection was bound to a port of the node, as which it leaves.";
         RouteLookup = "route_lookup", "A route was looked up.";
         FdbLearned = "fdb_learned", "A MAC address was learned.";
         FdbMoved = "fdb_moved", "A learned MAC address moved to another port.";

@@ -4,6 +4,7 @@
 
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
+use std::path::Path;
 use std::ptr::NonNull;
 use std::sync::atomic::AtomicU64;
 
@@ -26,12 +27,20 @@ pub(super) struct Memory {
 
 // SAFETY: (F1) the mapping belongs to no thread, and is only reached through atomics.
 unsafe impl Send for Memory {}
+// SAFETY: (F1) as above.
+unsafe impl Sync for Memory {}
 
 impl Memory {
     /// A new zeroed memfd of `lines` lines, sealed and mapped.
     pub(super) fn create(lines: usize) -> io::Result<Memory> {
         let bytes = lines.checked_mul(LINE).ok_or(io::ErrorKind::InvalidInput)?;
         Ok(Memory::of(Mapped::create(c"podswitch-flows", bytes)?))
+    }
+
+    /// The same with pages as they come to be written.
+    pub(super) fn sparse(lines: usize) -> io::Result<Memory> {
+        let bytes = lines.checked_mul(LINE).ok_or(io::ErrorKind::InvalidInput)?;
+        Ok(Memory::of(Mapped::sparse(c"podswitch-bindings", bytes)?))
     }
 
     /// Maps a memfd somebody else made.
@@ -48,6 +57,15 @@ impl Memory {
             ));
         }
         Ok(Memory::of(mapped))
+    }
+
+    /// A file of `lines` lines that outlives the process, with what is in it; nothing, if it was not there.
+    ///
+    /// # Errors
+    /// As [`Mapped::file`].
+    pub(super) fn file(path: &Path, lines: usize) -> io::Result<Memory> {
+        let bytes = lines.checked_mul(LINE).ok_or(io::ErrorKind::InvalidInput)?;
+        Ok(Memory::of(Mapped::file(path, bytes)?))
     }
 
     fn of(mapped: Mapped) -> Memory {

@@ -14,6 +14,7 @@
 //! mapped, the worst result is a wrong entry, never a wrong address.
 #![deny(unsafe_code)]
 
+mod bindings;
 mod fragments;
 mod layout;
 #[allow(unsafe_code, reason = "maps the memfd; docs/unsafe.md F1 to F3")]
@@ -24,6 +25,7 @@ use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 
+pub use bindings::{Binder, BindingId, Bindings, Nat, Unbound};
 pub use fragments::{FragmentId, Fragments};
 pub use layout::Way;
 pub use memory::random_seed;

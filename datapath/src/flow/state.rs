@@ -5,6 +5,7 @@
 //! followed by the type of the first chunk (RFC 9260 section 3.2). Everything else has two states: asked, and answered.
 #![forbid(unsafe_code)]
 
+use super::bindings::BindingId;
 use crate::wire::protocol;
 use crate::wire::tcp::flags::{ACK, FIN, RST, SYN};
 
@@ -170,7 +171,8 @@ impl Signal {
 }
 
 /// The state of a connection, in 32 bits: phase (0 to 3), the end that began it (4), ends that sent a FIN (5 and 6), ends that
-/// sent a SYN (7 and 8), the other end has answered (9).
+/// sent a SYN (7 and 8), the other end has answered (9), the end that the other one knows by another address (10), and its binding's number plus
+/// one (11 to 31; 0: there is none).
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct State(u32);
 
@@ -178,6 +180,10 @@ const BEGUN_BY: u32 = 4;
 const FIN_FROM: u32 = 5;
 const SYN_FROM: u32 = 7;
 const ANSWERED: u32 = 1 << 9;
+const BOUND_END: u32 = 10;
+const BINDING: u32 = 11;
+/// Bits of the binding and its end.
+const BOUND: u32 = u32::MAX << BOUND_END;
 const TCP_ESTABLISHED: u32 = Phase::TcpEstablished as u32;
 const UDP_NEW: u32 = Phase::UdpNew as u32;
 const UDP_REPLIED: u32 = Phase::UdpReplied as u32;
@@ -201,9 +207,30 @@ impl State {
     /// The same, of a connection that end `from` began.
     pub(super) fn begun_by(self, from: usize) -> State {
         let syn = self.0 >> SYN_FROM & 3;
-        let phase = self.0 & 15;
+        let kept = self.0 & (15 | BOUND);
         let from = from as u32 & 1;
-        State(phase | from << BEGUN_BY | (syn & 1) << (SYN_FROM + from))
+        State(kept | from << BEGUN_BY | (syn & 1) << (SYN_FROM + from))
+    }
+
+    /// The same, of a connection whose end `end` is known to the other one by a binding.
+    #[must_use]
+    pub fn bound(self, end: usize, binding: BindingId) -> State {
+        let end = end as u32 & 1;
+        State(self.0 & !BOUND | end << BOUND_END | (binding.0 + 1) << BINDING)
+    }
+
+    /// The binding of a connection, whichever end is bound.
+    pub fn binding(self) -> Option<BindingId> {
+        (self.0 >> BINDING).checked_sub(1).map(BindingId)
+    }
+
+    /// The binding that packets from end `from` leave under.
+    #[inline(always)]
+    pub fn binding_of(self, from: usize) -> Option<BindingId> {
+        match self.0 >> BOUND_END & 1 == from as u32 & 1 {
+            true => self.binding(),
+            false => None,
+        }
     }
 
     /// How far it has come.

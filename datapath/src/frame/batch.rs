@@ -5,6 +5,7 @@ use super::Frame;
 use crate::ids::PortId;
 use crate::verdict::Verdict;
 use crate::wire::Parsed;
+use crate::wire::translate::Endpoint;
 
 /// Most packets of one turn of one port.
 pub const BATCH_SIZE: usize = 64;
@@ -20,6 +21,8 @@ pub struct Meta {
     pub parsed: Parsed,
     /// Keyed hash of the conversation ([`FlowKey::conversation_hash`](crate::wire::FlowKey::conversation_hash)).
     pub hash: u64,
+    /// What its destination was before it was translated; from then on the packet is to whom it really is.
+    pub seen_as: Option<Endpoint>,
     /// Nothing about it is left to decide, whoever's port it leaves by: what is in the frame is not what was parsed.
     pub sealed: bool,
     /// Which end of the conversation it comes from ([`FlowKey::is_from_upper`](crate::wire::FlowKey::is_from_upper)).
@@ -73,6 +76,7 @@ impl Batch {
                 verdict: Verdict::Continue,
                 parsed: Parsed::default(),
                 hash: 0,
+                seen_as: None,
                 sealed: false,
                 from_upper: false,
             },

@@ -10,10 +10,10 @@
 //! connection, and later fragments of a packet whose first fragment passed, pass as that connection does. What was denied is never remembered.
 
 use super::policy::{self, End, Half, Standing};
-use super::{Context, related};
+use super::{Context, nat, related};
 use crate::counters::Event;
 use crate::events::Refusal;
-use crate::flow::{Conversation, Found, Opening, Refused, Signal, State, Way};
+use crate::flow::{BindingId, Conversation, Found, Opening, Refused, Signal, State, Way};
 use crate::frame::Packet;
 use crate::tables::{Direction, PortEntry, Tables};
 use crate::verdict::Reason;
@@ -35,12 +35,14 @@ pub(super) struct Passage<'t> {
 pub(super) struct Outcome {
     pub(super) egress: Half,
     pub(super) ingress: Half,
+    /// The binding that it leaves under.
+    pub(super) binding: Option<BindingId>,
 }
 
 impl Outcome {
     /// Of a packet of a known connection.
     #[inline(always)]
-    pub(super) fn of_way(way: &Way) -> Outcome {
+    pub(super) fn of_way(way: &Way, binding: Option<BindingId>) -> Outcome {
         let half = |rule| Half {
             rule,
             ..Half::default()
@@ -48,6 +50,7 @@ impl Outcome {
         Outcome {
             egress: half(way.egress),
             ingress: half(way.ingress),
+            binding,
         }
     }
 
@@ -206,6 +209,7 @@ fn judge_both(
     Outcome {
         egress: half(Direction::Egress, sender, receiver),
         ingress: half(Direction::Ingress, receiver, sender),
+        binding: None,
     }
 }
 
@@ -228,7 +232,8 @@ fn go_on(
             return again;
         }
     }
-    let outcome = judge_both(ctx, passage, key, false, Standing::Known);
+    let mut outcome = judge_both(ctx, passage, key, false, Standing::Known);
+    outcome.binding = found.state().binding_of(from);
     if !outcome.is_allowed() {
         // The connection may go on, this direction of it may not (the port's own rules).
         return outcome;
@@ -251,6 +256,11 @@ fn judge_as_begun(
     if from == found.state().origin() {
         return judge_both(ctx, passage, key, false, Standing::New);
     }
+    judge_turned(ctx, passage, key)
+}
+
+/// Judges the connection of a packet as a new one in the other direction.
+fn judge_turned(ctx: &Context<'_>, passage: Passage<'_>, key: &FlowKey) -> Outcome {
     let turned = Passage {
         sender: passage.receiver,
         receiver: passage.sender,
@@ -261,6 +271,7 @@ fn judge_as_begun(
     Outcome {
         egress: turned.ingress,
         ingress: turned.egress,
+        binding: None,
     }
 }
 
@@ -284,13 +295,27 @@ fn begin(
     let meta = &packet.meta;
     let parsed = &meta.parsed;
     let later = parsed.fragment == Fragment::Later;
-    let standing = match related::of(ctx, passage, packet) {
-        true => Standing::Known,
-        false if later => Standing::Unknowable,
-        false => Standing::New,
+    let is_related = related::is_related(packet);
+    let known = match is_related {
+        true => related::of(ctx, passage, packet),
+        false => None,
     };
+    let standing = match known {
+        Some(_) => Standing::Known,
+        None if later => Standing::Unknowable,
+        None => Standing::New,
+    };
+    if let Some(goes_on) = nat::goes_on(ctx, &passage, packet)
+        && !is_related
+    {
+        return go_on_bound(ctx, passage, &parsed.key, goes_on);
+    }
     let mut outcome = judge_both(ctx, passage, &parsed.key, later, standing);
-    if !outcome.is_allowed() || later || related::is_error(packet) {
+    outcome.binding = known.and_then(|known| known.binding);
+    if is_related && known.is_none() {
+        nat::keep_in(ctx, &passage, packet, &mut outcome);
+    }
+    if is_related || !outcome.is_allowed() {
         return outcome;
     }
     let opening = signal.opening();
@@ -303,8 +328,19 @@ fn begin(
         outcome.refuse(Reason::NoConnection);
         return outcome;
     }
-    if opens && install && passage.receiver.is_some() {
+    if !opens {
+        nat::keep_in(ctx, &passage, packet, &mut outcome);
+    } else if install && passage.receiver.is_some() {
         remember(ctx, passage, packet, signal, &mut outcome);
+    }
+    outcome
+}
+
+/// An answer within a connection that was bound when the flow table was another. Its next packet from inside makes it known again.
+fn go_on_bound(ctx: &Context<'_>, passage: Passage<'_>, key: &FlowKey, goes_on: bool) -> Outcome {
+    let mut outcome = judge_turned(ctx, passage, key);
+    if !goes_on || outcome.is_stateful() && !ctx.joins {
+        outcome.ingress.drop = Some(Reason::NatNoBinding);
     }
     outcome
 }
@@ -324,15 +360,21 @@ fn remember(
         from: meta.from_upper.into(),
         hash: meta.hash,
     };
+    let bound = match nat::bind(ctx, &passage, packet) {
+        Ok(bound) => bound,
+        Err(reason) => return outcome.refuse(reason),
+    };
     let stamp = stamp(ctx.tables, passage.sender, passage.receiver, key);
-    let (way, state) = (way(passage, packet, outcome), State::first(signal));
+    let way = way(passage, packet, outcome);
+    let state = nat::state(State::first(signal), bound);
+    outcome.binding = state.binding_of(conversation.from);
     let now = ctx.now.millis();
     let refused = match ctx.flows.insert(&conversation, way, stamp, state, now) {
         Ok(()) => return ctx.counters.event(Event::FlowInstall, 1),
         Err(Refused::Full) => Reason::FlowTableFull,
         Err(Refused::Quota) => Reason::FlowQuota,
     };
-    match outcome.is_stateful() {
+    match outcome.is_stateful() || bound.is_some() {
         true => outcome.refuse(refused),
         false => ctx.counters.event(Event::FlowUncached, 1),
     }

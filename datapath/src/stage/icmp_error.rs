@@ -9,7 +9,7 @@
 
 use std::net::IpAddr;
 
-use super::{Context, outside, rewrite};
+use super::{Context, nat, outside, rewrite};
 use crate::counters::Event;
 use crate::frame::Packet;
 use crate::tables::{Hop, PortEntry};
@@ -37,6 +37,7 @@ pub(super) fn refuse(
     reason: Reason,
     error: IcmpError,
 ) -> Verdict {
+    nat::undo(packet);
     if port.is_outside() {
         return refuse_outside(ctx, port, packet, reason, error);
     }

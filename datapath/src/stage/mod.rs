@@ -13,6 +13,7 @@
 //! | way out | TTL, MTU; what cannot go on is answered ([`icmp_error`]) or cut ([`fragment`], [`superframe`]) | 〃 |
 //! | [`policy`] ingress | may the receiver have it | worker of the port it leaves by |
 //! | [`rewrite`] | MAC addresses, TTL | worker of the port it came from |
+//! | [`nat`] | what leaves as the node's own | 〃 |
 //! | [`tunnel`] | outer headers of what leaves by a tunnel | 〃 |
 //!
 //! What comes from beyond this node is looked at by [`outside`] instead of [`source`]: unwrapped if it came through a tunnel, and let in only from
@@ -33,6 +34,7 @@ mod fragment;
 mod icmp_error;
 mod limit;
 mod local;
+mod nat;
 mod outside;
 mod policy;
 mod related;
@@ -51,7 +53,7 @@ use source::Own;
 
 use crate::counters::{Event, WorkerCounters};
 use crate::events::{Misses, Refusals};
-use crate::flow::{Candidate, Conversation, FlowTable, Found, Fragments};
+use crate::flow::{Candidate, Conversation, FlowTable, Found, Fragments, Nat};
 use crate::frame::{BATCH_SIZE, Batch, Meta, Packet, Pool};
 use crate::ids::WorkerId;
 use crate::port::Caps;
@@ -86,6 +88,8 @@ pub struct Context<'a> {
     pub flows: &'a mut FlowTable,
     /// First fragments.
     pub fragments: &'a mut Fragments,
+    /// By what others know ends of connections.
+    pub nat: &'a mut Nat,
     /// Samples of what was refused.
     pub refusals: &'a mut Refusals,
     /// Neighbors that packets could not leave for.
@@ -242,7 +246,10 @@ fn go_on<'t>(
         return None;
     }
     keep(ctx, packet, found, from)?;
-    Some((adjacency, Outcome::of_way(&way)))
+    Some((
+        adjacency,
+        Outcome::of_way(&way, found.state().binding_of(from)),
+    ))
 }
 
 /// Notes that the connection of a packet lives; `None` when the packet begins it anew.
@@ -313,6 +320,11 @@ fn admit(ctx: &mut Context<'_>, port: &PortEntry, own: &Own<'_>, packet: &mut Pa
         trim::finish(ctx.pool, &mut packet.frame, parsed, unfinished);
     }
     if to_gateway && is_ip && !local::is_neighbor_discovery(parsed) {
+        if ctx.tables.has_host_ports()
+            && let Err(reason) = nat::lead(ctx, packet)
+        {
+            return Verdict::Drop(reason);
+        }
         seek(ctx.flows, &mut packet.meta);
         return Verdict::Continue;
     }
@@ -423,6 +435,11 @@ fn leave(
         return Verdict::Drop(reason);
     }
     rewrite::run(packet, way);
+    if let Some(binding) = outcome.binding
+        && let Err(reason) = nat::leave(ctx, packet, binding)
+    {
+        return Verdict::Drop(reason);
+    }
     send(ctx, packet, way)
 }
 
@@ -454,6 +471,11 @@ fn leave_in_pieces(
         return Verdict::Drop(reason);
     }
     rewrite::run(packet, way);
+    if let Some(binding) = outcome.binding
+        && let Err(reason) = nat::leave(ctx, packet, binding)
+    {
+        return Verdict::Drop(reason);
+    }
     let (verdict, begin) = (Verdict::Forward(way.port), ctx.extra.len());
     let cut = match superframe {
         true => superframe::cut(ctx, packet, way.mtu, verdict),
@@ -550,7 +572,7 @@ fn receive_routed(
             && stamp == found.stamp();
         same.then_some(())?;
         keep(ctx, packet, &found, from)?;
-        Some(Outcome::of_way(&way))
+        Some(Outcome::of_way(&way, None))
     });
     if let Some(outcome) = known {
         ctx.counters.event(Event::FlowHit, 1);

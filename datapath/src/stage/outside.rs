@@ -5,6 +5,7 @@
 //! |---|---|
 //! | to another MAC address than the NIC's | dropped |
 //! | to the node's own address, of a tunnel | unwrapped, and goes on as one that came in by the tunnel ([`tunnel`]) |
+//! | to the node's own address, of a connection that left masqueraded | translated back, and goes on to its pod ([`nat`]) |
 //! | to the node's own address, else | dropped: the steering program leaves it to the host |
 //! | to anybody else | routed, to this node's ports only |
 //!
@@ -12,7 +13,7 @@
 
 use std::net::IpAddr;
 
-use super::{Context, trim, tunnel};
+use super::{Context, nat, trim, tunnel};
 use crate::frame::Packet;
 use crate::tables::{Adjacency, Hop, PortEntry, Tables};
 use crate::verdict::{Reason, Verdict};
@@ -30,10 +31,15 @@ pub(super) fn arrive(ctx: &mut Context<'_>, uplink: &PortEntry, packet: &mut Pac
         return Verdict::Drop(Reason::NotForUs);
     };
     if parsed.is_ip() && own.contains_key(&parsed.key.dst) {
-        return match tunnel::is_one(ctx, parsed) {
-            true if is_to(packet, uplink) => tunnel::unwrap(ctx, uplink, packet),
-            _ => Verdict::Drop(Reason::NotForUs),
-        };
+        if !is_to(packet, uplink) {
+            return Verdict::Drop(Reason::NotForUs);
+        }
+        if tunnel::is_one(ctx, parsed) {
+            return tunnel::unwrap(ctx, uplink, packet);
+        }
+        if let Err(reason) = nat::arrive(ctx, uplink, packet) {
+            return Verdict::Drop(reason);
+        }
     }
     admit(ctx, uplink, packet)
 }

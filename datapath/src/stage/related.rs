@@ -3,14 +3,20 @@
 
 use super::Context;
 use super::connection::{Passage, may_go_on};
-use crate::flow::{Conversation, FragmentId};
+use crate::flow::{BindingId, Conversation, FragmentId};
 use crate::frame::Packet;
 use crate::wire::quoted::{is_icmp_error, quoted_key};
-use crate::wire::{FlowKey, Fragment};
+use crate::wire::{FlowKey, Fragment, Parsed};
 
 /// Whether the packet is an ICMP error.
-pub(super) fn is_error(packet: &Packet) -> bool {
-    is_icmp_error(&packet.meta.parsed)
+pub(super) fn is_error(parsed: &Parsed) -> bool {
+    is_icmp_error(parsed)
+}
+
+/// Whether a packet belongs to a connection, if to any, without having its key.
+pub(super) fn is_related(packet: &Packet) -> bool {
+    let parsed = &packet.meta.parsed;
+    parsed.fragment == Fragment::Later || is_error(parsed)
 }
 
 /// Which packet a fragment is part of.
@@ -19,27 +25,32 @@ pub(super) fn fragment_id(packet: &Packet) -> FragmentId {
     FragmentId::new(&meta.parsed.key, meta.parsed.fragment_id, meta.in_port)
 }
 
-/// Whether the packet belongs to a connection that may go on.
-pub(super) fn of(ctx: &Context<'_>, passage: Passage<'_>, packet: &Packet) -> bool {
-    let parsed = &packet.meta.parsed;
-    if parsed.fragment == Fragment::Later {
-        let ports = ctx.fragments.find(&fragment_id(packet), ctx.now.millis());
-        return ports.is_some_and(|(sport, dport)| {
-            is_known(ctx, passage, &parsed.key.with_ports(sport, dport))
-        });
-    }
-    // The error goes to whoever sent the packet it is about (RFC 1122 section 3.2.2).
-    quoted_key(packet.frame.bytes(), parsed).is_some_and(|about| {
-        // The quoted packet came the other way. Where it was to go need not be where the error comes from.
-        about.src == parsed.key.dst && is_known(ctx, passage, &about.reversed())
+/// The connection that a packet belongs to.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Related {
+    /// The binding that its packets leave under, in this direction.
+    pub(super) binding: Option<BindingId>,
+}
+
+/// Whether the packet belongs to a connection that may go on, and to which.
+pub(super) fn of(ctx: &Context<'_>, passage: Passage<'_>, packet: &Packet) -> Option<Related> {
+    let key = key(ctx, packet)?;
+    let conversation = Conversation::of(&key, ctx.flows.seed());
+    let found = ctx.flows.find_now(&conversation, ctx.now.millis())?;
+    may_go_on(ctx, passage, &key, &found, conversation.from).then(|| Related {
+        binding: found.state().binding_of(conversation.from),
     })
 }
 
-/// Whether a packet with this key, on this passage, would be one of a connection that may go on.
-fn is_known(ctx: &Context<'_>, passage: Passage<'_>, key: &FlowKey) -> bool {
-    let conversation = Conversation::of(key, ctx.flows.seed());
-    let Some(found) = ctx.flows.find_now(&conversation, ctx.now.millis()) else {
-        return false;
-    };
-    may_go_on(ctx, passage, key, &found, conversation.from)
+/// The key of a packet of the connection that this one refers to, in the same direction.
+pub(super) fn key(ctx: &Context<'_>, packet: &Packet) -> Option<FlowKey> {
+    let parsed = &packet.meta.parsed;
+    if parsed.fragment == Fragment::Later {
+        let ports = ctx.fragments.find(&fragment_id(packet), ctx.now.millis());
+        return ports.map(|(sport, dport)| parsed.key.with_ports(sport, dport));
+    }
+    // The error goes to whoever sent the packet it is about (RFC 1122 section 3.2.2).
+    let about = quoted_key(packet.frame.bytes(), parsed)?;
+    // The quoted packet came the other way. Where it was to go need not be where the error comes from.
+    (about.src == parsed.key.dst).then(|| about.reversed())
 }

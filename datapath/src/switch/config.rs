@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What a switch is started with, and what a port is made of.
 
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::flow::Timeouts;
@@ -35,6 +37,11 @@ pub struct SwitchConfig {
     /// For how long after the start connections may be joined that began earlier, where policy allows new ones: the flow tables of
     /// before are gone.
     pub joins_for: Duration,
+    /// Ports that nobody else on the node uses, as which masqueraded connections leave; shared out evenly among the workers.
+    pub nat_ports: Option<RangeInclusive<u16>>,
+    /// Directory of files that outlive the process, where it stands which connection left by which of them; written to by the superuser alone, and by
+    /// one switch at a time. `None`: a start knows nothing of it.
+    pub nat_dir: Option<PathBuf>,
     /// Packets in fragments that each worker follows at a time.
     pub fragment_entries: usize,
     /// MAC addresses each worker learns at most.
@@ -61,6 +68,8 @@ impl Default for SwitchConfig {
             flow_timeouts: Timeouts::default(),
             flow_quota: u32::MAX,
             joins_for: Duration::ZERO,
+            nat_ports: None,
+            nat_dir: None,
             fragment_entries: 4096,
             fdb_entries: crate::stage::segment::DEFAULT_ENTRIES,
             icmp_errors: Rate {

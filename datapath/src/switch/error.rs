@@ -24,6 +24,14 @@ pub enum SwitchError {
         /// Why.
         source: io::Error,
     },
+    /// Fewer ports for masquerading than workers.
+    #[error("ports {}-{} for masquerading are fewer than the {workers} workers; each needs some of its own", ports.start(), ports.end())]
+    NatPorts {
+        /// The ports.
+        ports: std::ops::RangeInclusive<u16>,
+        /// How many workers there are.
+        workers: usize,
+    },
     /// A worker's flow table could not be made.
     #[error("worker {worker}: {source}")]
     Flows {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Making the workers: rings between all of them, their memory, their threads.
 
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -10,7 +11,7 @@ use crossbeam_channel::bounded;
 use super::{Handle, IdleConfig, Mode, SwitchConfig, SwitchError, WorkerConfig};
 use crate::counters::WorkerCounters;
 use crate::events::{MissReader, refusals};
-use crate::flow::{FlowTable, Fragments, random_seed};
+use crate::flow::{Bindings, FlowTable, Fragments, Nat, random_seed};
 use crate::handoff::{self, Incoming, Outgoing};
 use crate::ids::{MAX_WORKERS, WorkerId};
 use crate::publish::Publisher;
@@ -44,6 +45,7 @@ pub(super) fn start(
         .iter()
         .map(|_| Arc::<WorkerCounters>::default())
         .collect();
+    let mut nat = nat(config, &ids)?.into_iter();
     for (peers, &id) in peers(&ids, &wakers, &counters, config.handoff_frames)
         .into_iter()
         .zip(&ids)
@@ -60,6 +62,7 @@ pub(super) fn start(
             tables: publisher.reader(),
             flows: flow_table(config, id, seed()?)?,
             fragments: Fragments::new(config.fragment_entries, seed()?),
+            nat: nat.next().ok_or(SwitchError::Workers(count))?,
             refusals,
             misses: misses.worker(),
             joins_for: config.joins_for,
@@ -112,6 +115,56 @@ fn flow_table(config: &SwitchConfig, id: WorkerId, seed: u64) -> Result<FlowTabl
     let mut table = table.map_err(|source| SwitchError::Flows { worker: id, source })?;
     table.set_quota(config.flow_quota);
     Ok(table)
+}
+
+/// What each worker has to do with bindings; nothing where no ports are reserved for it.
+fn nat(config: &SwitchConfig, ids: &[WorkerId]) -> Result<Vec<Nat>, SwitchError> {
+    let shares = match &config.nat_ports {
+        // No worker has any.
+        None => ids.iter().map(|_| RangeInclusive::new(1, 0)).collect(),
+        Some(ports) => shares(ports, ids.len()).ok_or_else(|| SwitchError::NatPorts {
+            ports: ports.clone(),
+            workers: ids.len(),
+        })?,
+    };
+    let bindings = ids.iter().zip(shares).map(|(&id, share)| {
+        let failed = |source| start_error(id, "bindings", source);
+        let seed = random_seed().map_err(failed)?;
+        let bindings = match &config.nat_dir {
+            Some(dir) if !share.is_empty() => {
+                let path = dir.join(format!("bindings-{id}"));
+                Bindings::in_file(&path, config.flow_entries, share, seed, boot_id())
+            }
+            _ => Bindings::create(config.flow_entries, share, seed),
+        };
+        bindings.map(Arc::new).map_err(failed)
+    });
+    let all: Result<Arc<[_]>, SwitchError> = bindings.collect();
+    Ok(Nat::of_workers(all?))
+}
+
+/// A number of this boot of the machine; 0 where the kernel does not say.
+fn boot_id() -> u64 {
+    let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    let first: String = text
+        .chars()
+        .filter(char::is_ascii_hexdigit)
+        .take(16)
+        .collect();
+    u64::from_str_radix(&first, 16).unwrap_or(0)
+}
+
+/// A range cut into as many equal ones as there are workers, what is left over in none; `None` where one would be empty.
+fn shares(ports: &RangeInclusive<u16>, workers: usize) -> Option<Vec<RangeInclusive<u16>>> {
+    let each = ports.len() / workers;
+    let first = |worker: usize| usize::from(*ports.start()) + worker * each;
+    let share = |worker| {
+        Some(u16::try_from(first(worker)).ok()?..=u16::try_from(first(worker + 1) - 1).ok()?)
+    };
+    match each {
+        0 => None,
+        _ => (0..workers).map(share).collect(),
+    }
 }
 
 pub(super) fn start_error(

@@ -34,6 +34,8 @@ pub const MAX_FDB_ENTRIES: usize = 65_536;
 pub const MAX_SEGMENT_ENTRIES: u32 = 65_536;
 /// Most static rules of one port in one direction.
 pub const MAX_PORT_RULES: usize = 4096;
+/// Most ports of the node that lead to ports of pods.
+pub const MAX_HOST_PORTS: usize = 65_536;
 /// Most addresses of peers.
 pub const MAX_PEERS: usize = 1 << 20;
 /// Most identities, and so most peer classes.

@@ -4,6 +4,7 @@
 
 mod edit;
 mod error;
+mod host_port;
 pub mod limits;
 mod lpm;
 mod missing;
@@ -24,6 +25,7 @@ use std::sync::Arc;
 
 pub use edit::Edit;
 pub use error::TableError;
+pub use host_port::{HostPort, HostPortKey};
 pub use peers::Peer;
 pub use policy::{
     Action, Direction, DirectionPolicy, Judgement, PolicyAction, PolicyJudgement, PolicyRule,
@@ -83,6 +85,10 @@ pub struct Tables {
     links: Slab<Arc<Link>, 64>,
     segments: Trie<u32, Arc<Segment>>,
     peers: Peers,
+    /// In order.
+    host_ports: Arc<[HostPort]>,
+    /// Uplinks, and the node's own ports.
+    node_ports: Arc<[PortId]>,
     common_stamp: u32,
     // What only edits need.
     /// Of each routed port, its static neighbors and links.
@@ -143,6 +149,8 @@ impl Tables {
             links: Slab::default(),
             segments: Trie::default(),
             peers: Peers::default(),
+            host_ports: Arc::default(),
+            node_ports: Arc::default(),
             common_stamp: 1,
             behind: Paged::default(),
             rule_ids: Slab::default(),

@@ -5,12 +5,15 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
+use ipnet::IpNet;
+
 use super::TableError;
 use super::limits::VLANS;
 use super::policy::{Action, PortPolicy, RuleSet};
 use super::tunnel::TunnelSpec;
 use crate::ids::{PortId, VrfId, WorkerId};
 use crate::wire::MacAddr;
+use crate::wire::flow_key::to_ip;
 
 /// A port as control sets it.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -65,6 +68,8 @@ pub enum PortKindSpec {
         /// The node's own addresses on it, unicast: where tunnels end, and, the first of each family, what they begin at and the switch says
         /// its errors from. None of them is a route.
         addresses: Vec<IpAddr>,
+        /// Connections that pods begin leave as the node's own, from its first address, but for those to these prefixes. `None`: as they are.
+        masquerade: Option<Vec<IpNet>>,
     },
     /// A VXLAN tunnel: a port without a device. Its neighbors are the other ends, each with the MAC address that inner frames to it bear;
     /// routes by it have one of them as next hop, which may be of the other address family than the prefix.
@@ -157,6 +162,24 @@ impl PortEntry {
         }
     }
 
+    /// Whether connections that pods begin to an address leave by the port, an uplink, as the node's own.
+    pub fn masquerades(&self, to: &[u8; 16]) -> bool {
+        let PortKind::Uplink {
+            masquerade: Some(except),
+            ..
+        } = &self.kind
+        else {
+            return false;
+        };
+        let to = to_ip(to);
+        !except.iter().any(|prefix| prefix.contains(&to))
+    }
+
+    /// Whether a pod is behind it, whose packets are routed.
+    pub fn is_pod(&self) -> bool {
+        matches!(self.kind, PortKind::Routed { .. }) && !self.node
+    }
+
     /// The tunnel that the port is.
     #[inline]
     pub fn tunnel(&self) -> Option<&TunnelSpec> {
@@ -205,6 +228,8 @@ pub enum PortKind {
         addresses: OwnAddresses,
         /// The first IPv4 and the first IPv6 one.
         first: [Option<IpAddr>; 2],
+        /// Connections that pods begin leave as the node's own, but for those to these prefixes.
+        masquerade: Option<Arc<[IpNet]>>,
     },
     /// A VXLAN tunnel.
     Tunnel(TunnelSpec),

@@ -22,7 +22,7 @@ use std::time::Duration;
 
 use crate::counters::WorkerCounters;
 use crate::events::{Misses, Refusals};
-use crate::flow::{FlowTable, Fragments};
+use crate::flow::{FlowTable, Fragments, Nat};
 use crate::ids::WorkerId;
 use crate::publish::Reader;
 use crate::stage::{Learned, RateLimiter};
@@ -49,6 +49,7 @@ pub(crate) struct Parts {
     pub(crate) tables: Reader<Tables>,
     pub(crate) flows: FlowTable,
     pub(crate) fragments: Fragments,
+    pub(crate) nat: Nat,
     pub(crate) refusals: Refusals,
     pub(crate) misses: Misses,
     /// For how long connections may be joined that began before the worker did.
@@ -95,6 +96,7 @@ impl Worker {
                 Memory {
                     flows: parts.flows,
                     fragments: parts.fragments,
+                    nat: parts.nat,
                     fdb: parts.fdb,
                     icmp: parts.icmp,
                     refusals: parts.refusals,

@@ -14,7 +14,7 @@ use super::outlets::{Outlets, Slot};
 use super::schedule::Quantum;
 use crate::counters::Event;
 use crate::events::{Misses, Refusals};
-use crate::flow::{FlowTable, Fragments};
+use crate::flow::{FlowTable, Fragments, Nat};
 use crate::frame::{BATCH_SIZE, Batch, Packet};
 use crate::ids::PortId;
 use crate::port::{Caps, Closed};
@@ -25,7 +25,7 @@ use crate::tables::Tables;
 const QUANTUM: Duration = Duration::from_micros(1);
 /// Time between two steps of ageing.
 const AGEING_STEP: Duration = Duration::from_millis(1);
-/// Buckets of the flow table, and places of the FDB, looked at in a step.
+/// Buckets of the flow table, bindings, and places of the FDB, looked at in a step.
 const AGED_AT_ONCE: usize = 8;
 /// Ports that pay for the work of other workers in a step.
 const SETTLED_AT_ONCE: usize = 16;
@@ -44,6 +44,7 @@ const NO_CAPS: Caps = Caps {
 pub(super) struct Memory {
     pub(super) flows: FlowTable,
     pub(super) fragments: Fragments,
+    pub(super) nat: Nat,
     pub(super) fdb: Learned,
     pub(super) icmp: RateLimiter,
     pub(super) refusals: Refusals,
@@ -244,6 +245,7 @@ impl Engine {
             counters: &self.outlets.counters,
             flows: &mut memory.flows,
             fragments: &mut memory.fragments,
+            nat: &mut memory.nat,
             fdb: &mut memory.fdb,
             icmp: &mut memory.icmp,
             refusals: &mut memory.refusals,
@@ -300,6 +302,8 @@ impl Engine {
         let memory = &mut self.memory;
         memory.flows.age(now.millis(), AGED_AT_ONCE);
         memory.fragments.age(now.millis());
+        let nat = &mut memory.nat;
+        nat.binder.age(&memory.flows, now.millis(), AGED_AT_ONCE);
         memory
             .fdb
             .age(tables, now, AGED_AT_ONCE, &self.outlets.counters);

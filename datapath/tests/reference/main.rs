@@ -9,6 +9,7 @@ mod frames;
 mod generate;
 mod model;
 mod setup;
+#[allow(dead_code, reason = "shared with the tests of the stages")]
 mod world;
 
 use std::collections::BTreeMap;

@@ -1,13 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A switch without threads and devices: the stages, workers' memory, and what dispatch does between them.
 
+use std::io;
+use std::ops::RangeInclusive;
+use std::path::Path;
 use std::sync::Arc;
 
 use crossbeam_channel::Receiver;
 
 use podswitch_datapath::counters::{Counters, WorkerCounters};
 use podswitch_datapath::events::{MissReader, Misses, Refusal, Refusals, refusals};
-use podswitch_datapath::flow::{FlowTable, Fragments, Timeouts};
+use podswitch_datapath::flow::{Bindings, FlowTable, Fragments, Nat, Timeouts};
 use podswitch_datapath::frame::{Arena, Batch, Frame, Packet, Pool};
 use podswitch_datapath::port::Caps;
 use podswitch_datapath::stage::{self, Context, Learned, Now, Rate, RateLimiter, segment};
@@ -32,6 +35,7 @@ pub(crate) struct WorkerState {
     pub(crate) counters: WorkerCounters,
     pub(crate) flows: FlowTable,
     pub(crate) fragments: Fragments,
+    pub(crate) nat: Nat,
     pub(crate) refusals: Refusals,
     pub(crate) misses: Misses,
     /// Samples of what was refused; as long as it is there, they can be taken.
@@ -68,7 +72,10 @@ pub(crate) fn gateway() -> Gateway {
 impl World {
     pub(crate) fn new(workers: u8, gateway: Gateway, icmp: Rate) -> World {
         let misses = MissReader::new().expect("an eventfd");
-        let workers = (0..workers).map(|n| {
+        let no_ports =
+            |_| Arc::new(Bindings::create(64, RangeInclusive::new(1, 0), 79).expect("memory"));
+        let nat = Nat::of_workers((0..workers).map(no_ports).collect());
+        let workers = (0..workers).zip(nat).map(|(n, nat)| {
             let id = WorkerId(n);
             let arena = Arc::new(Arena::new(id, CHUNKS).expect("memory"));
             let mut pool = Pool::new(id);
@@ -82,6 +89,7 @@ impl World {
                 flows: FlowTable::create(1024, 0x9e37 + u64::from(n), Timeouts::default())
                     .expect("memory"),
                 fragments: Fragments::new(256, 78 + u64::from(n)),
+                nat,
                 refusals,
                 misses: misses.worker(),
                 _refused: refused,
@@ -102,6 +110,35 @@ impl World {
                 takes_partial_checksum: false,
                 max_segments: 18,
             },
+        }
+    }
+
+    /// Gives worker n the ports from 61000 + 100 n on, as many, for masquerading.
+    pub(crate) fn reserve_ports(&mut self, each: u16) {
+        self.reserve(each, |_, ports| Bindings::create(64, ports, 79));
+    }
+
+    /// The same, with what stands in files of a directory.
+    pub(crate) fn reserve_ports_in(&mut self, dir: &Path, each: u16) {
+        self.reserve(each, |n, ports| {
+            let path = dir.join(format!("bindings-{n}"));
+            Bindings::in_file(&path, 64, ports, 79, 1)
+        });
+    }
+
+    fn reserve(
+        &mut self,
+        each: u16,
+        open: impl Fn(u16, RangeInclusive<u16>) -> io::Result<Bindings>,
+    ) {
+        let bindings = self.workers.iter().map(|worker| {
+            let n = u16::from(worker.id.0);
+            let first = 61_000 + 100 * n;
+            Arc::new(open(n, first..=first + each - 1).expect("memory"))
+        });
+        let nat = Nat::of_workers(bindings.collect());
+        for (worker, nat) in self.workers.iter_mut().zip(nat) {
+            worker.nat = nat;
         }
     }
 
@@ -156,6 +193,7 @@ impl World {
             counters: &state.counters,
             flows: &mut state.flows,
             fragments: &mut state.fragments,
+            nat: &mut state.nat,
             refusals: &mut state.refusals,
             misses: &mut state.misses,
             fdb: &mut state.fdb,
@@ -253,7 +291,6 @@ impl World {
     }
 
     /// Counters of all workers together.
-    #[allow(dead_code, reason = "the reference test compares frames, not counters")]
     pub(crate) fn counters(&self) -> Counters {
         let mut all = Counters::default();
         for worker in &self.workers {

@@ -80,6 +80,7 @@ fn a_port_that_went_on_its_way_elsewhere_is_gone() {
             counters: &state.counters,
             flows: &mut state.flows,
             fragments: &mut state.fragments,
+            nat: &mut state.nat,
             refusals: &mut state.refusals,
             misses: &mut state.misses,
             fdb: &mut state.fdb,

@@ -13,6 +13,7 @@ mod errors;
 mod fragments;
 mod handoff;
 mod local;
+mod masquerade;
 mod node;
 mod routed;
 mod segments;

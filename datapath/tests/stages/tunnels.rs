@@ -47,6 +47,7 @@ fn uplink(node: u8) -> PortSpec {
         kind: PortKindSpec::Uplink {
             vrf: VrfId(0),
             addresses: vec![node_v4(node), node_v6(node)],
+            masquerade: None,
         },
         ..pod(UPLINK)
     }
@@ -211,6 +212,7 @@ fn a_tunnel_begins_at_the_first_address() {
                 [192, 0, 2, 0].into(),
                 ip("2001:db8::"),
             ],
+            masquerade: None,
         };
         e.set_port(port);
     });

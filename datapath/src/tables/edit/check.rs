@@ -121,7 +121,9 @@ fn check_port(port: &PortSpec, gateway: &Gateway) -> Result<(), TableError> {
                 }
             }
         }
-        PortKindSpec::Uplink { vrf: id, addresses } => {
+        PortKindSpec::Uplink {
+            vrf: id, addresses, ..
+        } => {
             vrf(object, *id)?;
             station_mac(object, port.mac, gateway)?;
             for address in addresses {

@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod check;
+mod host_ports;
 mod links;
 mod peers;
 mod ports;
@@ -17,11 +18,12 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use super::{
-    Direction, FdbKey, NeighborKey, PortKind, PortPolicy, PortSpec, Route, RouteKey, Rule,
-    SegmentSpec, TableError, Tables,
+    Direction, FdbKey, HostPortKey, NeighborKey, PortKind, PortPolicy, PortSpec, Route, RouteKey,
+    Rule, SegmentSpec, TableError, Tables,
 };
 use crate::ids::{CidrClass, IdentityId, PeerClass, PortId, VrfId};
 use crate::wire::MacAddr;
+use crate::wire::translate::Endpoint;
 
 /// Changes to tables. They are gathered, the last one of an object counts, and [`build`](Edit::build) judges the
 /// result as a whole: the order of changes is of no matter, and if anything is wrong, nothing has happened.
@@ -39,6 +41,7 @@ pub struct Edit {
     identities: BTreeMap<IdentityId, Option<PeerClass>>,
     peers: BTreeMap<IpAddr, Option<IdentityId>>,
     cidrs: BTreeMap<IpNet, Option<CidrClass>>,
+    host_ports: BTreeMap<HostPortKey, Option<Endpoint>>,
 }
 
 impl Edit {
@@ -59,6 +62,7 @@ impl Edit {
             identities: BTreeMap::new(),
             peers: BTreeMap::new(),
             cidrs: BTreeMap::new(),
+            host_ports: BTreeMap::new(),
         }
     }
 
@@ -172,6 +176,12 @@ impl Edit {
         self
     }
 
+    /// Leads a port of the node to one of a pod. None: to nobody.
+    pub fn set_host_port(&mut self, key: HostPortKey, to: Option<Endpoint>) -> &mut Self {
+        self.host_ports.insert(key, to);
+        self
+    }
+
     /// The next tables.
     pub fn build(self) -> Result<Tables, TableError> {
         self.check_values()?;
@@ -205,6 +215,10 @@ impl Edit {
         build.set_peers(&self.peers)?;
         build.remove_identities(&self.identities)?;
         build.set_cidrs(&self.cidrs)?;
+        build.set_host_ports(&self.host_ports)?;
+        if !self.ports.is_empty() {
+            build.find_node_ports();
+        }
         build.rewrap_changed(&self.ports, &self.routes);
         build.check_segments(&self.segments, &self.ports, &self.fdb, &was_in)?;
         build.remove_segments(&self.segments)?;

@@ -140,12 +140,17 @@ impl Build {
                     addresses: OwnAddresses::new(addresses),
                 },
             ),
-            PortKindSpec::Uplink { vrf, addresses } => (
+            PortKindSpec::Uplink {
+                vrf,
+                addresses,
+                masquerade,
+            } => (
                 *vrf,
                 PortKind::Uplink {
                     addresses: OwnAddresses::new(addresses),
                     first: [true, false]
                         .map(|v4| addresses.iter().find(|a| a.is_ipv4() == v4).copied()),
+                    masquerade: masquerade.as_deref().map(Arc::from),
                 },
             ),
             PortKindSpec::Tunnel { vrf, tunnel } => (*vrf, PortKind::Tunnel(*tunnel)),

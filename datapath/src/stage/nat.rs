@@ -1,0 +1,259 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Network address translation. Masquerading: connections that pods begin and that leave by an uplink leave as the node's own, by ports that nobody
+//! else on the node uses. Host ports: connections to ports of the node's addresses that lead to pods.
+//!
+//! Everything is judged, counted and known by the pod's own address. What leaves is translated last, by the worker of the pod's port; what comes
+//! in is translated first, by the worker of the NIC, and only goes on as part of a connection that is bound. Nothing that was to be masqueraded
+//! leaves as it is.
+
+use super::connection::{Outcome, Passage};
+use super::{Context, related};
+use crate::counters::Event;
+use crate::flow::{BindingId, FragmentId, State};
+use crate::frame::Packet;
+use crate::ids::WorkerId;
+use crate::tables::PortEntry;
+use crate::verdict::Reason;
+use crate::wire::flow_key::{FlowKey, map_ip};
+use crate::wire::translate::{self, End, Endpoint};
+use crate::wire::{Fragment, Parsed};
+
+/// The end of a connection that is bound (0 the lower one of its key), and its binding.
+pub(super) type Bound = (usize, BindingId);
+
+/// Whether packets from one port to another are to leave as the node's own if their connection begins there.
+fn is_wanted(me: WorkerId, passage: &Passage<'_>, key: &FlowKey) -> bool {
+    let (Some(sender), Some(receiver)) = (passage.sender, passage.receiver) else {
+        return false;
+    };
+    sender.worker == me && sender.is_pod() && receiver.masquerades(&key.dst)
+}
+
+/// Whether a packet came in translated, and this worker is to know under which binding.
+fn is_owed(me: WorkerId, passage: &Passage<'_>, packet: &Packet) -> bool {
+    packet.meta.seen_as.is_some() && passage.receiver.is_some_and(|port| port.worker == me)
+}
+
+/// Whether a packet that came in translated, and is of no known connection, may go on: as part of one that was bound before the switch was started
+/// anew. `None` for other packets.
+pub(super) fn goes_on(ctx: &Context<'_>, passage: &Passage<'_>, packet: &Packet) -> Option<bool> {
+    let meta = &packet.meta;
+    let seen_as = meta.seen_as.filter(|_| is_owed(ctx.me, passage, packet))?;
+    // Everybody may begin one to a host port.
+    ctx.nat.has_port(seen_as.port).then(|| {
+        let outside = seen_from_outside(&meta.parsed.key, seen_as);
+        ctx.nat.binder.bindings().is_kept(&outside)
+    })
+}
+
+/// The key of a packet to somebody as it was to by what he is known.
+fn seen_from_outside(key: &FlowKey, seen_as: Endpoint) -> FlowKey {
+    let mut outside = *key;
+    (outside.dst, outside.dport) = (seen_as.address, seen_as.port);
+    outside
+}
+
+/// Binds a connection that begins with this packet, where one of its ends is to be bound.
+///
+/// # Errors
+/// Why it cannot be.
+pub(super) fn bind(
+    ctx: &mut Context<'_>,
+    passage: &Passage<'_>,
+    packet: &Packet,
+) -> Result<Option<Bound>, Reason> {
+    let meta = &packet.meta;
+    let (key, from) = (&meta.parsed.key, usize::from(meta.from_upper));
+    let now = ctx.now.millis();
+    if let Some(seen_as) = meta.seen_as.filter(|_| is_owed(ctx.me, passage, packet)) {
+        let id = ctx
+            .nat
+            .binder
+            .bind(ctx.flows, &key.reversed(), seen_as, now);
+        return id
+            .map(|id| Some((1 - from, id)))
+            .map_err(|_| Reason::NatNoPort);
+    }
+    if let Some(to) = answers_as(ctx, passage, key) {
+        let id = ctx.nat.binder.bind(ctx.flows, key, to, now);
+        return id.map(|id| Some((from, id))).map_err(|_| Reason::NatNoPort);
+    }
+    if !is_wanted(ctx.me, passage, key) {
+        return Ok(None);
+    }
+    if !translate::can_begin(&meta.parsed) {
+        return Err(Reason::NatNotTranslatable);
+    }
+    let address = passage
+        .receiver
+        .and_then(|out| out.first_address(key.is_v4()));
+    let address = map_ip(address.ok_or(Reason::NatNoAddress)?);
+    let id = ctx.nat.binder.masquerade(ctx.flows, key, address, now);
+    let id = id.map_err(|_| Reason::NatNoPort)?;
+    ctx.counters.event(Event::NatBound, 1);
+    Ok(Some((from, id)))
+}
+
+/// What a pod is known as, whose packet to the world is of no known connection, but of one to a host port that was bound before the switch was
+/// started anew.
+fn answers_as(ctx: &Context<'_>, passage: &Passage<'_>, key: &FlowKey) -> Option<Endpoint> {
+    let own = passage.receiver?.uplink()?;
+    let bindings = ctx.nat.binder.bindings();
+    ctx.tables.host_ports_of(key).find_map(|host| {
+        let of_family = own.iter().filter(|a| a.is_ipv4() == key.is_v4());
+        let mut at = of_family.filter(|a| host.address.is_unspecified() || host.address == *a);
+        at.find_map(|address| {
+            let seen_as = Endpoint {
+                address: map_ip(address),
+                port: host.port,
+            };
+            let outside = seen_from_outside(&key.reversed(), seen_as);
+            bindings.is_kept(&outside).then_some(seen_as)
+        })
+    })
+}
+
+/// Stops a packet that begins no connection, if it was to be masqueraded or came in translated, and nothing is known of what it belongs to.
+pub(super) fn keep_in(
+    ctx: &Context<'_>,
+    passage: &Passage<'_>,
+    packet: &Packet,
+    outcome: &mut Outcome,
+) {
+    if is_owed(ctx.me, passage, packet) {
+        outcome.ingress.drop = outcome.ingress.drop.or(Some(Reason::NatNoBinding));
+    } else if is_wanted(ctx.me, passage, &packet.meta.parsed.key) {
+        outcome.egress.drop = outcome.egress.drop.or(Some(Reason::NatNoBinding));
+    }
+}
+
+/// The state of a connection that begins.
+pub(super) fn state(state: State, bound: Option<Bound>) -> State {
+    match bound {
+        Some((end, id)) => state.bound(end, id),
+        None => state,
+    }
+}
+
+/// The key of the connection that a packet belongs to: its own, or that of what it refers to.
+fn connection_key(ctx: &Context<'_>, packet: &Packet) -> Option<FlowKey> {
+    match related::is_related(packet) {
+        true => related::key(ctx, packet),
+        false => Some(packet.meta.parsed.key),
+    }
+}
+
+/// Translates a packet that leaves under a binding, its checksum finished or not.
+#[inline(never)]
+pub(super) fn leave(
+    ctx: &mut Context<'_>,
+    packet: &mut Packet,
+    id: BindingId,
+) -> Result<(), Reason> {
+    let key = connection_key(ctx, packet).ok_or(Reason::NatNoBinding)?;
+    let to = ctx.nat.binder.bindings().known_as(id, &key);
+    let to = to.ok_or(Reason::NatNoBinding)?;
+    let (parsed, partial) = (packet.meta.parsed, packet.frame.offload.partial_checksum);
+    let bytes = packet.frame.bytes_mut();
+    // What an error quotes went to the end that is bound.
+    let quoted = !related::is_error(&parsed)
+        || translate::set_quoted_end(bytes, &parsed, End::Destination, &to);
+    match quoted && translate::set_end(bytes, &parsed, End::Source, &to, partial) {
+        true => Ok(()),
+        false => Err(Reason::NatNotTranslatable),
+    }
+}
+
+/// Translates a packet from outside to an address of the node, and what an error quotes: to whom it really is.
+///
+/// # Errors
+/// [`Reason::NotForUs`] and [`Reason::NatNoBinding`], the packet unchanged; [`Reason::NatNotTranslatable`].
+#[inline(never)]
+pub(super) fn arrive(
+    ctx: &mut Context<'_>,
+    uplink: &PortEntry,
+    packet: &mut Packet,
+) -> Result<(), Reason> {
+    packet.meta.parsed.key.set_vrf(uplink.vrf);
+    let outside = connection_key(ctx, packet).ok_or(Reason::NatNoBinding)?;
+    let inside = match ctx.nat.has_port(outside.dport) {
+        true => ctx.nat.find(&outside).ok_or(Reason::NatNoBinding)?,
+        false => ctx.tables.host_port(&outside).ok_or(Reason::NotForUs)?,
+    };
+    lead_to(ctx, packet, &outside, &inside)
+}
+
+/// Leads a packet of a pod's to a host port to whom it is for.
+#[inline(never)]
+pub(super) fn lead(ctx: &mut Context<'_>, packet: &mut Packet) -> Result<(), Reason> {
+    let outside = connection_key(ctx, packet);
+    let to = |outside: FlowKey| Some((outside, ctx.tables.host_port(&outside)?));
+    let Some((outside, inside)) = outside.and_then(to) else {
+        return Ok(());
+    };
+    if inside.address == packet.meta.parsed.key.src {
+        return Err(Reason::NatHairpin);
+    }
+    lead_to(ctx, packet, &outside, &inside)
+}
+
+/// Translates a packet that has come in, and what an error quotes.
+fn lead_to(
+    ctx: &mut Context<'_>,
+    packet: &mut Packet,
+    outside: &FlowKey,
+    inside: &Endpoint,
+) -> Result<(), Reason> {
+    note_first_fragment(ctx, packet);
+    let seen_as = Endpoint {
+        address: packet.meta.parsed.key.dst,
+        port: outside.dport,
+    };
+    let parsed = packet.meta.parsed;
+    let bytes = packet.frame.bytes_mut();
+    let quoted = !related::is_error(&parsed)
+        || translate::set_quoted_end(bytes, &parsed, End::Source, inside);
+    if !(quoted && set_destination(packet, inside)) {
+        return Err(Reason::NatNotTranslatable);
+    }
+    packet.meta.seen_as = Some(seen_as);
+    Ok(())
+}
+
+/// Makes a packet what it was before it was translated on its way in; for whoever quotes it.
+#[cold]
+pub(super) fn undo(packet: &mut Packet) {
+    if let Some(seen_as) = packet.meta.seen_as.take() {
+        // It went the other way, so all of it is there.
+        let _ = set_destination(packet, &seen_as);
+    }
+}
+
+fn set_destination(packet: &mut Packet, to: &Endpoint) -> bool {
+    let parsed = &mut packet.meta.parsed;
+    let partial = packet.frame.offload.partial_checksum;
+    let bytes = packet.frame.bytes_mut();
+    if !translate::set_end(bytes, parsed, End::Destination, to, partial) {
+        return false;
+    }
+    parsed.key.dst = to.address;
+    if has_ports(parsed) {
+        parsed.key.dport = to.port;
+    }
+    true
+}
+
+/// Whether the key of a packet has ports or an identifier that are its own.
+fn has_ports(parsed: &Parsed) -> bool {
+    parsed.fragment != Fragment::Later && !related::is_error(parsed)
+}
+
+/// Notes the ports of a packet in fragments as it comes in, for its later fragments to be translated.
+fn note_first_fragment(ctx: &mut Context<'_>, packet: &Packet) {
+    let parsed = &packet.meta.parsed;
+    if parsed.fragment == Fragment::First {
+        let id = FragmentId::new(&parsed.key, parsed.fragment_id, packet.meta.in_port);
+        let ports = (parsed.key.sport, parsed.key.dport);
+        ctx.fragments.note(&id, ports, ctx.now.millis());
+    }
+}
