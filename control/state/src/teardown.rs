@@ -10,6 +10,7 @@ use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 
 use podswitch_api::DEFAULT_SOCKET;
+use podswitch_api::limits::MAX_WORKERS;
 use podswitch_api::method::TeardownReport;
 use podswitch_host::ethtool::Ethtool;
 use podswitch_host::{Error, Link, Socket, bpf, link, sysctl, tc, xdp};
@@ -71,6 +72,7 @@ pub fn take_apart(store: Option<Store>, config: &Config) -> TeardownReport {
         report.failed("interface", "(all)", e.to_string());
     }
     remove_socket(&config.socket, &mut report);
+    remove_bindings(config, &mut report);
     // The leases are the whole machine's. With the default socket its one daemon was ours; another may be one of several.
     let all = config.socket == Path::new(DEFAULT_SOCKET);
     let gone = |network: &str, holder: Option<&str>| {
@@ -145,6 +147,21 @@ pub fn put_back(before: &OwnedInterface) -> TeardownReport {
         report.failed("interface", &before.name, e.to_string());
     }
     report
+}
+
+/// What stands beside the socket about masqueraded connections, of every worker that there was.
+fn remove_bindings(config: &Config, report: &mut TeardownReport) {
+    let Some(dir) = config.socket.parent() else {
+        return;
+    };
+    for worker in 0..MAX_WORKERS {
+        let path = dir.join(format!("bindings-{worker}"));
+        match fs::remove_file(&path) {
+            Ok(()) => report.removed("file", path.display().to_string()),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            Err(e) => report.failed("file", path.display().to_string(), e.to_string()),
+        }
+    }
 }
 
 /// A veth that podswitch-cni made, or was killed while it made it.

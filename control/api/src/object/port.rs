@@ -3,6 +3,7 @@
 
 use std::net::IpAddr;
 
+use ipnet::IpNet;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -87,6 +88,9 @@ pub enum Device {
         /// long as they are there; a route object of the same prefix goes before. None: no routes are taken.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         routes: Option<u32>,
+        /// Connections that pods begin leave by the NIC as the node's own; none: as they are.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        masquerade: Option<Masquerade>,
     },
     /// A VXLAN tunnel (RFC 7348) instead of a device. Its neighbors are the other ends, by their underlay addresses, each with the MAC
     /// address that inner frames to it bear; nobody else is heard. Routes by it have one of them as next hop. The port's MAC address is
@@ -173,6 +177,14 @@ impl Device {
         }
     }
 
+    /// What leaves by it as the node's own.
+    pub fn masquerade(&self) -> Option<&Masquerade> {
+        match self {
+            Device::Nic { masquerade, .. } => masquerade.as_ref(),
+            _ => None,
+        }
+    }
+
     /// Name as in `kind` on the wire.
     pub fn kind(&self) -> &'static str {
         match self {
@@ -183,6 +195,18 @@ impl Device {
             Device::Memory {} => "memory",
         }
     }
+}
+
+/// What of a NIC's port leaves as the node's own: TCP, UDP and ICMP queries, from its first address of the family, by one of the ports that the
+/// configuration reserves. Nothing else that pods begin leaves, but to the prefixes that are excepted.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(remote = "Self", deny_unknown_fields)]
+pub struct Masquerade {
+    /// Prefixes to which everything leaves as it is; at most 64.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(deserialize_with = "crate::text::prefixes")]
+    #[schemars(with = "Vec<String>")]
+    pub except: Vec<IpNet>,
 }
 
 /// How an XDP program is attached.
@@ -265,6 +289,6 @@ pub struct PodRef {
     pub network: Option<String>,
 }
 
-crate::by_name!(Port, Device, SegmentMembership, PodRef);
+crate::by_name!(Port, Device, Masquerade, SegmentMembership, PodRef);
 
 crate::by_word!(XdpMode);

@@ -99,6 +99,12 @@ pub struct PortRange {
     pub last: u16,
 }
 
+impl From<PortRange> for std::ops::RangeInclusive<u16> {
+    fn from(range: PortRange) -> Self {
+        range.first..=range.last
+    }
+}
+
 impl fmt::Display for PortRange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.first == self.last {

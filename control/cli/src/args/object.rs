@@ -91,6 +91,12 @@ pub(crate) struct PortAdd {
     /// Routing table of the kernel whose routes by the NIC are the switch's too; 254 is main
     #[arg(long, value_name = "TABLE", requires = "nic")]
     pub(crate) routes: Option<u32>,
+    /// Connections that pods begin leave by the NIC as the node's own
+    #[arg(long, requires = "nic")]
+    pub(crate) masquerade: bool,
+    /// Prefix to which everything leaves as it is (may come more than once)
+    #[arg(long, value_name = "PREFIX", requires = "masquerade")]
+    pub(crate) masquerade_except: Vec<IpNet>,
     /// A VXLAN tunnel of this network identifier, instead of a device; its neighbors are the other ends
     #[arg(long, value_name = "VNI", conflicts_with_all = ["nic", "replay", "record", "address", "segment", "node"])]
     pub(crate) vxlan: Option<u32>,

@@ -3,10 +3,11 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::ops::RangeInclusive;
 
 use podswitch_api::desired::{Delta, Difference};
 use podswitch_api::limits::MAX_TUNNEL_PORTS;
-use podswitch_api::object::{Device, Object, Port};
+use podswitch_api::object::{Device, Masquerade, Object, Port};
 use podswitch_api::{ErrorCode, Key, RpcError};
 use podswitch_datapath::port::xdp::{MAX_OVERLAY_PORTS, XdpHandle};
 use podswitch_datapath::switch::{self, PortSpec};
@@ -60,6 +61,7 @@ impl Engine {
             interface,
             mode,
             vlan,
+            masquerade,
             ..
         } = &port.device
         else {
@@ -76,6 +78,7 @@ impl Engine {
         if let Some(live) = self.ports.get_mut(&port.name) {
             live.look = nic::look(interface);
         }
+        let reserved = self.ports_to_reserve(masquerade.as_ref())?;
         let found = Kernel::find_nic(interface).map_err(|e| kernel_error(&e))?;
         self.nics.insert(port.name.clone(), found.facts.clone());
         self.own(&port.name, found.before.clone())?;
@@ -95,6 +98,7 @@ impl Engine {
             vlan: *vlan,
             pods: self.pods_of(port.vrf),
             overlay_ports: self.overlay_ports(),
+            reserved,
         };
         let attached = Kernel::prepare_nic(&found)
             .and_then(|()| self.kernel.attach_nic(&found, wanted))
@@ -103,6 +107,25 @@ impl Engine {
                 kernel_error(&e)
             })?;
         Ok((Attached::Nic(Box::new(attached)), added.xdp))
+    }
+
+    /// The ports that a NIC is to keep for masqueraded connections.
+    fn ports_to_reserve(
+        &self,
+        masquerade: Option<&Masquerade>,
+    ) -> Result<Option<RangeInclusive<u16>>, RpcError> {
+        if masquerade.is_none() {
+            return Ok(None);
+        }
+        let Some(ports) = self.config.masquerade.ports else {
+            let what = "no ports are reserved for masquerading";
+            return Err(RpcError::new(ErrorCode::Refused, what)
+                .field("device.masquerade")
+                .hint("set `masquerade.ports` in the configuration, such as { first = 61000, last = 65535 }, and start podswitchd anew"));
+        };
+        let ports = ports.into();
+        Kernel::check_ports(&ports).map_err(|e| kernel_error(&e).field("device.masquerade"))?;
+        Ok(Some(ports))
     }
 
     /// UDP ports that tunnels end at; the tables need not have them yet.

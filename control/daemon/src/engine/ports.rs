@@ -424,6 +424,14 @@ pub(super) fn kernel_error(e: &KernelError) -> RpcError {
             ErrorCode::Refused,
             "lower its MTU or change its queues if the reason is one of them, or ask for `mode` `generic`, which is slower",
         ),
+        KernelError::PortsHeld { .. } => (
+            ErrorCode::Conflict,
+            "end what holds it, or choose other ports as `masquerade.ports` of the configuration",
+        ),
+        KernelError::PortsEphemeral { .. } => (
+            ErrorCode::Conflict,
+            "add the ports to the sysctl net.ipv4.ip_local_reserved_ports, or choose others as `masquerade.ports` of the configuration",
+        ),
         KernelError::Host(podswitch_host::Error::ForeignXdp { .. }) => (
             ErrorCode::Conflict,
             "podswitch never replaces another's program",

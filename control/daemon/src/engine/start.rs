@@ -46,6 +46,8 @@ pub(super) fn switch_config(config: &Config, features: Features, had_ports: bool
         flow_timeouts: timeouts(&config.conntrack),
         flow_quota: config.conntrack.entries_per_port.unwrap_or(u32::MAX),
         joins_for,
+        nat_ports: config.masquerade.ports.map(Into::into),
+        nat_dir: config.socket.parent().map(Into::into),
         fragment_entries: config.conntrack.fragments as usize,
         icmp_errors: Rate {
             per_second,

@@ -5,12 +5,21 @@
 pub mod nic;
 pub mod veth;
 
+use std::ops::RangeInclusive;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use podswitch_api::object::XdpMode;
 use podswitch_datapath::Reason;
 use podswitch_datapath::port::xdp::{Loader, XdpError, XdpHandle};
+use podswitch_host::ports::Held;
 use podswitch_host::{Error, Link, Socket, link, xdp};
+
+fn and_others(others: usize) -> String {
+    match others {
+        0 => String::new(),
+        n => format!(" ({n} more are held)"),
+    }
+}
 
 /// Why an interface could not be taken.
 #[derive(Debug, thiserror::Error)]
@@ -35,6 +44,24 @@ pub enum KernelError {
         what: String,
         /// What to do instead.
         hint: &'static str,
+    },
+    /// Ports that were to be the switch's are somebody else's.
+    #[error("ports {}-{} are reserved for masquerading, and {}/{} is held by a socket of the host at {}{}", range.start(), range.end(), first.local.port(), first.protocol, first.local.ip(), and_others(*others))]
+    PortsHeld {
+        /// The ports.
+        range: RangeInclusive<u16>,
+        /// One of the sockets.
+        first: Held,
+        /// How many more there are.
+        others: usize,
+    },
+    /// Ports that were to be the switch's are given to whoever asks for any.
+    #[error("ports {}-{} are reserved for masquerading, and the kernel gives port {port} to sockets that ask for any", range.start(), range.end())]
+    PortsEphemeral {
+        /// The ports.
+        range: RangeInclusive<u16>,
+        /// One of them.
+        port: u16,
     },
     /// The driver of a NIC takes no program.
     #[error("the driver of interface {name} takes no XDP program: {source}")]

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::ops::RangeInclusive;
 use std::os::fd::BorrowedFd;
 
 use podswitch_api::object::XdpMode;
@@ -11,7 +12,7 @@ use podswitch_datapath::Reason;
 use podswitch_datapath::port::xdp::{NicSteering, Roles};
 use podswitch_datapath::wire::MacAddr;
 use podswitch_host::ethtool::Ethtool;
-use podswitch_host::{Error, Link, Socket, addr, link, xdp};
+use podswitch_host::{Error, Link, Socket, addr, link, ports, xdp};
 use podswitch_state::store::{OwnedInterface, SavedFeature};
 use tracing::{info, warn};
 
@@ -68,6 +69,8 @@ pub struct Wanted {
     pub pods: BTreeSet<IpAddr>,
     /// UDP ports of tunnels that end at the node's addresses.
     pub overlay_ports: Vec<u16>,
+    /// Ports of the node that masqueraded connections leave by.
+    pub reserved: Option<RangeInclusive<u16>>,
 }
 
 /// What is attached to a NIC.
@@ -147,6 +150,28 @@ impl Kernel {
         })
     }
 
+    /// Makes sure that ports are free to be the switch's alone, and stay so.
+    ///
+    /// # Errors
+    /// [`KernelError::PortsHeld`] and [`KernelError::PortsEphemeral`], naming one of them.
+    pub fn check_ports(range: &RangeInclusive<u16>) -> Result<(), KernelError> {
+        let held = ports::held(range)?;
+        if let Some(first) = held.first() {
+            return Err(KernelError::PortsHeld {
+                range: range.clone(),
+                first: *first,
+                others: held.len() - 1,
+            });
+        }
+        match ports::ephemeral(range)?.first() {
+            None => Ok(()),
+            Some(&port) => Err(KernelError::PortsEphemeral {
+                range: range.clone(),
+                port,
+            }),
+        }
+    }
+
     /// Turns off what changes frames on their way in. To be called after it was noted how the interface was.
     ///
     /// # Errors
@@ -192,6 +217,7 @@ impl Kernel {
         attached.steering.set_vlan(wanted.vlan)?;
         attached.follow(&found.facts)?;
         attached.set_overlay_ports(&wanted.overlay_ports)?;
+        attached.steering.set_reserved(wanted.reserved.as_slice())?;
         attached.add_pods(wanted.pods)?;
         if let Some((_, id)) = link.xdp.first() {
             // What was missed while no daemon ran is not forgotten, but for the moment up to the replacement.

@@ -29,6 +29,7 @@ fn nic() -> Port {
             mode: XdpMode::Auto,
             vlan: None,
             routes: None,
+            masquerade: None,
         },
         mac: None,
         addresses: Vec::new(),

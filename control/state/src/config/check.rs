@@ -109,6 +109,7 @@ pub(super) fn check(config: &Config) -> Vec<Problem> {
     conntrack(config, &mut problems);
     let deadline = config.policy.deadline_seconds;
     problems.range("policy.deadline_seconds", deadline, 1..=86_400);
+    masquerade(config, &mut problems);
     problems.0
 }
 
@@ -209,6 +210,27 @@ fn conntrack(config: &Config, problems: &mut Problems) {
     problems.range("conntrack.join_seconds", c.join_seconds, 0..=3600);
     for (key, seconds) in c.timeouts() {
         problems.range(key, seconds, 1..=MAX_TIMEOUT);
+    }
+}
+
+fn masquerade(config: &Config, problems: &mut Problems) {
+    let Some(ports) = config.masquerade.ports else {
+        return;
+    };
+    let key = "masquerade.ports";
+    if ports.first < 1024 || ports.last < ports.first {
+        let message = "choose a first port of 1024 or more, and a last one not below it";
+        return problems.add(key, ports, message);
+    }
+    let (count, workers) = (
+        usize::from(ports.last - ports.first) + 1,
+        config.workers.len(),
+    );
+    if count < workers {
+        let message = format!(
+            "{count} ports are fewer than the {workers} workers; each needs some of its own"
+        );
+        problems.add(key, ports, message);
     }
 }
 

@@ -16,7 +16,7 @@ pub use check::Problem;
 pub use conntrack::{ConntrackConfig, PolicyConfig};
 pub use values::{
     FileMode, GatewayConfig, IcmpConfig, IdleConfig, LimitsConfig, LogConfig, LogFormat, LogLevel,
-    MemoryConfig, XdpConfig,
+    MasqueradeConfig, MemoryConfig, XdpConfig,
 };
 
 /// Longest configuration file, in bytes.
@@ -70,6 +70,9 @@ pub struct Config {
     /// Network policy.
     #[serde(default)]
     pub policy: PolicyConfig,
+    /// Masquerading.
+    #[serde(default)]
+    pub masquerade: MasqueradeConfig,
 }
 
 /// Why there is no configuration.
@@ -161,6 +164,7 @@ impl Config {
             icmp: IcmpConfig::default(),
             conntrack: ConntrackConfig::default(),
             policy: PolicyConfig::default(),
+            masquerade: MasqueradeConfig::default(),
         }
     }
 

@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use podswitch_api::desired::Gateway;
 use podswitch_api::limits::DEFAULT_REQUEST_BYTES;
-use podswitch_api::object::XdpMode;
+use podswitch_api::object::{PortRange, XdpMode};
 use podswitch_api::{Limits, MacAddr};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
@@ -149,6 +149,16 @@ pub struct MemoryConfig {
     pub chunks_per_port: Option<u32>,
 }
 
+/// Masquerading.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(remote = "Self", deny_unknown_fields, default)]
+pub struct MasqueradeConfig {
+    /// TCP and UDP ports, and identifiers of ICMP queries, that masqueraded connections leave by; shared out evenly among the workers. None:
+    /// nothing can be masqueraded.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ports: Option<PortRange>,
+}
+
 /// How much there may be of everything.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(remote = "Self", deny_unknown_fields, default)]
@@ -270,7 +280,8 @@ podswitch_api::by_name!(
     MemoryConfig,
     LimitsConfig,
     XdpConfig,
-    IcmpConfig
+    IcmpConfig,
+    MasqueradeConfig
 );
 
 podswitch_api::by_word!(LogLevel, LogFormat);

@@ -4,12 +4,12 @@
 use std::net::IpAddr;
 
 use super::value::{
-    absent, absolute_path, host_address, interface_name, name, station, vlan, vrf, vrf_in,
+    absent, absolute_path, host_address, interface_name, name, prefix, station, vlan, vrf, vrf_in,
 };
 use super::{Bounds, refuse};
 use crate::error::{ErrorCode, RpcError};
 use crate::limits::{MAX_MTU, MAX_TEXT_LENGTH, MIN_MTU, MIN_MTU_IPV6};
-use crate::object::{Device, PodRef, Port, Vlan};
+use crate::object::{Device, Masquerade, PodRef, Port, Vlan};
 
 pub(super) fn port(o: &Port, bounds: &Bounds) -> Result<(), RpcError> {
     name("name", &o.name)?;
@@ -89,6 +89,8 @@ fn node(o: &Port) -> Result<(), RpcError> {
 
 /// The kernel's table of its own addresses (`RT_TABLE_LOCAL`).
 const LOCAL_TABLE: u32 = 255;
+/// Most prefixes that are not masqueraded.
+const MAX_EXCEPTIONS: usize = 64;
 
 /// A NIC's port: stations behind it are reached by routes, and what it is itself the kernel says.
 fn nic(o: &Port) -> Result<(), RpcError> {
@@ -211,16 +213,30 @@ fn vxlan(vni: u32, udp_port: u16, local: &[IpAddr], underlay: u32) -> Result<(),
     Ok(())
 }
 
+fn masquerade(masquerade: &Masquerade) -> Result<(), RpcError> {
+    let except = &masquerade.except;
+    if except.len() > MAX_EXCEPTIONS {
+        let hint = format!("name {MAX_EXCEPTIONS} at most; join neighbouring ones");
+        let field = "device.masquerade.except";
+        return Err(refuse(field, except.len(), "too many prefixes", hint));
+    }
+    except
+        .iter()
+        .try_for_each(|net| prefix("device.masquerade.except", net))
+}
+
 fn device(device: &Device, bounds: &Bounds) -> Result<(), RpcError> {
     match device {
         Device::Veth { interface, .. } => interface_name("device.interface", interface),
         Device::Nic {
             interface,
             vlan: tag,
+            masquerade: excepting,
             ..
         } => {
             interface_name("device.interface", interface)?;
-            tag.map_or(Ok(()), |id| vlan("device.vlan", id))
+            tag.map_or(Ok(()), |id| vlan("device.vlan", id))?;
+            excepting.as_ref().map_or(Ok(()), masquerade)
         }
         Device::Vxlan {
             vni,
