@@ -82,10 +82,10 @@ impl XdpPort {
         config: &XdpConfig,
         arena: Arc<Arena>,
         socket: Arc<Socket>,
+        rings: Rings,
         features: Features,
-    ) -> Result<XdpPort, XdpError> {
-        let rings = socket.map(&config.plan.rings)?;
-        Ok(XdpPort {
+    ) -> XdpPort {
+        XdpPort {
             id: config.id,
             arena,
             socket,
@@ -103,7 +103,7 @@ impl XdpPort {
             starved: false,
             counters: PortCounters::default(),
             causes: KickCauses::default(),
-        })
+        }
     }
 
     pub(super) fn adopt(
@@ -112,7 +112,8 @@ impl XdpPort {
         socket: Arc<Socket>,
         features: Features,
     ) -> Result<XdpPort, XdpError> {
-        let port = XdpPort::new(config, arena, socket, features)?;
+        let rings = socket.map(&config.plan.rings)?;
+        let port = XdpPort::new(config, arena, socket, rings, features);
         let (fill, transmit) = port.tagged();
         let wrong = |what: &str, tagged: u32, held: u32| XdpError::Adopt {
             what: config.queue.to_string(),

@@ -14,7 +14,7 @@ use super::error::XdpError;
 use super::plan::PortPlan;
 use super::port::{Handover, XdpPort};
 use super::probe::Features;
-use super::socket::{Queue, Registration, Sharing, Socket};
+use super::socket::{Queue, Registration, Rings, Sharing, Socket};
 use crate::frame::Arena;
 use crate::ids::PortId;
 
@@ -91,8 +91,10 @@ impl Umem {
     /// # Errors
     /// [`XdpError::Call`], naming the call, the interface and queue, and what to do.
     pub fn open(&mut self, config: &XdpConfig) -> Result<XdpPort, XdpError> {
-        let socket = Arc::new(self.patiently_bound(config)?);
-        let port = XdpPort::new(config, self.arena.clone(), socket.clone(), self.features)?;
+        let (socket, rings) = self.patiently_bound(config)?;
+        let socket = Arc::new(socket);
+        let arena = self.arena.clone();
+        let port = XdpPort::new(config, arena, socket.clone(), rings, self.features);
         self.sockets.push(Arc::downgrade(&socket));
         Ok(port)
     }
@@ -102,7 +104,7 @@ impl Umem {
     ///
     /// # Errors
     /// [`XdpError::Adopt`] when the socket or the chunks' tags do not fit, [`XdpError::Call`] when the rings cannot be
-    /// mapped (the interface is gone).
+    /// mapped (the interface is gone, or the kernel is older than Linux 6.4).
     ///
     /// # Safety
     /// (X4, U5) The predecessor does not touch the socket's rings any more; the socket's memory is this arena; its ring
@@ -125,7 +127,7 @@ impl Umem {
         Ok(port)
     }
 
-    fn patiently_bound(&mut self, config: &XdpConfig) -> Result<Socket, XdpError> {
+    fn patiently_bound(&mut self, config: &XdpConfig) -> Result<(Socket, Rings), XdpError> {
         let deadline = Instant::now() + RELEASE_PATIENCE;
         loop {
             match self.bound_socket(config) {
@@ -138,12 +140,12 @@ impl Umem {
     }
 
     /// A bound socket on this arena's memory.
-    fn bound_socket(&mut self, config: &XdpConfig) -> Result<Socket, XdpError> {
+    fn bound_socket(&mut self, config: &XdpConfig) -> Result<(Socket, Rings), XdpError> {
         self.sockets.retain(|s| s.strong_count() > 0);
         for anchor in self.sockets.iter().filter_map(Weak::upgrade) {
-            let socket = prepared(config)?;
+            let (socket, rings) = prepared(config)?;
             match socket.bind(Sharing::With(&anchor)) {
-                Ok(()) => return Ok(socket),
+                Ok(()) => return Ok((socket, rings)),
                 // The anchor's interface is gone, so it is bound no more; another may be.
                 Err(e) if e.errno() == Some(libc::EBADF) => {}
                 // Two sockets of one memory on one queue would have to share their rings.
@@ -154,7 +156,7 @@ impl Umem {
                 Err(e) => return Err(e),
             }
         }
-        let socket = prepared(config)?;
+        let (socket, rings) = prepared(config)?;
         let registration = Registration {
             tx_metadata: self.features.tx_metadata,
         };
@@ -162,12 +164,12 @@ impl Umem {
         socket.bind(Sharing::Own {
             segments: self.features.segments,
         })?;
-        Ok(socket)
+        Ok((socket, rings))
     }
 }
 
-/// A socket with everything set but its memory.
-fn prepared(config: &XdpConfig) -> Result<Socket, XdpError> {
+/// A socket with everything set but its memory, and its rings: before Linux 6.4 those of a bound socket cannot be mapped.
+fn prepared(config: &XdpConfig) -> Result<(Socket, Rings), XdpError> {
     let socket = Socket::open(config.queue)?;
     socket.size_rings(&config.plan.rings)?;
     socket.size_send_buffer(config.plan.transmit)?;
@@ -176,5 +178,6 @@ fn prepared(config: &XdpConfig) -> Result<Socket, XdpError> {
         config.plan.rings.tx.max(super::socket::DEFAULT_TX_BUDGET),
     );
     socket.set_tx_budget(budget)?;
-    Ok(socket)
+    let rings = socket.map(&config.plan.rings)?;
+    Ok((socket, rings))
 }
