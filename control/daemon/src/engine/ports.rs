@@ -422,7 +422,7 @@ pub(super) fn kernel_error(e: &KernelError) -> RpcError {
         KernelError::NotNic { hint, .. } => (ErrorCode::Refused, *hint),
         KernelError::NoNative { .. } => (
             ErrorCode::Refused,
-            "lower its MTU or change its queues if the reason is one of them, or ask for `mode` `generic`, which is slower",
+            "lower its MTU, change its queues or turn off its offloads if the reason is one of them, or ask for `mode` `generic`, which is slower",
         ),
         KernelError::PortsHeld { .. } => (
             ErrorCode::Conflict,

@@ -398,8 +398,23 @@ fn queues(ethtool: &Ethtool, link: &Link) -> Result<u32, Error> {
 }
 
 /// Features that are on and have to be off.
-fn features_to_change(ethtool: &Ethtool, interface: &str) -> Result<Vec<SavedFeature>, Error> {
+fn features_to_change(
+    ethtool: &Ethtool,
+    interface: &str,
+) -> Result<Vec<SavedFeature>, KernelError> {
     let features = ethtool.features(interface)?;
+    let stays = |name: &&&str| {
+        let feature = features.get(**name);
+        feature.is_some_and(|f| f.active && !f.changeable)
+    };
+    if let Some(feature) = MERGING.iter().find(stays) {
+        return Err(KernelError::NotNic {
+            name: interface.to_owned(),
+            what: format!("merges segments ({feature}) and does not let that be turned off"),
+            hint: "of a virtual machine, let its host leave segments as they are (for QEMU's virtio-net: guest_tso4=off,guest_tso6=off), or \
+                   let the guest choose (ctrl_guest_offloads=on)",
+        });
+    }
     let wanted = MERGING.into_iter().chain([TAG_REMOVAL]);
     let on = wanted.filter(|name| {
         features
