@@ -86,6 +86,7 @@ impl Bench {
         let queues = (0..QUEUES).map(|queue| {
             let mut config = XdpConfig::new(NIC, Queue { interface, queue }, plan.of(queue));
             config.wire = true;
+            config.local_sender = false;
             umem.open(&config).unwrap()
         });
         let port = NicPort::new(queues.collect()).unwrap();
@@ -247,6 +248,7 @@ fn switch(bed: &mut Bed, steering: &mut NicSteering, faults: Option<FaultPlan>) 
     let nic = Device::Nic {
         interface: bed.pods[0].ifindex,
         queues: QUEUES,
+        local_sender: false,
     };
     let pod = Device::Xdp {
         queue: bed.queue(1),

@@ -41,7 +41,7 @@ const BACKLOG: u32 = 512;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Caps {
     /// Frames from this port come from memory of this node, so a transport checksum that equals the pseudo-header sum
-    /// is partial and is filled or passed on. Never true for a wire: refilling would launder corruption.
+    /// is partial and is filled or passed on. Never true for a real wire: refilling would launder corruption.
     pub local_sender: bool,
     /// The sender leaves segmentation to its device: a TCP packet of it may be one or many segments, and nothing says how
     /// long they were to be. So it is with a pod's veth in generic XDP mode.

@@ -74,8 +74,9 @@ pub(super) fn admit(ctx: &mut Context<'_>, port: &PortEntry, packet: &mut Packet
         Kind::Other => return Verdict::Drop(Reason::EthertypeUnknown),
     }
     parsed.key.set_vrf(port.vrf);
-    // Checksums of what comes from a wire are the sender's.
-    trim::finish(ctx.pool, &mut packet.frame, parsed, None);
+    // Checksums of what comes from a real wire are the sender's.
+    let unfinished = trim::unfinished(ctx.caps, packet.frame.bytes(), parsed);
+    trim::finish(ctx.pool, &mut packet.frame, parsed, unfinished);
     super::seek(ctx.flows, &mut packet.meta);
     Verdict::Continue
 }

@@ -116,7 +116,7 @@ pub(super) fn unwrap(ctx: &mut Context<'_>, uplink: &PortEntry, packet: &mut Pac
         Ok(tunnel) => tunnel,
         Err(reason) => return Verdict::Drop(reason),
     };
-    if !is_checksum_right(packet) {
+    if !ctx.caps.local_sender && !is_checksum_right(packet) {
         return Verdict::Drop(Reason::BadUdpChecksum);
     }
     let headers = outer.l4 + (udp::HEADER_LEN + vxlan::HEADER_LEN) as u16;
@@ -164,7 +164,7 @@ fn tunnel_of<'t>(
 }
 
 /// Whether the outer UDP checksum is right or not there, which it need not be over IPv6 either: the other end is known, and the inner packet
-/// has its own (RFC 6935, RFC 6936 section 4).
+/// has its own (RFC 6935, RFC 6936 section 4). A local sender may have summed up what it left to its device to finish.
 fn is_checksum_right(packet: &Packet) -> bool {
     let (bytes, outer) = (packet.frame.bytes(), &packet.meta.parsed);
     let udp = bytes.get(outer.l4.into()..).and_then(UdpHeader::read);

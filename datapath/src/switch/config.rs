@@ -140,6 +140,8 @@ pub enum Device {
         interface: u32,
         /// How many receive queues it has.
         queues: u32,
+        /// See [`Caps::local_sender`](crate::port::Caps::local_sender): the host of this machine is, or another one on it.
+        local_sender: bool,
     },
     /// Memory.
     Memory(MemoryDevice),

@@ -490,8 +490,12 @@ fn open(id: PortId, spec: PortSpec, plot: &mut Plot) -> Result<(Port, Watch), Sw
             watch.xdp = vec![port.handle()];
             Port::Xdp(Box::new(port))
         }
-        Device::Nic { interface, queues } => {
-            let port = open_nic(id, interface, queues, plot);
+        Device::Nic {
+            interface,
+            queues,
+            local_sender,
+        } => {
+            let port = open_nic(id, interface, queues, local_sender, plot);
             let port = port.map_err(|source| SwitchError::Xdp { port: id, source })?;
             watch.xdp = port.handles();
             Port::Nic(Box::new(port))
@@ -511,11 +515,18 @@ fn open(id: PortId, spec: PortSpec, plot: &mut Plot) -> Result<(Port, Watch), Sw
 }
 
 /// Opens all queues of a NIC, or none.
-fn open_nic(id: PortId, interface: u32, queues: u32, plot: &mut Plot) -> Result<NicPort, XdpError> {
+fn open_nic(
+    id: PortId,
+    interface: u32,
+    queues: u32,
+    local_sender: bool,
+    plot: &mut Plot,
+) -> Result<NicPort, XdpError> {
     let plan = NicPlan::new(queues);
     let open = |queue| {
         let mut config = XdpConfig::new(id, Queue { interface, queue }, plan.of(queue));
         config.wire = true;
+        config.local_sender = local_sender;
         plot.umem.open(&config)
     };
     let queues: Result<Vec<_>, _> = (0..plan.queues).map(open).collect();

@@ -229,6 +229,7 @@ fn over_ipv6_there_is_a_checksum_and_a_wrong_one_is_found() {
     let udp = &outer[54..];
     let pseudo = frames::pseudo(node_v6(1), node_v6(2), frames::UDP, udp.len());
     assert_eq!(frames::sum(udp, pseudo.into()), 0xffff);
+    b.caps.local_sender = false;
     let mut wrong = outer.clone();
     *wrong.last_mut().unwrap() ^= 1;
     assert_eq!(b.send_one(UPLINK, &wrong), dropped("bad_udp_checksum"));
@@ -236,6 +237,32 @@ fn over_ipv6_there_is_a_checksum_and_a_wrong_one_is_found() {
     let mut without = outer.clone();
     without[60..62].fill(0);
     assert_eq!(b.send_one(UPLINK, &without), sent(2, arrived4(&p, 2)));
+}
+
+#[test]
+fn what_a_local_sender_left_unfinished_is_finished_also_behind_a_nic() {
+    let (mut a, mut b) = pair(node_v6);
+    let p = udp4(v4(1), v4(2), 53);
+    let outer = only(a.send_one(1, &frame4(1, &p)), UPLINK);
+    let pseudo = frames::pseudo(v4(1).into(), v4(2).into(), frames::UDP, p.payload.len());
+    // The inner packet's, and with it the outer one's as it is.
+    let mut tunnelled = outer.clone();
+    tunnelled[110..112].copy_from_slice(&pseudo.to_be_bytes());
+    assert_eq!(b.send_one(UPLINK, &tunnelled), sent(2, arrived4(&p, 2)));
+    // Of a packet from a host's own stack.
+    let from = std::net::Ipv4Addr::new(192, 0, 2, 1);
+    let whole = udp4(from, v4(2), 53);
+    let pseudo = frames::pseudo(from.into(), v4(2).into(), frames::UDP, whole.payload.len());
+    let mut partial = whole.clone();
+    partial.payload[6..8].copy_from_slice(&pseudo.to_be_bytes());
+    let frame = frames::ethernet(nic(2), nic(1), 0x0800, &partial.bytes());
+    let finished = sent(2, routed4(&whole, mac(2)));
+    assert_eq!(b.send_one(UPLINK, &frame), finished);
+    // From a real wire it is a wrong checksum, which the receiver is to find.
+    b.caps.local_sender = false;
+    assert_eq!(b.send_one(UPLINK, &tunnelled), dropped("bad_udp_checksum"));
+    let unchanged = sent(2, routed4(&partial, mac(2)));
+    assert_eq!(b.send_one(UPLINK, &frame), unchanged);
 }
 
 #[test]

@@ -88,6 +88,7 @@ impl Engine {
             device: switch::Device::Nic {
                 interface: found.link.index,
                 queues: found.queues,
+                local_sender: found.local_sender,
             },
             faults: None,
         };

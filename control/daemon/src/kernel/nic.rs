@@ -55,6 +55,8 @@ pub struct Found {
     pub facts: Facts,
     /// Receive queues in use.
     pub queues: u32,
+    /// Whether frames come from memory of this machine or its host, so that their checksums may not be finished.
+    pub local_sender: bool,
     /// How it is, before anything is changed.
     pub before: OwnedInterface,
 }
@@ -138,6 +140,7 @@ impl Kernel {
                 addresses: node_addresses(&mut socket, link.index)?,
             },
             queues,
+            local_sender: sends_unfinished(&ethtool, interface)?,
             before: OwnedInterface {
                 name: link.name.clone(),
                 index: link.index,
@@ -385,6 +388,16 @@ fn fit(socket: &mut Socket, link: &Link) -> Result<[u8; 6], KernelError> {
     match link.mac {
         Some(mac) => Ok(mac),
         None => unfit("has no MAC address".into(), "name an Ethernet interface"),
+    }
+}
+
+/// Whether a driver may hand frames up whose checksums their sender left to its device: a veth's other end, and the host of a virtual machine with
+/// those of its neighbors, do. From Linux 6.5 on virtio-net does so also beside a program in the driver.
+fn sends_unfinished(ethtool: &Ethtool, interface: &str) -> Result<bool, Error> {
+    match ethtool.driver(interface) {
+        Ok(driver) => Ok(["veth", "virtio_net"].contains(&driver.name.as_str())),
+        Err(e) if e.is_unsupported() => Ok(false),
+        Err(e) => Err(e),
     }
 }
 

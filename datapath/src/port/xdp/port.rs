@@ -92,7 +92,7 @@ impl XdpPort {
             rings,
             plan: config.plan,
             caps: Caps {
-                local_sender: !config.wire,
+                local_sender: config.local_sender,
                 superframes: config.superframes,
                 takes_partial_checksum: features.tx_metadata && !config.wire,
                 max_segments: if features.segments { MAX_SEGMENTS } else { 1 },

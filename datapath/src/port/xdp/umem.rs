@@ -33,8 +33,10 @@ pub struct XdpConfig {
     pub plan: PortPlan,
     /// See [`Caps::superframes`](crate::port::Caps::superframes).
     pub superframes: bool,
-    /// A wire is behind the queue: its frames come with whole checksums and have to leave with such.
+    /// A wire is behind the queue: frames have to leave with whole checksums.
     pub wire: bool,
+    /// See [`Caps::local_sender`](crate::port::Caps::local_sender).
+    pub local_sender: bool,
     /// Most transmit system calls of one [`XdpPort::kick`]; a worker counts those of a turn itself.
     pub kicks_per_turn: u32,
     /// Most descriptors of one transmit system call, 32 to the transmit ring's size; used where the kernel lets it be
@@ -51,6 +53,7 @@ impl XdpConfig {
             plan,
             superframes: false,
             wire: false,
+            local_sender: true,
             kicks_per_turn: 4,
             tx_budget: 64,
         }
