@@ -6,7 +6,7 @@ use std::process::Command;
 
 use serde_json::json;
 
-use crate::programs::run;
+use crate::programs::{compile_static, run};
 use crate::wait::HUNG;
 
 const PAUSE: &str = "fn main() { loop { std::thread::park(); } }\n";
@@ -19,7 +19,7 @@ const PAUSE: &str = "fn main() { loop { std::thread::park(); } }\n";
 pub fn pause_image(dir: &Path, reference: &str) -> PathBuf {
     let root = dir.join("rootfs");
     std::fs::create_dir_all(&root).expect("a folder for the image");
-    compile(dir, &root.join("pause"));
+    compile_static(dir, PAUSE, &root.join("pause"));
 
     let layer = dir.join("layer.tar");
     tar(&layer, &root, &["."]);
@@ -38,27 +38,6 @@ pub fn pause_image(dir: &Path, reference: &str) -> PathBuf {
     let image = dir.join("image.tar");
     tar(&image, dir, &["manifest.json", "config.json", "layer.tar"]);
     image
-}
-
-/// Compiles the program without any shared library, so that it needs no other file in its image.
-fn compile(dir: &Path, program: &Path) {
-    let source = dir.join("pause.rs");
-    std::fs::write(&source, PAUSE).expect("the program's source");
-    let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
-    let mut command = Command::new(rustc);
-    command.args([
-        "--edition",
-        "2024",
-        "-C",
-        "target-feature=+crt-static",
-        "-C",
-        "panic=abort",
-    ]);
-    command
-        .args(["-C", "opt-level=s", "-C", "strip=symbols", "-o"])
-        .arg(program)
-        .arg(&source);
-    run(&mut command, b"", 4 * HUNG).success("rustc");
 }
 
 fn tar(archive: &Path, dir: &Path, members: &[&str]) {

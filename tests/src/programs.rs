@@ -17,6 +17,12 @@ pub fn repository() -> PathBuf {
         .to_path_buf()
 }
 
+/// Where cargo puts what it builds.
+pub fn target_dir() -> PathBuf {
+    let target = std::env::var_os("CARGO_TARGET_DIR").map(PathBuf::from);
+    target.unwrap_or_else(|| repository().join("target"))
+}
+
 /// The folder of the programs under test: `PODSWITCH_BIN_DIR`, or `target/release` of the repository.
 ///
 /// # Panics
@@ -24,12 +30,7 @@ pub fn repository() -> PathBuf {
 pub fn bin_dir() -> PathBuf {
     let dir = match std::env::var_os("PODSWITCH_BIN_DIR") {
         Some(dir) => PathBuf::from(dir),
-        None => {
-            let target = std::env::var_os("CARGO_TARGET_DIR").map(PathBuf::from);
-            target
-                .unwrap_or_else(|| repository().join("target"))
-                .join("release")
-        }
+        None => target_dir().join("release"),
     };
     for program in ["podswitchd", "podswitchctl", "podswitch-cni"] {
         let path = dir.join(program);
@@ -181,6 +182,24 @@ impl Drop for Running {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
+}
+
+/// Compiles a program without any shared library, so that it needs no other file where it runs.
+///
+/// # Panics
+/// If rustc is missing or fails.
+#[track_caller]
+pub fn compile_static(dir: &Path, text: &str, program: &Path) {
+    let source = program.file_name().expect("a program's name");
+    let source = dir.join(source).with_extension("rs");
+    std::fs::write(&source, text).expect("the program's source");
+    let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
+    let mut command = Command::new(rustc);
+    command.args(["--edition", "2024", "-C", "target-feature=+crt-static"]);
+    command.args(["-C", "panic=abort", "-C", "opt-level=s"]);
+    command.args(["-C", "strip=symbols", "-o"]);
+    command.arg(program).arg(&source);
+    run(&mut command, b"", 4 * HUNG).success("rustc");
 }
 
 /// An XDP program of somebody else's, that lets everything pass.

@@ -6,12 +6,15 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sys::socket::{
-    AddressFamily, LinkAddr, MsgFlags, SockFlag, SockProtocol, SockType, bind, recv, send, socket,
+    AddressFamily, LinkAddr, MsgFlags, SockFlag, SockProtocol, SockType, bind, recvfrom, send,
+    socket,
 };
 
 use crate::netns::Netns;
 use crate::wait::poll;
 
+/// What the kernel says of a frame that leaves (packet(7)).
+const PACKET_OUTGOING: u8 = 4;
 /// Largest frame: a jumbo packet of 65535 bytes and its Ethernet header with tags.
 const LARGEST: usize = 65_535 + 64;
 
@@ -19,13 +22,10 @@ const LARGEST: usize = 65_535 + 64;
 #[derive(Debug)]
 pub struct RawSocket {
     fd: OwnedFd,
-    /// The device's own address.
-    mac: [u8; 6],
 }
 
 impl RawSocket {
-    /// Opens it; it sees every frame that the device receives from now on. What leaves by the device is passed over,
-    /// told by the device's own source address.
+    /// Opens it; it sees every frame that the device receives from now on. What leaves by the device is passed over.
     ///
     /// # Panics
     /// If there is no such device.
@@ -42,8 +42,7 @@ impl RawSocket {
             let address = link_address(device)
                 .unwrap_or_else(|| panic!("no device {device} in the namespace"));
             bind(fd.as_raw_fd(), &address).expect("bind a raw socket");
-            let mac = address.addr().expect("a MAC address");
-            RawSocket { fd, mac }
+            RawSocket { fd }
         })
     }
 
@@ -73,9 +72,9 @@ impl RawSocket {
     pub fn try_receive(&self) -> Option<Vec<u8>> {
         let mut buffer = vec![0; LARGEST];
         loop {
-            match recv(self.fd.as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT) {
-                Ok(length) if length >= 14 && buffer[6..12] == self.mac => {}
-                Ok(length) => {
+            match recvfrom::<LinkAddr>(self.fd.as_raw_fd(), &mut buffer) {
+                Ok((_, Some(from))) if from.pkttype() == PACKET_OUTGOING => {}
+                Ok((length, _)) => {
                     buffer.truncate(length);
                     return Some(buffer);
                 }

@@ -93,7 +93,7 @@ pub struct Session {
     stop: Arc<AtomicBool>,
     echoed: Arc<AtomicU64>,
     thread: Option<JoinHandle<Result<Duration, String>>>,
-    _server: Echo,
+    _server: Option<Echo>,
 }
 
 impl Session {
@@ -101,7 +101,19 @@ impl Session {
     #[track_caller]
     pub fn start(node: &Node, uplink: &Uplink) -> Session {
         let server = Echo::start(node.netns(), 2222);
-        let stream = tcp_connect(&uplink.peer, NODE_V4.into(), server.port(), HUNG);
+        let port = server.port();
+        Session::with(&uplink.peer, NODE_V4.into(), port, Some(server))
+    }
+
+    /// Connects to an echo server that runs there already.
+    #[track_caller]
+    pub fn connect(peer: &Netns, to: IpAddr, port: u16) -> Session {
+        Session::with(peer, to, port, None)
+    }
+
+    #[track_caller]
+    fn with(peer: &Netns, to: IpAddr, port: u16, server: Option<Echo>) -> Session {
+        let stream = tcp_connect(peer, to, port, HUNG);
         let stream = stream.expect("a connection to the node itself");
         let (stop, echoed) = (Arc::<AtomicBool>::default(), Arc::<AtomicU64>::default());
         let (stopped, count) = (stop.clone(), echoed.clone());

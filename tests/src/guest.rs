@@ -1,0 +1,326 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A machine of its own, without hardware help (QEMU's TCG): Debian's kernel, podswitch's programs, and NICs whose wires end in a
+//! namespace of the test. Its shell takes commands from the test over a serial line.
+
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use tempfile::TempDir;
+
+use crate::initramfs::Initramfs;
+use crate::netns::Netns;
+use crate::programs::{Running, bin_dir, compile_static, run, target_dir};
+use crate::wait::{HUNG, poll};
+
+/// Modules of the kernel that a switch on a virtio NIC needs, each after those it needs itself.
+const MODULES: [&str; 11] = [
+    "drivers/virtio/virtio_ring",
+    "drivers/virtio/virtio",
+    "drivers/virtio/virtio_pci_modern_dev",
+    "drivers/virtio/virtio_pci_legacy_dev",
+    "drivers/virtio/virtio_pci",
+    "net/core/failover",
+    "drivers/net/net_failover",
+    "drivers/net/virtio_net",
+    "drivers/net/veth",
+    "net/sched/sch_ingress",
+    "net/sched/cls_bpf",
+];
+/// Commands of BusyBox that the test and the first process use.
+const APPLETS: [&str; 13] = [
+    "cat", "dmesg", "insmod", "kill", "mkdir", "mount", "ping", "ping6", "sleep", "stty",
+    "timeout", "uname", "grep",
+];
+/// The serial line with the shell.
+const SHELL: &str = "/dev/ttyS1";
+/// What ends the output of a command, before its status.
+const END: &str = "=end of output=";
+
+/// The first process: makes the system usable, then runs one line after another and says what came of it.
+fn init(release: &str) -> String {
+    let modules = MODULES.map(|m| format!("insmod /lib/modules/{release}/{}.ko", name_of(m)));
+    format!(
+        "#!/bin/sh\n\
+         export PATH=/usr/sbin:/bin\n\
+         mount -t proc proc /proc; mount -t sysfs sys /sys; mount -t devtmpfs dev /dev; mount -t tmpfs run /run\n\
+         mount -t tmpfs tmp /tmp\n\
+         {}\n\
+         ip link set lo up\n\
+         stty -F {SHELL} raw -echo\n\
+         exec <{SHELL} >{SHELL} 2>&1\n\
+         printf '{END}0\\n'\n\
+         while IFS= read -r line; do\n\
+         (eval \"$line\") </dev/null\n\
+         printf '\\n{END}%d\\n' $?\n\
+         done\n",
+        modules.join("\n")
+    )
+}
+
+fn name_of(module: &str) -> &str {
+    module.rsplit('/').next().unwrap_or(module)
+}
+
+/// Echoes what comes over TCP to a port (`echo PORT`), or sends bytes to one that does and compares them (`echo ADDRESS PORT BYTES`).
+const ECHO: &str = r#"
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+fn main() {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    if let [port] = &words[..] {
+        let listener = TcpListener::bind(("::", port.parse().unwrap())).unwrap();
+        for stream in listener.incoming() {
+            let mut from = stream.unwrap();
+            let mut to = from.try_clone().unwrap();
+            std::thread::spawn(move || std::io::copy(&mut from, &mut to));
+        }
+    }
+    let bytes: Vec<u8> = (0..words[2].parse::<u32>().unwrap()).map(|i| (i >> 3) as u8).collect();
+    let mut stream = TcpStream::connect((words[0].as_str(), words[1].parse().unwrap())).unwrap();
+    let mut writer = stream.try_clone().unwrap();
+    let sent = bytes.clone();
+    std::thread::spawn(move || writer.write_all(&sent));
+    let mut back = vec![0; bytes.len()];
+    stream.read_exact(&mut back).unwrap();
+    assert!(back == bytes, "other bytes came back");
+}
+"#;
+
+/// A NIC of the guest: its wire is a tap device of this name in the namespace.
+#[derive(Debug)]
+pub struct GuestNic {
+    /// The tap device's name.
+    pub tap: &'static str,
+    /// The NIC's MAC address.
+    pub mac: &'static str,
+    /// More of QEMU's properties of the device, each with a comma before it.
+    pub properties: &'static str,
+}
+
+/// A running guest; ended when dropped, and its console is printed if the test is failing.
+#[derive(Debug)]
+pub struct Guest {
+    // Declared, so dropped, in this order.
+    shell: BufReader<UnixStream>,
+    _running: Running,
+    dir: TempDir,
+    release: String,
+}
+
+impl Guest {
+    /// Boots it and waits for its shell.
+    ///
+    /// # Panics
+    /// If QEMU or the guest's kernel are missing, or it does not boot.
+    #[track_caller]
+    pub fn boot(wire: &Netns, nics: &[GuestNic]) -> Guest {
+        let dir = tempfile::Builder::new().prefix("pst-guest").tempdir();
+        let dir = dir.expect("a temporary folder");
+        let kernel = Kernel::find();
+        std::fs::write(dir.path().join("initrd"), archive(&kernel, dir.path())).expect("initramfs");
+        let mut running = start(wire, nics, &kernel, dir.path());
+        let socket = dir.path().join("shell");
+        let shell = poll(HUNG, || {
+            let ended = running.ended();
+            assert!(ended.is_none(), "QEMU ended: {}", console(dir.path()));
+            UnixStream::connect(&socket).ok()
+        });
+        let shell = shell.expect("QEMU opens the serial line");
+        let timeout = shell.set_read_timeout(Some(2 * HUNG));
+        timeout.expect("a read timeout");
+        let mut guest = Guest {
+            shell: BufReader::new(shell),
+            _running: running,
+            dir,
+            release: kernel.release,
+        };
+        let (status, said) = guest.answer();
+        assert_eq!(status, 0, "{said}");
+        guest
+    }
+
+    /// Release of its kernel, by the name of the file.
+    pub fn release(&self) -> &str {
+        &self.release
+    }
+
+    /// Runs a line in its shell: the status, and everything that was printed.
+    #[track_caller]
+    pub fn try_run(&mut self, line: &str) -> (i32, String) {
+        assert!(!line.contains('\n'), "one line at a time");
+        let sent = self
+            .shell
+            .get_mut()
+            .write_all(format!("{line}\n").as_bytes());
+        sent.expect("the guest's serial line");
+        self.answer()
+    }
+
+    /// The same with a line that must succeed.
+    #[track_caller]
+    pub fn run(&mut self, line: &str) -> String {
+        let (status, said) = self.try_run(line);
+        assert_eq!(status, 0, "in the guest: {line}\n{said}");
+        said
+    }
+
+    /// Runs a line again and again until it succeeds.
+    #[track_caller]
+    pub fn eventually(&mut self, line: &str) -> String {
+        let mut last = String::new();
+        let found = poll(HUNG, || {
+            let (status, said) = self.try_run(line);
+            last.clone_from(&said);
+            (status == 0).then_some(said)
+        });
+        found.unwrap_or_else(|| panic!("in the guest, never: {line}\n{last}"))
+    }
+
+    #[track_caller]
+    fn answer(&mut self) -> (i32, String) {
+        let mut said = String::new();
+        loop {
+            let mut line = String::new();
+            let length = self.shell.read_line(&mut line);
+            let length = length.unwrap_or_else(|e| panic!("the guest is silent: {e}; {said}"));
+            assert_ne!(length, 0, "the guest ended; it said {said}");
+            if let Some(status) = line.trim_end().strip_prefix(END) {
+                let status = status.parse().expect("a status");
+                return (status, said.trim().to_owned());
+            }
+            said.push_str(&line);
+        }
+    }
+}
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("---- the guest's console\n{}----", console(self.dir.path()));
+        }
+    }
+}
+
+fn console(dir: &Path) -> String {
+    let read = |name| std::fs::read(dir.join(name)).unwrap_or_default();
+    let all = [read("console"), read("qemu")].concat();
+    String::from_utf8_lossy(&all).into_owned()
+}
+
+/// A kernel that scripts/install has unpacked, beside what cargo builds.
+struct Kernel {
+    release: String,
+    image: PathBuf,
+    modules: PathBuf,
+}
+
+impl Kernel {
+    #[track_caller]
+    fn find() -> Kernel {
+        let root = target_dir().join("guest");
+        let boot = std::fs::read_dir(root.join("boot")).into_iter().flatten();
+        let mut images: Vec<PathBuf> = boot.flatten().map(|e| e.path()).collect();
+        images.sort();
+        let newest = images.pop();
+        let image = newest.unwrap_or_else(|| {
+            panic!(
+                "no kernel in {}: run 'scripts/install test'",
+                root.display()
+            )
+        });
+        let name = image.file_name().unwrap_or_default().to_string_lossy();
+        let release = name.trim_start_matches("vmlinuz-").to_owned();
+        Kernel {
+            modules: root.join("lib/modules").join(&release).join("kernel"),
+            release,
+            image,
+        }
+    }
+}
+
+/// Everything that the guest has.
+#[track_caller]
+fn archive(kernel: &Kernel, dir: &Path) -> Vec<u8> {
+    let mut files = Initramfs::new();
+    files.file("init", init(&kernel.release).as_bytes());
+    for module in MODULES {
+        let from = kernel.modules.join(format!("{module}.ko"));
+        let content = std::fs::read(&from);
+        let content = content.unwrap_or_else(|e| panic!("{}: {e}", from.display()));
+        let to = format!("lib/modules/{}/{}.ko", kernel.release, name_of(module));
+        files.file(to, &content);
+    }
+    files.program("bin/sh", Path::new("/bin/dash"));
+    files.program("bin/busybox", &which("busybox"));
+    for applet in APPLETS {
+        files.link(format!("bin/{applet}"), "busybox");
+    }
+    for tool in ["ip", "ethtool"] {
+        files.program(format!("usr/sbin/{tool}"), &which(tool));
+    }
+    for program in ["podswitchd", "podswitchctl", "podswitch-cni"] {
+        // Without what only a debugger reads: it is most of the file.
+        let small = dir.join(program);
+        let mut strip = Command::new("llvm-strip");
+        let strip = strip.arg("-o").arg(&small).arg(bin_dir().join(program));
+        run(strip, b"", HUNG).success("llvm-strip");
+        files.program(format!("usr/sbin/{program}"), &small);
+    }
+    let echo = dir.join("echo");
+    compile_static(dir, ECHO, &echo);
+    files.file("usr/sbin/tcp-echo", &std::fs::read(echo).expect("tcp-echo"));
+    files.finish()
+}
+
+#[track_caller]
+fn which(tool: &str) -> PathBuf {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let found = std::env::split_paths(&path).map(|folder| folder.join(tool));
+    found
+        .chain([Path::new("/usr/sbin").join(tool)])
+        .find(|file| file.is_file())
+        .unwrap_or_else(|| panic!("{tool} is missing: run 'scripts/install test'"))
+}
+
+fn start(wire: &Netns, nics: &[GuestNic], kernel: &Kernel, dir: &Path) -> Running {
+    let mut qemu = wire.command("qemu-system-x86_64");
+    // Hardware acceleration is not for every test machine.
+    qemu.args([
+        "-accel",
+        "tcg,thread=multi",
+        "-cpu",
+        "max",
+        "-smp",
+        "2",
+        "-m",
+        "512",
+    ]);
+    qemu.args([
+        "-nodefaults",
+        "-no-user-config",
+        "-display",
+        "none",
+        "-no-reboot",
+    ]);
+    qemu.arg("-kernel").arg(&kernel.image);
+    qemu.arg("-initrd").arg(dir.join("initrd"));
+    qemu.args(["-append", "console=ttyS0 panic=-1 quiet mitigations=off"]);
+    let file = |name: &str| dir.join(name).display().to_string();
+    qemu.args(["-serial", &format!("file:{}", file("console"))]);
+    let line = format!("socket,id=shell,path={},server=on,wait=off", file("shell"));
+    qemu.args(["-chardev", &line, "-serial", "chardev:shell"]);
+    for (i, nic) in nics.iter().enumerate() {
+        let tap = nic.tap;
+        let wire = format!("tap,id=wire{i},ifname={tap},script=no,downscript=no,vhost=off");
+        let device = format!(
+            "virtio-net-pci,netdev=wire{i},mac={}{}",
+            nic.mac, nic.properties
+        );
+        qemu.args(["-netdev", &wire, "-device", &device]);
+    }
+    let log = std::fs::File::create(dir.join("qemu")).expect("QEMU's log");
+    qemu.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+    Running::start(&mut qemu)
+}
