@@ -118,6 +118,7 @@ reasons! {
     TunnelFragment = "tunnel_fragment", "A fragment of a tunnelled packet: the underlay's MTU is below what the other end believes (RFC 7348 section 4.3).";
     TunnelCongestion = "tunnel_congestion", "A tunnelled packet met congestion, and the packet inside cannot tell its ends (RFC 6040 section 4.2).";
     TunnelNoSource = "tunnel_no_source", "No address of this node for the tunnel's outer packets: the way to the other end leads by no uplink with an address of its family.";
+    TunnelPathMtu = "tunnel_path_mtu", "An ICMP error from the way to a tunnel's other end, which says how large its packets may be: that is noted (RFC 1191, RFC 8201), and the error goes no further.";
     BadUdpChecksum = "bad_udp_checksum", "The UDP checksum of a tunnelled packet is there and wrong.";
     // Policy
     PolicyDeniedEgress = "policy_denied_egress", "An egress rule or policy of the sending port denies it.";

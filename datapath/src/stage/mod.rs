@@ -36,6 +36,7 @@ mod limit;
 mod local;
 mod nat;
 mod outside;
+mod path_mtu;
 mod policy;
 mod related;
 mod rewrite;
@@ -379,7 +380,7 @@ fn leave_judged(
         adjacency: way.map_or(0, |way| way.index),
     };
     // What ends here, or is to be cut, begins no connection.
-    let fits = |way: &Adjacency| packet.meta.parsed.l3_len <= way.mtu;
+    let fits = |way: &Adjacency| packet.meta.parsed.l3_len <= path_mtu::of(ctx, way);
     let install = packet.meta.parsed.ttl > 1
         && way.is_ok_and(|way| {
             fits(way) || superframe::is_one(ctx.caps, packet) || may_be_cut(packet)
@@ -428,8 +429,9 @@ fn leave(
         let error = IcmpError::TimeExceeded;
         return icmp_error::refuse(ctx, port, packet, Reason::TtlExceeded, error);
     }
-    if parsed.l3_len > way.mtu {
-        return leave_in_pieces(ctx, port, packet, outcome, way);
+    let mtu = path_mtu::of(ctx, way);
+    if parsed.l3_len > mtu {
+        return leave_in_pieces(ctx, port, packet, outcome, (way, mtu));
     }
     if let Err(reason) = policy::enforce(ctx.counters, &outcome.ingress, bytes) {
         return Verdict::Drop(reason);
@@ -460,11 +462,11 @@ fn leave_in_pieces(
     port: &PortEntry,
     packet: &mut Packet,
     outcome: &Outcome,
-    way: &Adjacency,
+    (way, mtu): (&Adjacency, u32),
 ) -> Verdict {
     let superframe = superframe::is_one(ctx.caps, packet);
     if !may_be_cut(packet) && !superframe {
-        let error = IcmpError::TooBig { mtu: way.mtu };
+        let error = IcmpError::TooBig { mtu };
         return icmp_error::refuse(ctx, port, packet, Reason::PacketTooBig, error);
     }
     if let Err(reason) = policy::enforce(ctx.counters, &outcome.ingress, packet.frame.len()) {
@@ -478,8 +480,8 @@ fn leave_in_pieces(
     }
     let (verdict, begin) = (Verdict::Forward(way.port), ctx.extra.len());
     let cut = match superframe {
-        true => superframe::cut(ctx, packet, way.mtu, verdict),
-        false => fragment::cut(ctx, packet, way.mtu, verdict),
+        true => superframe::cut(ctx, packet, mtu, verdict),
+        false => fragment::cut(ctx, packet, mtu, verdict),
     };
     match cut {
         Ok(()) if way.wrapped => wrap_pieces(ctx, packet, way, begin),

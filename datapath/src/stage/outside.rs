@@ -6,6 +6,7 @@
 //! | to another MAC address than the NIC's | dropped |
 //! | to the node's own address, of a tunnel | unwrapped, and goes on as one that came in by the tunnel ([`tunnel`]) |
 //! | to the node's own address, of a connection that left masqueraded | translated back, and goes on to its pod ([`nat`]) |
+//! | to the node's own address, an error about a packet of a tunnel that was too large | noted ([`path_mtu`]) and dropped |
 //! | to the node's own address, else | dropped: the steering program leaves it to the host |
 //! | to anybody else | routed, to this node's ports only |
 //!
@@ -13,7 +14,7 @@
 
 use std::net::IpAddr;
 
-use super::{Context, nat, trim, tunnel};
+use super::{Context, nat, path_mtu, trim, tunnel};
 use crate::frame::Packet;
 use crate::tables::{Adjacency, Hop, PortEntry, Tables};
 use crate::verdict::{Reason, Verdict};
@@ -36,6 +37,9 @@ pub(super) fn arrive(ctx: &mut Context<'_>, uplink: &PortEntry, packet: &mut Pac
         }
         if tunnel::is_one(ctx, parsed) {
             return tunnel::unwrap(ctx, uplink, packet);
+        }
+        if path_mtu::hear(ctx, uplink, packet) {
+            return Verdict::Drop(Reason::TunnelPathMtu);
         }
         if let Err(reason) = nat::arrive(ctx, uplink, packet) {
             return Verdict::Drop(reason);

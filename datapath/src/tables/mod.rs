@@ -34,7 +34,7 @@ pub use policy::{
 pub use port::{OwnAddresses, PortEntry, PortKind, PortKindSpec, PortSpec, Vlan, VlanSet};
 pub use route::{Adjacency, Hop, NeighborKey, NextHop, Route, RouteKey};
 pub use segment::{FdbKey, Member, Segment, SegmentSpec};
-pub use tunnel::{TunnelSpec, Underlay, Wrap};
+pub use tunnel::{PathMtu, TunnelSpec, Underlay, Wrap};
 
 use crate::ids::{PortId, RuleId, VrfId};
 use crate::verdict::Reason;
@@ -224,6 +224,12 @@ impl Tables {
     #[inline]
     pub fn wrap(&self, adjacency: u32) -> Option<&Wrap> {
         self.wraps.get(adjacency as usize)?.as_deref()
+    }
+
+    /// The adjacencies by tunnels whose other end has this address.
+    pub fn to_other_end(&self, remote: IpAddr) -> &[u32] {
+        let all = self.remotes.get(route::host(remote));
+        all.map_or(&[], |all| all)
     }
 
     /// The way of a wrapped packet; `hash` is that of the flow inside.
@@ -416,6 +422,7 @@ impl Tables {
         self.wraps.iter().for_each(|(_, wrap)| {
             if let Some(wrap) = wrap {
                 allocation(wrap, f);
+                allocation(&wrap.path, f);
             }
         });
         self.groups.visit_allocations(f);

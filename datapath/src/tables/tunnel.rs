@@ -3,6 +3,8 @@
 #![forbid(unsafe_code)]
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::ids::VrfId;
 use crate::verdict::Reason;
@@ -42,7 +44,50 @@ pub struct Wrap {
     pub template: Option<Template>,
     /// Which way they go.
     pub way: Underlay,
+    /// What is known of that way beyond the first hop.
+    pub path: Arc<PathMtu>,
 }
+
+/// The largest outer packet that the way to the other end of a tunnel takes, as a router on it has said; forgotten after a while, as the way may change
+/// (RFC 1191 section 6.3, RFC 8201 section 5.3). Workers write it when they hear of it, and all of them see it, by whichever tables they have.
+#[derive(Debug, Default)]
+pub struct PathMtu(AtomicU64);
+
+/// Ten minutes, in the time's unit below.
+const FORGOTTEN_AFTER: u64 = 600_000_000_000 >> UNIT;
+/// Bits of a nanosecond clock that are left out: the unit is about a millisecond.
+const UNIT: u32 = 20;
+/// Bits of the word that hold the number of bytes; the time is above them.
+const BYTES: u32 = u16::BITS;
+
+impl PathMtu {
+    /// What is known at a time (nanoseconds).
+    #[inline]
+    pub fn get(&self, now: u64) -> Option<u32> {
+        // One word, and nothing else hangs on it.
+        let word = self.0.load(Ordering::Relaxed);
+        let age = (now >> UNIT).saturating_sub(word >> BYTES);
+        (word != 0 && age < FORGOTTEN_AFTER).then_some(word as u32 & u32::from(u16::MAX))
+    }
+
+    /// Notes what a router has said; what would make packets larger again is no news of this kind. Of two workers that hear at once
+    /// one is late, as if its packet had come first.
+    pub fn learn(&self, mtu: u16, now: u64) {
+        if self.get(now).is_none_or(|known| u32::from(mtu) <= known) {
+            let word = (now >> UNIT) << BYTES | u64::from(mtu);
+            self.0.store(word, Ordering::Relaxed);
+        }
+    }
+}
+
+/// What has been learned does not make one way another.
+impl PartialEq for PathMtu {
+    fn eq(&self, _: &PathMtu) -> bool {
+        true
+    }
+}
+
+impl Eq for PathMtu {}
 
 /// The way of outer packets.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -53,4 +98,29 @@ pub enum Underlay {
     Group(u32),
     /// None.
     Drop(Reason),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: u64 = 1_000_000_000;
+
+    #[test]
+    fn what_a_way_takes_is_known_for_ten_minutes_and_does_not_grow() {
+        let path = PathMtu::default();
+        assert_eq!(path.get(0), None);
+        path.learn(1400, SECOND);
+        assert_eq!(path.get(2 * SECOND), Some(1400));
+        path.learn(1450, 2 * SECOND);
+        assert_eq!(path.get(3 * SECOND), Some(1400));
+        path.learn(1300, 300 * SECOND);
+        assert_eq!(path.get(890 * SECOND), Some(1300));
+        // Said again, it is news.
+        path.learn(1300, 890 * SECOND);
+        assert_eq!(path.get(1480 * SECOND), Some(1300));
+        assert_eq!(path.get(1500 * SECOND), None);
+        path.learn(1450, 1500 * SECOND);
+        assert_eq!(path.get(1501 * SECOND), Some(1450));
+    }
 }

@@ -41,6 +41,11 @@ pub fn source_port(hash: u64) -> u16 {
     FIRST_SPORT | (hash >> 40) as u16 & !FIRST_SPORT
 }
 
+/// Whether [`source_port`] gives such a port.
+pub fn is_source_port(port: u16) -> bool {
+    port & FIRST_SPORT == FIRST_SPORT
+}
+
 /// What differs between the packets of a tunnel to one other end.
 #[derive(Clone, Copy, Debug)]
 pub struct Wrapped {

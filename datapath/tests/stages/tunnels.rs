@@ -375,6 +375,102 @@ fn the_mtu_is_what_is_left_of_the_underlay() {
     }
 }
 
+/// What the first node learned of the way: what is left inside, as an error tells the pod; none when the packet still leaves.
+fn learned(a: &mut World, len: usize) -> Option<u16> {
+    let data = frames::udp(v4(1).into(), v4(2).into(), 4000, 53, &vec![7; len - 28]);
+    let mut p = V4::new(v4(1), v4(2), frames::UDP, data);
+    p.flags = 0x4000;
+    match &a.send_one(1, &frame4(1, &p))[..] {
+        [Out::Sent(UPLINK, _)] => None,
+        [Out::Sent(1, error)] if error[34..36] == [3, 4] => {
+            Some(u16::from_be_bytes([error[40], error[41]]))
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+/// A router's error to the first node about its outer packet, whose IP header begins at 14.
+fn too_big(outer: &[u8], mtu: u16) -> Vec<u8> {
+    let quoted = &outer[14..14 + 64];
+    let [a, b] = mtu.to_be_bytes();
+    let (ethertype, packet) = match quoted[0] >> 4 {
+        4 => {
+            let message = frames::icmp(3, 4, [0, 0, a, b], quoted);
+            let router = std::net::Ipv4Addr::new(203, 0, 113, 1);
+            let to = std::net::Ipv4Addr::new(192, 0, 2, 1);
+            (0x0800, V4::new(router, to, 1, message).bytes())
+        }
+        _ => {
+            let (router, to) = ("2001:db8:9::1", "2001:db8::1");
+            let (router, to) = (router.parse().unwrap(), to.parse().unwrap());
+            let message = frames::icmpv6(router, to, 2, 0, [0, 0, a, b], quoted);
+            (0x86dd, V6::new(router, to, 58, message).bytes())
+        }
+    };
+    frames::ethernet(nic(1), nic(2), ethertype, &packet)
+}
+
+#[test]
+fn routers_on_the_way_say_how_large_packets_may_be() {
+    for (over, overhead, least) in [(node_v4 as fn(u8) -> IpAddr, 50, 576), (node_v6, 70, 1280)] {
+        let (mut a, _) = pair(over);
+        let data = frames::udp(v4(1).into(), v4(2).into(), 4000, 53, &[7; 1372]);
+        let p = V4::new(v4(1), v4(2), frames::UDP, data);
+        let outer = only(a.send_one(1, &frame4(1, &p)), UPLINK);
+        assert_eq!(learned(&mut a, 1400), None);
+        let heard = dropped("tunnel_path_mtu");
+        assert_eq!(a.send_one(UPLINK, &too_big(&outer, 1400)), heard);
+        assert_eq!(learned(&mut a, 1400), Some(1400 - overhead));
+        assert_eq!(learned(&mut a, usize::from(1400 - overhead)), None);
+        // It does not grow by being told so, and does not fall below what every way takes.
+        assert_eq!(a.send_one(UPLINK, &too_big(&outer, 1410)), heard);
+        assert_eq!(learned(&mut a, 1400), Some(1400 - overhead));
+        // A new route of the underlay does not make it forgotten.
+        a.edit(|e| {
+            e.set_neighbor(VrfId(0), PortId(UPLINK), over(2), nic(9));
+        });
+        assert_eq!(learned(&mut a, 1400), Some(1400 - overhead));
+        assert_eq!(a.send_one(UPLINK, &too_big(&outer, 70)), heard);
+        assert_eq!(learned(&mut a, 1400), Some(least - overhead));
+        // The way may have changed after ten minutes.
+        a.now += 601_000_000_000;
+        assert_eq!(learned(&mut a, 1400), None);
+        a.assert_no_leak();
+    }
+}
+
+#[test]
+fn errors_about_what_no_tunnel_sent_change_nothing() {
+    for over in [node_v4 as fn(u8) -> IpAddr, node_v6] {
+        let (mut a, _) = pair(over);
+        let data = frames::udp(v4(1).into(), v4(2).into(), 4000, 53, &[7; 1372]);
+        let p = V4::new(v4(1), v4(2), frames::UDP, data);
+        let outer = only(a.send_one(1, &frame4(1, &p)), UPLINK);
+        let v6 = outer[14] >> 4 == 6;
+        let (source, destination, udp) = if v6 { (37, 53, 54) } else { (29, 33, 34) };
+        let with = |change: &dyn Fn(&mut Vec<u8>)| {
+            let mut frame = outer.clone();
+            change(&mut frame);
+            frame
+        };
+        let mut wrong_sum = too_big(&outer, 1400);
+        *wrong_sum.last_mut().unwrap() ^= 1;
+        for frame in [
+            too_big(&with(&|f| f[source] ^= 8), 1400),
+            too_big(&with(&|f| f[destination] ^= 8), 1400),
+            too_big(&with(&|f| f[udp] = 0x10), 1400),
+            too_big(&with(&|f| f[udp + 3] ^= 1), 1400),
+            // It would have fitted.
+            too_big(&outer, 1500),
+            wrong_sum,
+        ] {
+            assert_eq!(a.send_one(UPLINK, &frame), dropped("not_for_us"));
+        }
+        assert_eq!(learned(&mut a, 1400), None);
+        a.assert_no_leak();
+    }
+}
+
 /// An error about a packet that came through a tunnel goes back through it.
 #[test]
 fn errors_go_back_through_the_tunnel() {

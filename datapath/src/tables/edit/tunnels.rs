@@ -91,7 +91,13 @@ impl Build {
             Template::new(local, remote, tunnel.port, tunnel.vni, tunnel.checksum_v6)
         });
         let overhead = template.as_ref().map_or(0, |t| u32::from(t.overhead()));
-        let wrap = Some(Arc::new(Wrap { template, way }));
+        // Of an adjacency that was there already it is known on: it leads to the same end.
+        let path = self.tables.wrap(adjacency).map(|old| old.path.clone());
+        let wrap = Some(Arc::new(Wrap {
+            template,
+            way,
+            path: path.unwrap_or_default(),
+        }));
         if self.tables.wrap(adjacency) != wrap.as_deref() {
             *self.tables.wraps.get_mut(adjacency as usize) = wrap;
         }
