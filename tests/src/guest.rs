@@ -6,6 +6,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Instant;
 
 use tempfile::TempDir;
 
@@ -116,6 +117,7 @@ impl Guest {
     /// If QEMU or the guest's kernel are missing, or it does not boot.
     #[track_caller]
     pub fn boot(wire: &Netns, nics: &[GuestNic]) -> Guest {
+        let begun = Instant::now();
         let dir = tempfile::Builder::new().prefix("pst-guest").tempdir();
         let dir = dir.expect("a temporary folder");
         let kernel = Kernel::find();
@@ -138,6 +140,7 @@ impl Guest {
         };
         let (status, said) = guest.answer();
         assert_eq!(status, 0, "{said}");
+        println!("the guest is there after {:.1?}", begun.elapsed());
         guest
     }
 
@@ -231,7 +234,7 @@ impl Kernel {
             )
         });
         let name = image.file_name().unwrap_or_default().to_string_lossy();
-        let release = name.trim_start_matches("vmlinuz-").to_owned();
+        let release = name.split_once('-').map_or("", |(_, r)| r).to_owned();
         Kernel {
             modules: root.join("lib/modules").join(&release).join("kernel"),
             release,
