@@ -7,7 +7,7 @@
 //! leaves as it is.
 
 use super::connection::{Outcome, Passage};
-use super::{Context, related};
+use super::{Context, related, trim};
 use crate::counters::Event;
 use crate::flow::{BindingId, FragmentId, State};
 use crate::frame::Packet;
@@ -210,10 +210,12 @@ fn lead_to(
         port: outside.dport,
     };
     let parsed = packet.meta.parsed;
+    // Of what comes in by a NIC it has not been found out yet.
+    let partial = trim::unfinished(ctx.caps, packet.frame.bytes(), &parsed).is_some();
     let bytes = packet.frame.bytes_mut();
     let quoted = !related::is_error(&parsed)
         || translate::set_quoted_end(bytes, &parsed, End::Source, inside);
-    if !(quoted && set_destination(packet, inside)) {
+    if !(quoted && set_destination(packet, inside, partial)) {
         return Err(Reason::NatNotTranslatable);
     }
     packet.meta.seen_as = Some(seen_as);
@@ -225,13 +227,13 @@ fn lead_to(
 pub(super) fn undo(packet: &mut Packet) {
     if let Some(seen_as) = packet.meta.seen_as.take() {
         // It went the other way, so all of it is there.
-        let _ = set_destination(packet, &seen_as);
+        let partial = packet.frame.offload.partial_checksum;
+        let _ = set_destination(packet, &seen_as, partial);
     }
 }
 
-fn set_destination(packet: &mut Packet, to: &Endpoint) -> bool {
+fn set_destination(packet: &mut Packet, to: &Endpoint, partial: bool) -> bool {
     let parsed = &mut packet.meta.parsed;
-    let partial = packet.frame.offload.partial_checksum;
     let bytes = packet.frame.bytes_mut();
     if !translate::set_end(bytes, parsed, End::Destination, to, partial) {
         return false;

@@ -547,3 +547,28 @@ fn who_came_by_a_host_port_is_answered_by_it_after_a_restart() {
     let out = start().send_one(1, &frame4(1, &tcp(pod, client, ACK)));
     assert_eq!(out, sent(UPLINK, to_world4(&hop(tcp(node, client, ACK)))));
 }
+
+#[test]
+fn checksums_that_a_sender_left_unfinished_stay_so_and_are_finished() {
+    everywhere(|w| {
+        for (pod_speaks, port) in [(true, 0), (false, ask(w, 4000, SERVER4))] {
+            let (src, dst) = match pod_speaks {
+                true => ((v4(1), 4000), (SERVER4, 53)),
+                false => ((SERVER4, 53), (NODE4, port)),
+            };
+            let mut packet = udp(src, dst);
+            let len = packet.payload.len();
+            let pseudo = frames::pseudo(src.0.into(), dst.0.into(), frames::UDP, len);
+            packet.payload[6..8].copy_from_slice(&pseudo.to_be_bytes());
+            let out = match pod_speaks {
+                true => only(w.send_one(1, &frame4(1, &packet)), UPLINK),
+                false => only(w.send_one(UPLINK, &from_world4(&packet)), 1),
+            };
+            let expected = match pod_speaks {
+                true => to_world4(&hop(udp((NODE4, sport(&out)), dst))),
+                false => to_pod4(1, &hop(udp(src, (v4(1), 4000)))),
+            };
+            assert_eq!(out, expected);
+        }
+    });
+}
