@@ -16,7 +16,7 @@
 //! | [`nat`] | what leaves as the node's own | 〃 |
 //! | [`tunnel`] | outer headers of what leaves by a tunnel | 〃 |
 //!
-//! What comes from beyond this node is looked at by [`outside`] instead of [`source`]: unwrapped if it came through a tunnel, and let in only from
+//! What comes from beyond this node by an uplink or tunnel is looked at by [`outside`] instead of [`source`]: unwrapped if it came through a tunnel, and let in only from
 //! where its sender is.
 //!
 //! Frames of L2 ports go through `wire::parse`, [`source`] and [`segment`], which switches by MAC address and asks
@@ -368,12 +368,13 @@ fn leave_judged(
     if let Some(verdict) = local::run(ctx, port, packet) {
         return verdict;
     }
-    if port.is_outside()
+    if outside::is_by_way(port)
         && let Err(reason) = outside::check_source(ctx, port, packet)
     {
         return Verdict::Drop(reason);
     }
-    let way = outside::check_way(ctx, port, route::run(ctx, &packet.meta.parsed));
+    let parsed = &packet.meta.parsed;
+    let way = outside::check_way(ctx, port, &parsed.key, route::run(ctx, parsed));
     let passage = Passage {
         sender: Some(port),
         receiver: way.ok().and_then(|way| ctx.tables.port(way.port)),

@@ -11,6 +11,9 @@
 //! | to anybody else | routed, to this node's ports only |
 //!
 //! The sender is known by its way: a new connection is let in where packets to it would leave, by an uplink or by that tunnel.
+//!
+//! What the node's own stack forwards is from beyond, too, and leaves through there if its route says so. What goes out through the node may come
+//! back by an uplink, whose NIC is the node's.
 
 use std::net::IpAddr;
 
@@ -19,7 +22,7 @@ use crate::frame::Packet;
 use crate::tables::{Adjacency, Hop, PortEntry, Tables};
 use crate::verdict::{Reason, Verdict};
 use crate::wire::eth::EthernetHeader;
-use crate::wire::{Kind, parse_into};
+use crate::wire::{FlowKey, Kind, parse_into};
 
 /// What comes before the flow table for each packet of an uplink.
 #[inline(always)]
@@ -98,6 +101,16 @@ pub(super) fn port_of<'t>(
     }
 }
 
+/// Whether the sources of packets from a port are known by their way only.
+pub(super) fn is_by_way(port: &PortEntry) -> bool {
+    port.is_outside() || port.node && port.check_source
+}
+
+/// Whether an address behind a port is beyond this node: neither a pod's nor the node's own.
+fn is_beyond(port: &PortEntry, address: &[u8; 16]) -> bool {
+    port.is_outside() || port.node && !port.addresses().contains_key(address)
+}
+
 /// Refuses a packet from outside that wears the address of somebody who is elsewhere (RFC 3704 section 2.2, feasible paths).
 pub(super) fn check_source(
     ctx: &Context<'_>,
@@ -110,7 +123,9 @@ pub(super) fn check_source(
         Hop::Drop(_) => None,
     };
     let right = match (port.tunnel(), back) {
-        (None, back) => back.is_none_or(|back| back.uplink().is_some()),
+        (None, back) if port.node => back.is_some_and(|back| back.id == port.id),
+        (None, back) => back
+            .is_none_or(|back| back.uplink().is_some() || back.node && is_beyond(back, &key.src)),
         (Some(_), Some(back)) if back.id == port.id => true,
         // Errors of the other ends come from their own addresses.
         (Some(_), _) => ctx.tables.is_neighbor(port.id, &key.src),
@@ -125,12 +140,17 @@ pub(super) fn check_source(
 pub(super) fn check_way<'t>(
     ctx: &Context<'_>,
     port: &PortEntry,
+    key: &FlowKey,
     way: Result<&'t Adjacency, Reason>,
 ) -> Result<&'t Adjacency, Reason> {
-    let leads_out = |way: &Adjacency| ctx.tables.port(way.port).is_some_and(PortEntry::is_outside);
-    match way {
-        Ok(way) if port.is_outside() && leads_out(way) => Err(Reason::NoRoute),
-        way => way,
+    let way = way?;
+    let out = ctx.tables.port(way.port);
+    let leads_out = out.is_some_and(|out| is_beyond(out, &key.dst));
+    // What nobody here has goes back to the node it came from: there it would begin anew.
+    let back = port.node && way.port == port.id;
+    match leads_out && (back || is_beyond(port, &key.src)) {
+        true => Err(Reason::NoRoute),
+        false => Ok(way),
     }
 }
 

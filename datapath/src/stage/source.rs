@@ -8,6 +8,9 @@
 //! | IPv4 | source; `0.0.0.0` passes, since parsing lets it go to groups only, which end here |
 //! | IPv6 | source; link-local ones pass, since they end here or at the gateway, and `::` as `0.0.0.0` does |
 //!
+//! What comes from the node's port with another source is forwarded by the node: whether that may be is seen when it is judged
+//! ([`outside`](super::outside)).
+//!
 //! A pod's kernel makes its link-local addresses by itself; they serve neighbor and multicast listener discovery.
 
 use crate::tables::PortEntry;
@@ -64,7 +67,7 @@ pub(super) fn check_mac(port: &PortEntry, frame: &[u8]) -> Result<(), Reason> {
 
 #[inline(never)]
 fn check_address(port: &PortEntry, src: &[u8; 16]) -> Result<(), Reason> {
-    if port.addresses().contains_key(src) || passes(src) {
+    if port.addresses().contains_key(src) || passes(src) || port.node {
         Ok(())
     } else {
         Err(Reason::SpoofedAddress)

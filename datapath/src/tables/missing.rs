@@ -29,7 +29,7 @@ impl Tables {
                 neighbor(hop.link, hop.address)
             }
             Target::OnLink(link) => {
-                let station = self.links.get(link)?.stations.get_key(&key.dst);
+                let station = self.links.get(link)?.station(&key.dst);
                 let known = station.and_then(|s| self.adjacencies.get(s.adjacency));
                 match known.is_some_and(|a| a.resolved) {
                     true => None,

@@ -200,7 +200,7 @@ impl Tables {
         let address = &key.dst;
         match self.vrfs.get_exact(vrf.0)?.fib.lookup_key(address)? {
             Target::Via(index) => self.resolved(index),
-            Target::OnLink(link) => match self.links.get(link)?.stations.get_key(address) {
+            Target::OnLink(link) => match self.links.get(link)?.station(address) {
                 Some(station) => self.resolved(station.adjacency),
                 None => Some(Hop::Drop(Reason::NeighborUnresolved)),
             },

@@ -34,7 +34,8 @@ pub struct PortSpec {
     pub kind: PortKindSpec,
     /// Drop what does not come from the station's own MAC and (routed) IP addresses.
     pub check_source: bool,
-    /// The node's own network stack is behind it: its addresses are the node's.
+    /// The node's own network stack is behind it: its addresses are the node's. What a route leads there without a next hop, the node
+    /// forwards; what comes from there with another source than its own has to be what a route leads there for.
     pub node: bool,
     /// What becomes of a packet from the port that no egress rule matches.
     pub egress_default: Action,

@@ -3,7 +3,7 @@
 #![forbid(unsafe_code)]
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use ipnet::IpNet;
@@ -13,6 +13,7 @@ use super::trie::Trie;
 use crate::ids::{PortId, VrfId};
 use crate::verdict::Reason;
 use crate::wire::MacAddr;
+use crate::wire::flow_key::{map_v4, unmap_v4};
 
 /// What becomes of packets that a route matches; kinds as in ip-route(8).
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -258,6 +259,26 @@ pub(crate) struct Link {
     /// Addresses behind it that are known, or next hops.
     pub(crate) stations: IpTrie<Station>,
 }
+
+impl Link {
+    /// Who takes packets to an address, as a flow key holds it, that is on the link: the address's own station, or behind the node's port
+    /// the node.
+    #[inline]
+    pub(crate) fn station(&self, address: &[u8; 16]) -> Option<&Station> {
+        let anybody = || match unmap_v4(address) {
+            Some(_) => map_v4([0; 4]),
+            None => [0; 16],
+        };
+        let own = self.stations.get_key(address);
+        own.or_else(|| self.stations.get_key(&anybody()))
+    }
+}
+
+/// What the node is called as the station that takes packets to whoever is beyond it.
+pub(crate) const ANYBODY: [IpAddr; 2] = [
+    IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+    IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+];
 
 /// An address behind a link.
 #[derive(Clone, Copy, Debug)]

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::Build;
 use crate::ids::{PortId, VrfId};
 use crate::tables::limits::{MAX_ADJACENCIES, MAX_LINKS};
-use crate::tables::route::{Link, Station, host};
+use crate::tables::route::{ANYBODY, Link, Station, host};
 use crate::tables::{Adjacency, Behind, TableError};
 use crate::wire::MacAddr;
 
@@ -37,10 +37,12 @@ impl Build {
             .unwrap_or_default()
     }
 
-    /// The MAC address of a station behind a port: of its own, or of a static neighbor.
+    /// The MAC address of a station behind a port: of its own, or of a static neighbor. The node's own stack is the way to whoever is
+    /// beyond it.
     pub(super) fn known(&self, port: PortId, address: IpAddr) -> Option<MacAddr> {
         match self.tables.port(port) {
             Some(entry) if entry.addresses().contains(address) => Some(entry.mac),
+            Some(entry) if entry.node && address.is_unspecified() => Some(entry.mac),
             _ => self.behind(port)?.neighbors.get(host(address)).copied(),
         }
     }
@@ -73,11 +75,11 @@ impl Build {
                 TableError::limit(object, "links", self.tables.links.len() + 1, MAX_LINKS)
             })?;
         self.behind_mut(port).links.push(index);
-        let mut addresses: Vec<IpAddr> = self
-            .tables
-            .port(port)
-            .map(|p| p.addresses().iter().collect())
-            .unwrap_or_default();
+        let mut addresses: Vec<IpAddr> = Vec::new();
+        if let Some(port) = self.tables.port(port) {
+            addresses.extend(port.addresses().iter());
+            addresses.extend(ANYBODY.into_iter().filter(|_| port.node));
+        }
         if let Some(behind) = self.behind(port) {
             behind
                 .neighbors

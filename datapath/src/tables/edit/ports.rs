@@ -11,7 +11,7 @@ use super::check::port_name;
 use crate::ids::{PortId, VrfId};
 use crate::tables::limits::MAX_PORTS;
 use crate::tables::policy::{Action, RuleSet};
-use crate::tables::route::{Vrf, host};
+use crate::tables::route::{ANYBODY, Vrf, host};
 use crate::tables::{OwnAddresses, PortEntry, PortKind, PortKindSpec, PortSpec, TableError};
 
 /// The addresses of a routed port in one VRF.
@@ -236,6 +236,13 @@ impl Build {
             self.station_known(spec.id, *address)?;
             let adjacency = self.station(link, *address)?;
             self.set_local(spec, vrf, *address, adjacency)?;
+        }
+        for anybody in ANYBODY {
+            match (entry.node, old.is_some_and(|old| old.node)) {
+                (true, _) => self.station_known(spec.id, anybody)?,
+                (false, true) => self.station_unknown(spec.id, anybody),
+                (false, false) => {}
+            }
         }
         if old.is_some_and(|old| !entry.leads_as(old)) {
             self.port_changed(spec.id);
