@@ -287,6 +287,8 @@ impl State {
             mode: None,
             ifindex: None,
             message: (state == PortState::Faulted).then(|| "the device failed".into()),
+            addresses: Vec::new(),
+            on_host: Vec::new(),
         }
     }
 }

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use podswitch_api::desired::{DesiredState, Difference};
 use podswitch_api::error::RpcError;
 use podswitch_api::limits::MAX_MTU;
-use podswitch_api::object::{self, Device, Key, Object, UnknownUnicast};
+use podswitch_api::object::{self, Device, HOST_MAC, Key, Object, UnknownUnicast};
 use podswitch_api::{ErrorCode, MacAddr};
 use podswitch_datapath::tables::{
     self, Edit, PortKindSpec, PortSpec, SegmentSpec, TableError, TunnelSpec, VlanSet,
@@ -27,7 +27,7 @@ pub struct Compiler<'a> {
     pub segments_before: &'a HashMap<&'a str, u32>,
     /// Which worker serves a port.
     pub worker: &'a dyn Fn(PortId) -> WorkerId,
-    /// What the NIC of a port is, as far as that is known.
+    /// What the NIC, or the host, of a port is, as far as that is known.
     pub nic: &'a dyn Fn(&str) -> Option<&'a Facts>,
     /// MTU of ports that name none.
     pub default_mtu: u32,
@@ -135,7 +135,7 @@ impl Compiler<'_> {
 
     fn port(&self, p: &object::Port) -> Result<PortSpec, RpcError> {
         let id = self.id(&p.name)?;
-        let nic = match p.device.is_nic() {
+        let nic = match p.device.is_nic() || p.device.is_host() {
             true => (self.nic)(&p.name),
             false => None,
         };
@@ -156,7 +156,7 @@ impl Compiler<'_> {
             },
             None => PortKindSpec::Routed {
                 vrf: VrfId(p.vrf),
-                addresses: p.addresses.clone(),
+                addresses: nic.map_or(&p.addresses, |nic| &nic.addresses).clone(),
             },
             Some(membership) => PortKindSpec::L2 {
                 segment: self.segment_id(&membership.name)?,
@@ -167,7 +167,7 @@ impl Compiler<'_> {
         // Behind a veth is one pod, and whatever else it claims to be is a lie. A replayed capture may come from anywhere
         // unless it is said from where.
         let check_source = match (&p.device, &p.segment) {
-            (Device::Veth { .. }, None) => true,
+            (Device::Veth { .. } | Device::Host { .. }, None) => true,
             (_, None) => !p.addresses.is_empty(),
             (_, Some(_)) => p.mac.is_some(),
         };
@@ -175,11 +175,15 @@ impl Compiler<'_> {
             id,
             name: p.name.clone(),
             worker: (self.worker)(id),
-            mac: nic.map_or(mac(p.mac.unwrap_or_default()), |nic| nic.mac),
+            mac: match (nic, p.device.is_host()) {
+                (Some(nic), _) => nic.mac,
+                (None, true) => mac(HOST_MAC),
+                (None, false) => mac(p.mac.unwrap_or_default()),
+            },
             mtu: nic.map_or(p.mtu.unwrap_or(default_mtu), |nic| nic.mtu),
             kind,
             check_source,
-            node: p.node,
+            node: p.is_node(),
             egress_default: action(p.egress_default),
             ingress_default: action(p.ingress_default),
         })

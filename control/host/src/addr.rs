@@ -29,6 +29,11 @@ impl Address {
         self.net.addr()
     }
 
+    /// It is more than the link's or the host's own (`RT_SCOPE_UNIVERSE`, `RT_SCOPE_SITE`).
+    pub fn is_global(&self) -> bool {
+        self.scope < libc::RT_SCOPE_LINK
+    }
+
     /// Duplicate address detection has not finished; the address cannot be used yet.
     pub fn tentative(&self) -> bool {
         self.flags & libc::IFA_F_TENTATIVE != 0
@@ -106,6 +111,15 @@ pub fn list<'a>(socket: &mut Socket, link: impl Into<LinkId<'a>>) -> Result<Vec<
         request,
         |payload| parse(payload).filter(|a| a.link == index),
     )
+}
+
+/// The addresses of all interfaces, IPv4 and IPv6.
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn all(socket: &mut Socket) -> Result<Vec<Address>> {
+    let request = Request::new(libc::RTM_GETADDR, 0, &[0; 8]);
+    socket.dump("listing addresses", request, parse)
 }
 
 fn request(kind: u16, flags: i32, link: u32, net: IpNet) -> Request {

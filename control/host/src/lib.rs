@@ -15,6 +15,7 @@
 //! | [`bpf`] | what is needed of bpf(2): load a program of a few instructions, describe a program by its id |
 //! | [`netns`] | network namespaces: open, enter, create, delete, identity |
 //! | [`sysctl`], [`deaf`] | `/proc/sys/net`, and making an interface deaf to the host |
+//! | [`nft`] | the host's nftables, by its own program |
 //! | [`ethtool`] | driver, channels, rings, features and the driver's own counters |
 //! | [`procfs`] | the backlog's drops per CPU |
 //! | [`ports`] | TCP and UDP ports that are held, or may come to be |
@@ -36,6 +37,7 @@ pub mod link;
 pub mod neigh;
 pub mod netlink;
 pub mod netns;
+pub mod nft;
 pub mod peer;
 pub mod ports;
 pub mod probe;

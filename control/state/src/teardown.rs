@@ -12,8 +12,9 @@ use std::path::Path;
 use podswitch_api::DEFAULT_SOCKET;
 use podswitch_api::limits::MAX_WORKERS;
 use podswitch_api::method::TeardownReport;
+use podswitch_api::object::HOST_POLLED;
 use podswitch_host::ethtool::Ethtool;
-use podswitch_host::{Error, Link, Socket, bpf, link, sysctl, tc, xdp};
+use podswitch_host::{Error, Link, Socket, bpf, link, nft, sysctl, tc, xdp};
 
 use crate::config::Config;
 use crate::plugin_files::{self, PluginFiles};
@@ -125,12 +126,45 @@ fn interfaces(
         };
         work.restore(before);
     }
+    let host = owned.iter().find(|o| o.name == HOST_POLLED);
+    if let Some(before) = host {
+        let done = put_back_host(before);
+        report.removed.extend(done.removed);
+        report.failed.extend(done.failed);
+    }
     Ok(())
 }
 
+/// Puts back what was changed of the host's for the way to its own stack: settings that nobody else has changed since, and our own
+/// tables. The interface itself may be gone.
+fn put_back_host(before: &OwnedInterface) -> TeardownReport {
+    let mut report = TeardownReport::default();
+    for table in &before.tables {
+        let deleted = nft::delete_table(table);
+        note(
+            &mut report,
+            "nftables",
+            &format!("table inet {table}"),
+            deleted,
+        );
+    }
+    for setting in before.settings.iter().rev() {
+        note(
+            &mut report,
+            "sysctl",
+            &setting.path,
+            restore_setting(setting),
+        );
+    }
+    report
+}
+
 /// Puts one interface that is not ours back as it was before it was taken: a veth's end before it was closed to the host, a NIC
-/// before its features were changed.
+/// before its features were changed. Of the way to the host's own stack: what was changed for it elsewhere on the host.
 pub fn put_back(before: &OwnedInterface) -> TeardownReport {
+    if before.name == HOST_POLLED {
+        return put_back_host(before);
+    }
     let mut report = TeardownReport::default();
     let restored = Socket::open().and_then(|mut socket| {
         if let Some(link) = link::find(&mut socket, before.index)? {
@@ -174,6 +208,16 @@ fn is_ours(link: &Link) -> bool {
     }
 }
 
+/// Notes something done; `false`: there was nothing to do. What went with its interface is gone, too.
+fn note(report: &mut TeardownReport, kind: &str, name: &str, result: Result<bool, Error>) {
+    match result {
+        Ok(true) => report.removed(kind, name),
+        Ok(false) => {}
+        Err(e) if e.is_gone() => {}
+        Err(e) => report.failed(kind, name, e.to_string()),
+    }
+}
+
 /// Putting one interface back that is not ours.
 struct Work<'a> {
     socket: &'a mut Socket,
@@ -203,14 +247,8 @@ impl Work<'_> {
         }
     }
 
-    /// Notes something done; `false`: there was nothing to do. What went with its interface is gone, too.
     fn note(&mut self, kind: &str, name: &str, result: Result<bool, Error>) {
-        match result {
-            Ok(true) => self.report.removed(kind, name),
-            Ok(false) => {}
-            Err(e) if e.is_gone() => {}
-            Err(e) => self.report.failed(kind, name, e.to_string()),
-        }
+        note(self.report, kind, name, result);
     }
 
     fn programs(&mut self) {
@@ -249,12 +287,7 @@ impl Work<'_> {
 
 /// Puts a setting back, unless somebody else changed it since.
 fn restore_setting(setting: &SavedSetting) -> Result<bool, Error> {
-    let segments: Vec<&str> = setting
-        .path
-        .trim_start_matches("/proc/sys/")
-        .split('/')
-        .collect();
-    let key = sysctl::Key::new(&segments)?;
+    let key = setting.key()?;
     if sysctl::get(&key)? != setting.after || setting.before == setting.after {
         return Ok(false);
     }

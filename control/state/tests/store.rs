@@ -129,6 +129,7 @@ fn what_was_changed_in_the_kernel_is_kept() {
         noarp: true,
         settings: vec![setting],
         features: vec![],
+        tables: Vec::new(),
     };
     let two = OwnedInterface {
         name: "psw2".into(),
@@ -140,6 +141,7 @@ fn what_was_changed_in_the_kernel_is_kept() {
             name: "rx-lro".into(),
             before: true,
         }],
+        tables: vec!["podswitch".into()],
     };
     store.own(&[one.clone(), two.clone()]).unwrap();
     drop(store);

@@ -69,6 +69,7 @@ fn close(socket: &mut Socket, found: &Link) -> OwnedInterface {
             .map(saved)
             .collect(),
         features: vec![],
+        tables: Vec::new(),
     }
 }
 
@@ -219,6 +220,7 @@ fn a_nic_has_its_features_back_unless_somebody_gave_them_back() {
             noarp: false,
             settings: vec![],
             features: changed.into(),
+            tables: Vec::new(),
         };
         let mut store = Store::open(&config.state_dir).unwrap();
         store.own(&[owned]).unwrap();

@@ -8,7 +8,7 @@ use std::hash::Hash;
 use std::net::IpAddr;
 
 use crate::mac::MacAddr;
-use crate::object::{Device, Key, Object, Port, RouteKey};
+use crate::object::{Device, HOST_MAC, HOST_POLLED, Key, Object, Port, RouteKey};
 
 /// Something that one port alone may hold.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -21,6 +21,8 @@ pub(super) enum Claim {
     SegmentMac(String, MacAddr),
     /// An interface.
     Interface(String),
+    /// To be the way to the node's own stack.
+    Host,
     /// A file that is written.
     Recording(String),
     /// Network identifier of a tunnel.
@@ -186,7 +188,8 @@ pub(super) fn claims(o: &Port) -> Vec<Claim> {
         .iter()
         .map(|a| Claim::Address(o.vrf, *a))
         .collect();
-    claims.extend(o.mac.map(|mac| match &o.segment {
+    let mac = o.mac.or(o.device.is_host().then_some(HOST_MAC));
+    claims.extend(mac.map(|mac| match &o.segment {
         Some(membership) => Claim::SegmentMac(membership.name.clone(), mac),
         None => Claim::RoutedMac(o.vrf, mac),
     }));
@@ -196,6 +199,9 @@ pub(super) fn claims(o: &Port) -> Vec<Claim> {
             record: Some(file), ..
         } => claims.push(Claim::Recording(file.clone())),
         Device::Vxlan { vni, .. } => claims.push(Claim::Vni(*vni)),
+        Device::Host { .. } => {
+            claims.extend([Claim::Host, Claim::Interface(HOST_POLLED.to_owned())]);
+        }
         _ => {}
     }
     claims

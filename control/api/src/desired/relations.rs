@@ -459,6 +459,11 @@ fn claimed(key: &Key, claim: &Claim, other: &str) -> RpcError {
             name.clone(),
             format!("interface {name}"),
         ),
+        Claim::Host => (
+            "device.kind",
+            "host".to_owned(),
+            "the way to the node's own stack".to_owned(),
+        ),
         Claim::Vni(vni) => ("device.vni", vni.to_string(), format!("VNI {vni}")),
         Claim::Recording(file) => (
             "device.record",

@@ -42,7 +42,7 @@ pub struct AuditResult {
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(remote = "Self", deny_unknown_fields)]
 pub struct TeardownItem {
-    /// What it was: `interface`, `xdp_program`, `filter`, `qdisc`, `sysctl`, `flag`, `socket`, `state`.
+    /// What it was: `interface`, `route`, `neighbor`, `nftables`, `xdp_program`, `filter`, `qdisc`, `sysctl`, `flag`, `socket`, `state`.
     pub kind: String,
     /// Its name.
     pub name: String,

@@ -8,6 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::mac::MacAddr;
+use crate::method::TeardownItem;
 use crate::object::{Kind, Object};
 use crate::schema::Prefix;
 
@@ -177,6 +178,13 @@ pub struct PortStatus {
     /// Why it is not up, and what to do.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
+    /// The node's addresses that packets go to by it, of the host's port.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(deserialize_with = "crate::text::addresses")]
+    pub addresses: Vec<IpAddr>,
+    /// What is on the host for it, in words of [`TeardownItem`], of the host's port: all of it goes with the port, or is put back.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub on_host: Vec<TeardownItem>,
 }
 
 /// What the switch knows of a segment.

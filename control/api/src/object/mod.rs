@@ -11,7 +11,10 @@ mod segment;
 
 pub use key::{FdbKey, Key, Kind, NeighborKey, RouteKey};
 pub use kubernetes::{ClusterNetworkPolicy, Namespace, NamespacedName, NetworkPolicy, Pod};
-pub use port::{Device, Masquerade, PodRef, Port, SegmentMembership, Vlan, XdpMode};
+pub use port::{
+    Device, HOST_INTERFACE, HOST_MAC, HOST_POLLED, HostEgress, Masquerade, PodRef, Port,
+    SegmentMembership, Vlan, XdpMode,
+};
 pub use read::ReadError;
 pub use route::{Neighbor, NextHop, Route, RouteKind};
 pub use rule::{Action, Direction, PortRange, Protocol, Rule};

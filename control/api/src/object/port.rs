@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::is_default;
 use super::rule::Action;
 use crate::mac::MacAddr;
+use crate::schema::Prefix;
 
 /// A port of the switch: a device with one station behind it. With a `segment` it is an L2 port, without one it is routed and
 /// reached by its `addresses`, each an implied /32 or /128 route of its VRF. Behind a NIC is a wire with many stations, reached by
@@ -21,11 +22,12 @@ pub struct Port {
     pub name: String,
     /// What moves its frames.
     pub device: Device,
-    /// MAC address of the station behind it. Needed on a routed port, but on a NIC's, which has none. An L2 port with one is fixed to it and does not learn;
+    /// MAC address of the station behind it. Needed on a routed port, but on a NIC's, which has none, and on the host's, which gets one. An L2 port with one is fixed to it and does not learn;
     /// without one it learns.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mac: Option<MacAddr>,
-    /// The station's addresses. No two ports of a VRF share one. An L2 port has none.
+    /// The station's addresses. No two ports of a VRF share one. An L2 port has none. The host's port has the node's, as long as they are
+    /// there, where none are named.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[serde(deserialize_with = "crate::text::addresses")]
     pub addresses: Vec<IpAddr>,
@@ -49,11 +51,19 @@ pub struct Port {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub segment: Option<SegmentMembership>,
     /// The node's own network stack is behind it, and its addresses are the node's: pods and their node may always talk to each other.
+    /// Goes without saying for the host's.
     #[serde(default, skip_serializing_if = "is_default")]
     pub node: bool,
     /// The pod behind it, when there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pod: Option<PodRef>,
+}
+
+impl Port {
+    /// Whether the node's own network stack is behind it.
+    pub fn is_node(&self) -> bool {
+        self.node || self.device.is_host()
+    }
 }
 
 /// What moves a port's frames.
@@ -92,6 +102,23 @@ pub enum Device {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         masquerade: Option<Masquerade>,
     },
+    /// The node's own network stack, behind a veth pair that the daemon makes: one end is the host's interface, the other the switch's. What the
+    /// daemon makes and changes on the host goes with the port.
+    Host {
+        /// Name of the host's interface, in the daemon's network namespace; no other may be there.
+        #[serde(default = "host_interface")]
+        interface: String,
+        /// How the steering program is attached.
+        #[serde(default)]
+        mode: XdpMode,
+        /// Prefixes of pods that the host's stack reaches through the switch: each becomes a route of the host's.
+        #[schemars(with = "Vec<Prefix>")]
+        #[serde(deserialize_with = "crate::text::prefixes")]
+        pods: Vec<IpNet>,
+        /// The host's stack forwards what routes of the switch lead to this port; none: it is the way to the node alone.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        egress: Option<HostEgress>,
+    },
     /// A VXLAN tunnel (RFC 7348) instead of a device. Its neighbors are the other ends, by their underlay addresses, each with the MAC
     /// address that inner frames to it bear; nobody else is heard. Routes by it have one of them as next hop. The port's MAC address is
     /// that of this end.
@@ -125,6 +152,37 @@ pub enum Device {
     Memory {},
 }
 
+/// How the host's stack forwards for pods.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(remote = "Self", deny_unknown_fields)]
+pub struct HostEgress {
+    /// Interfaces of the host that packets of pods leave by and answers come in by: forwarding is turned on for them.
+    pub interfaces: Vec<String>,
+    /// Whether what leaves by another interface than the port's takes the host's address for its source.
+    #[serde(default = "yes")]
+    pub masquerade: bool,
+    /// Destinations that keep the pod's address for their source.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(with = "Vec<Prefix>")]
+    #[serde(deserialize_with = "crate::text::prefixes")]
+    pub except: Vec<IpNet>,
+}
+
+fn yes() -> bool {
+    true
+}
+
+/// The host's interface of a node's port, where nothing else is said.
+pub const HOST_INTERFACE: &str = "podswitch0";
+/// The switch's end of a node's port.
+pub const HOST_POLLED: &str = "psw686f73740000";
+/// MAC address of the host's interface of a node's port.
+pub const HOST_MAC: MacAddr = MacAddr(*b"\x02phost");
+
+fn host_interface() -> String {
+    HOST_INTERFACE.to_owned()
+}
+
 /// The port of VXLAN (IANA).
 fn vxlan_port() -> u16 {
     4789
@@ -138,9 +196,24 @@ impl Device {
     /// The interface it is on, of one that is on an interface.
     pub fn interface(&self) -> Option<&str> {
         match self {
-            Device::Veth { interface, .. } | Device::Nic { interface, .. } => Some(interface),
+            Device::Veth { interface, .. }
+            | Device::Nic { interface, .. }
+            | Device::Host { interface, .. } => Some(interface),
             Device::Vxlan { .. } | Device::Pcap { .. } | Device::Memory {} => None,
         }
+    }
+
+    /// The interface whose frames the switch takes, of one that is on an interface.
+    pub fn polled(&self) -> Option<&str> {
+        match self {
+            Device::Host { .. } => Some(HOST_POLLED),
+            other => other.interface(),
+        }
+    }
+
+    /// Whether it is the node's own network stack.
+    pub fn is_host(&self) -> bool {
+        matches!(self, Device::Host { .. })
     }
 
     /// The UDP port that it ends at, of a tunnel.
@@ -190,6 +263,7 @@ impl Device {
         match self {
             Device::Veth { .. } => "veth",
             Device::Nic { .. } => "nic",
+            Device::Host { .. } => "host",
             Device::Vxlan { .. } => "vxlan",
             Device::Pcap { .. } => "pcap",
             Device::Memory {} => "memory",
@@ -289,6 +363,13 @@ pub struct PodRef {
     pub network: Option<String>,
 }
 
-crate::by_name!(Port, Device, Masquerade, SegmentMembership, PodRef);
+crate::by_name!(
+    Port,
+    Device,
+    HostEgress,
+    Masquerade,
+    SegmentMembership,
+    PodRef
+);
 
 crate::by_word!(XdpMode);

@@ -95,6 +95,29 @@ fn nic() -> BoxedStrategy<Device> {
         .boxed()
 }
 
+fn host() -> BoxedStrategy<Device> {
+    let nets =
+        |all: &[&'static str]| -> Vec<IpNet> { all.iter().map(|n| n.parse().unwrap()).collect() };
+    let pods = pick(&[&["10.244.1.0/24"][..], &["10.244.0.0/16", "fd00::/64"]]);
+    let egress = of((pick(&["eth0", "eth1"]), any::<bool>()));
+    (pick(&["podswitch0", "node0"]), pods, egress)
+        .prop_map(move |(interface, pods, egress)| Device::Host {
+            interface: interface.to_owned(),
+            mode: XdpMode::Auto,
+            pods: nets(pods),
+            egress: egress.map(|(out, masquerade)| HostEgress {
+                interfaces: vec![out.to_owned()],
+                masquerade,
+                except: if masquerade {
+                    nets(&["10.0.0.0/8"])
+                } else {
+                    vec![]
+                },
+            }),
+        })
+        .boxed()
+}
+
 fn vxlan() -> BoxedStrategy<Device> {
     let local = pick(&[vec![], vec!["192.0.2.1"], vec!["192.0.2.1", "2001:db8::1"]]);
     (
@@ -152,7 +175,14 @@ pub(crate) fn port() -> BoxedStrategy<Port> {
         pod: None,
         ..port
     });
-    prop_oneof![6 => station_port(), 1 => nic, 1 => vxlan].boxed()
+    let host = (station_port(), host()).prop_map(|(port, device)| Port {
+        device,
+        mac: None,
+        segment: None,
+        pod: None,
+        ..port
+    });
+    prop_oneof![6 => station_port(), 1 => nic, 1 => vxlan, 1 => host].boxed()
 }
 
 fn station_port() -> BoxedStrategy<Port> {

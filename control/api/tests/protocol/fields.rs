@@ -3,6 +3,7 @@
 
 use podswitch_api::ErrorCode;
 use podswitch_api::desired::{Bounds, check_object};
+use podswitch_api::object::{HOST_MAC, HOST_POLLED};
 use serde_json::{Value, json};
 
 use super::common::*;
@@ -27,6 +28,15 @@ fn every_field_out_of_its_range_is_refused_by_name() {
         let port =
             json!({"kind": "port", "name": "t", "mac": "02:00:00:00:00:07", "device": device});
         with(port, path, value)
+    };
+    let host = |path: &str, value: Value| {
+        let device =
+            json!({"kind": "host", "pods": ["10.244.1.0/24"], "egress": {"interfaces": ["eth0"]}});
+        with(
+            json!({"kind": "port", "name": "h", "device": device}),
+            path,
+            value,
+        )
     };
     let hop = json!({"via": "10.0.0.9", "port": "a"});
     let other = json!({"via": "10.0.0.8", "port": "a", "weight": 3});
@@ -70,6 +80,44 @@ fn every_field_out_of_its_range_is_refused_by_name() {
         (tunnel("/segment", json!({"name": "s"})), "segment"),
         (tunnel("/node", json!(true)), "node"),
         (tunnel("/mac", Value::Null), "mac"),
+        (host("/device/interface", json!("a*")), "device.interface"),
+        (
+            host("/device/interface", json!(HOST_POLLED)),
+            "device.interface",
+        ),
+        (host("/device/pods", json!([])), "device.pods"),
+        (host("/device/pods", json!(["::/0"])), "device.pods"),
+        (
+            host("/device/pods", json!(["10.244.1.1/24"])),
+            "device.pods",
+        ),
+        (
+            host("/device/pods", json!(["fd00::/64", "fd00::/64"])),
+            "device.pods",
+        ),
+        (
+            host("/device/egress/interfaces", json!([])),
+            "device.egress.interfaces",
+        ),
+        (
+            host("/device/egress/interfaces", json!(["podswitch0"])),
+            "device.egress.interfaces",
+        ),
+        (
+            host("/device/egress/interfaces", json!(["eth0", "eth0"])),
+            "device.egress.interfaces",
+        ),
+        (
+            host(
+                "/device/egress",
+                json!({"interfaces": ["eth0"], "masquerade": false, "except": ["10.0.0.0/8"]}),
+            ),
+            "device.egress.except",
+        ),
+        (host("/mac", json!("02:00:00:00:00:07")), "mac"),
+        (host("/segment", json!({"name": "s"})), "segment"),
+        (host("/node", json!(true)), "node"),
+        (host("/addresses", json!(["127.0.0.1"])), "addresses"),
         (hops(json!([hop])), "nexthops"),
         (hops(json!([hop, hop])), "nexthops.via"),
         (
@@ -395,4 +443,37 @@ fn tunnels_end_at_few_udp_ports() {
     assert_eq!(data.field.as_deref(), Some("device.udp_port"));
     model.apply(&[tunnel(4, 4789)]).unwrap();
     model.apply(&[tunnel(3, 5000)]).unwrap();
+}
+
+/// The node has one stack, and its interfaces are nobody else's.
+#[test]
+fn there_is_one_host_and_its_interfaces_are_its_own() {
+    let host = |name: &str, interface: &str| {
+        let device = json!({"kind": "host", "interface": interface, "pods": ["10.244.1.0/24"]});
+        set(json!({"kind": "port", "name": name, "device": device}))
+    };
+    let mut model = model(&[host("h", "podswitch0")]);
+    let second = [host("i", "second0")];
+    refused(
+        &mut model,
+        &second,
+        ErrorCode::Conflict,
+        &["i", "h", "stack"],
+    );
+    let veth = |interface: &str| {
+        let mut veth = port("a", 1);
+        veth["device"]["interface"] = json!(interface);
+        [set(veth)]
+    };
+    for taken in ["podswitch0", HOST_POLLED] {
+        refused(&mut model, &veth(taken), ErrorCode::Conflict, &[taken, "h"]);
+    }
+    let mut mac = port("a", 1);
+    mac["mac"] = json!(HOST_MAC);
+    refused(
+        &mut model,
+        &[set(mac)],
+        ErrorCode::Conflict,
+        &["02:70", "h"],
+    );
 }

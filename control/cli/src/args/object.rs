@@ -8,7 +8,8 @@ use clap::{Args, Subcommand, ValueEnum};
 use ipnet::IpNet;
 use podswitch_api::MacAddr;
 use podswitch_api::object::{
-    Action, Direction, NextHop, PortRange, Protocol, RouteKind, UnknownUnicast, XdpMode,
+    Action, Direction, HOST_INTERFACE, NextHop, PortRange, Protocol, RouteKind, UnknownUnicast,
+    XdpMode,
 };
 
 /// One object of a kind by its name.
@@ -83,7 +84,7 @@ pub(crate) struct PortAdd {
     /// Its name
     pub(crate) name: String,
     /// Host end of the veth pair
-    #[arg(long, value_name = "NAME", required_unless_present_any = ["nic", "vxlan", "replay", "record"], conflicts_with_all = ["nic", "vxlan", "replay", "record"])]
+    #[arg(long, value_name = "NAME", required_unless_present_any = ["nic", "host", "vxlan", "replay", "record"], conflicts_with_all = ["nic", "host", "vxlan", "replay", "record"])]
     pub(crate) interface: Option<String>,
     /// The node's NIC, instead of a veth: it stays the host's, and only what is the switch's comes to the port
     #[arg(long, value_name = "NAME", group = "place", conflicts_with_all = ["replay", "record", "mac", "address", "mtu", "node", "trunk"])]
@@ -97,8 +98,28 @@ pub(crate) struct PortAdd {
     /// Prefix to which everything leaves as it is (may come more than once)
     #[arg(long, value_name = "PREFIX", requires = "masquerade")]
     pub(crate) masquerade_except: Vec<IpNet>,
+    /// The node's own network stack, instead of a veth: podswitchd makes this interface of the host's
+    #[arg(long, value_name = "NAME", num_args = 0..=1, default_missing_value = HOST_INTERFACE, requires = "pods", conflicts_with_all = ["nic", "replay", "record", "mac", "node", "segment"])]
+    pub(crate) host: Option<String>,
+    /// Prefix of pods that the host's stack reaches through the switch; may be given more than once
+    #[arg(long, value_name = "PREFIX", requires = "host")]
+    pub(crate) pods: Vec<IpNet>,
+    /// Interface by which the host's stack forwards packets of pods; may be given more than once
+    #[arg(long, value_name = "NAME", requires = "host")]
+    pub(crate) egress: Vec<String>,
+    /// What the host's stack forwards keeps the pod's address
+    #[arg(long, requires = "egress")]
+    pub(crate) no_masquerade: bool,
+    /// Destination to which packets keep the pod's address; may be given more than once
+    #[arg(
+        long,
+        value_name = "PREFIX",
+        requires = "egress",
+        conflicts_with = "no_masquerade"
+    )]
+    pub(crate) except: Vec<IpNet>,
     /// A VXLAN tunnel of this network identifier, instead of a device; its neighbors are the other ends
-    #[arg(long, value_name = "VNI", conflicts_with_all = ["nic", "replay", "record", "address", "segment", "node"])]
+    #[arg(long, value_name = "VNI", conflicts_with_all = ["nic", "host", "replay", "record", "address", "segment", "node"])]
     pub(crate) vxlan: Option<u32>,
     /// UDP port of a tunnel
     #[arg(long, value_name = "PORT", default_value_t = 4789, requires = "vxlan")]
@@ -121,10 +142,10 @@ pub(crate) struct PortAdd {
     /// Capture file that records the frames that leave, instead of an interface
     #[arg(long, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
     pub(crate) record: Option<String>,
-    /// MAC address of the station behind it; needed without --segment and --nic
+    /// MAC address of the station behind it; needed without --segment, --nic and --host
     #[arg(long)]
     pub(crate) mac: Option<MacAddr>,
-    /// Address of the station; may be given more than once
+    /// Address of the station; may be given more than once; with --host all of the node's when absent
     #[arg(long)]
     pub(crate) address: Vec<IpAddr>,
     /// VRF of a routed port

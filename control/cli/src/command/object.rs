@@ -3,8 +3,8 @@
 
 use podswitch_api::method::{Change, Entry, Filter};
 use podswitch_api::object::{
-    Device, FdbEntry, FdbKey, Key, Kind, Masquerade, Neighbor, NeighborKey, Object, Port, Route,
-    RouteKey, Rule, Segment, SegmentMembership, Vlan,
+    Device, FdbEntry, FdbKey, HostEgress, Key, Kind, Masquerade, Neighbor, NeighborKey, Object,
+    Port, Route, RouteKey, Rule, Segment, SegmentMembership, Vlan,
 };
 
 use super::Context;
@@ -110,19 +110,19 @@ pub(super) fn port(context: &Context, command: PortCommand) -> Result {
 }
 
 fn new_port(a: PortAdd) -> Port {
-    let device = match (a.interface, a.nic, a.vxlan) {
-        (None, None, Some(vni)) => Device::Vxlan {
+    let device = match (a.interface, a.nic, a.host, a.vxlan) {
+        (None, None, None, Some(vni)) => Device::Vxlan {
             vni,
             udp_port: a.udp_port,
             local: a.local,
             underlay_vrf: a.underlay_vrf,
             udp6_zero_checksum: a.udp6_zero_checksum,
         },
-        (Some(interface), _, _) => Device::Veth {
+        (Some(interface), ..) => Device::Veth {
             interface,
             mode: a.mode.into(),
         },
-        (None, Some(interface), _) => Device::Nic {
+        (None, Some(interface), ..) => Device::Nic {
             interface,
             mode: a.mode.into(),
             vlan: a.vlan,
@@ -131,7 +131,17 @@ fn new_port(a: PortAdd) -> Port {
                 except: a.masquerade_except,
             }),
         },
-        (None, None, None) => Device::Pcap {
+        (None, None, Some(interface), _) => Device::Host {
+            interface,
+            mode: a.mode.into(),
+            pods: a.pods,
+            egress: (!a.egress.is_empty()).then_some(HostEgress {
+                interfaces: a.egress,
+                masquerade: !a.no_masquerade,
+                except: a.except,
+            }),
+        },
+        (None, None, None, None) => Device::Pcap {
             replay: a.replay,
             record: a.record,
         },

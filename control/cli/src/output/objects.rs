@@ -7,7 +7,9 @@ use podswitch_api::Kind;
 use podswitch_api::method::{
     Entry, NeighborSource, NeighborState, PortStatus, RouteStatus, Status,
 };
-use podswitch_api::object::{Device, FdbEntry, Neighbor, Object, Port, Route, Rule, Segment, Vlan};
+use podswitch_api::object::{
+    Device, FdbEntry, HOST_MAC, Neighbor, Object, Port, Route, Rule, Segment, Vlan,
+};
 
 use super::{Table, kubernetes, sections};
 
@@ -128,6 +130,7 @@ fn device(device: &Device) -> String {
             vlan: Some(id),
             ..
         } => format!("nic {interface} vlan {id}"),
+        Device::Host { interface, .. } => format!("host {interface}"),
         Device::Vxlan { vni, .. } => format!("vxlan {vni}"),
         Device::Pcap { .. } => "pcap".to_owned(),
         Device::Memory {} => "memory".to_owned(),
@@ -165,9 +168,12 @@ fn port(table: &mut Table, o: &Port, status: Option<&Status>) {
         optional(status.and_then(|s| s.mode.as_ref())),
         optional(status.map(|s| s.worker).or(o.worker)),
         optional(status.map(|s| s.mtu).or(o.mtu)),
-        optional(o.mac),
+        optional(o.mac.or(o.device.is_host().then_some(HOST_MAC))),
         vlans(o),
-        joined(&o.addresses),
+        match status.map(|s| &s.addresses) {
+            Some(followed) if !followed.is_empty() => joined(followed),
+            _ => joined(&o.addresses),
+        },
         optional(pod),
     ]);
 }

@@ -72,6 +72,11 @@ fn objects_of_every_kind_are_added_shown_and_deleted() {
             "overlay",
         ),
         (
+            "port add host --host --pods 10.244.1.0/24 --pods fd00::/64 --egress eth0 --except 10.0.0.0/8",
+            "port",
+            "host",
+        ),
+        (
             "route add 10.8.0.0/16 --nexthop 10.9.9.1@web --nexthop 10.9.9.2@web*3 --mtu 1300",
             "route",
             "10.8.0.0/16",

@@ -224,7 +224,10 @@ impl Engine {
         let moves = new.worker.is_some() && new.worker != serves;
         // What the program of a NIC knows is of one VRF.
         let steers = new.device.is_nic() && old.vrf != new.vrf;
-        old.device != new.device || mtu(old) != mtu(new) || moves || steers
+        // What of the node's addresses is its ports' was found out when it was opened.
+        let has = |p: &Port| (p.vrf, p.addresses.clone());
+        let named = new.device.is_host() && has(old) != has(new);
+        old.device != new.device || mtu(old) != mtu(new) || moves || steers || named
     }
 }
 

@@ -3,7 +3,7 @@
 
 use podswitch_api::Key;
 use podswitch_api::method::{Change, PortState};
-use podswitch_api::object::Port;
+use podswitch_api::object::{Device, Port};
 use podswitch_host::watch::Event;
 use podswitch_host::{Link, Socket, link};
 use tracing::{info, warn};
@@ -18,6 +18,7 @@ impl Engine {
             Event::LinkChanged(link) => self.link_changed(&link),
             Event::Resync => self.resync(),
             Event::AddressChanged(address) | Event::AddressGone(address) => {
+                self.follow_host();
                 let on = |p: &super::LivePort| {
                     let attached = p.attached.as_ref();
                     attached.is_some_and(|a| a.ifindex() == address.link)
@@ -48,7 +49,14 @@ impl Engine {
             },
         };
         self.close_device(&port.name);
-        if port.pod.is_some() {
+        if port.device.is_host() {
+            warn!(
+                port = port.name,
+                "the host's interface is gone, and is made anew"
+            );
+            self.open_or_fault(&port);
+            self.connect(&port.name);
+        } else if port.pod.is_some() {
             info!(
                 port = port.name,
                 interface, "the pod's interface is gone, and its port with it"
@@ -75,6 +83,8 @@ impl Engine {
             return;
         };
         match live.state {
+            // That is tried again now and then.
+            PortState::Faulted if port.device.is_host() => {}
             PortState::Faulted => {
                 if port.device.is_nic() && !self.nic_differs(&port) {
                     return;
@@ -87,6 +97,9 @@ impl Engine {
                 live.state = if up { PortState::Up } else { PortState::Down };
                 live.message = (!up).then(|| no_link(&port, &link.name));
                 self.nic_changed(&port.name);
+                if port.device.is_host() {
+                    self.follow_host();
+                }
             }
         }
     }
@@ -132,6 +145,7 @@ impl Engine {
         for link in &links {
             self.link_changed(link);
         }
+        self.follow_host();
     }
 
     /// Removes ports from the desired state by ourselves. When that cannot be stored they stay, faulted, and it is tried
@@ -174,13 +188,14 @@ impl Engine {
 }
 
 fn interface_of(port: &Port) -> Option<&str> {
-    port.device.interface()
+    port.device.polled()
 }
 
 fn no_link(port: &Port, interface: &str) -> String {
-    let why = match port.device.is_nic() {
-        true => "it is down, or its cable is",
-        false => "the pod's end is down",
+    let why = match &port.device {
+        Device::Nic { .. } => "it is down, or its cable is",
+        Device::Host { interface, .. } => &format!("the host's end {interface} is down"),
+        _ => "the pod's end is down",
     };
     format!("interface {interface} has no link: {why}")
 }

@@ -3,9 +3,11 @@
 //! the desired state.
 
 mod change;
+mod egress;
 mod events;
 mod found;
 mod health;
+mod host;
 mod links;
 mod neighbors;
 mod nics;
@@ -96,7 +98,7 @@ pub struct Engine {
     neighborhood: Neighborhood,
     policies: Policies,
     ports: BTreeMap<String, LivePort>,
-    /// What NICs of ports were when they were looked at last.
+    /// What NICs of ports, and the host, were when they were looked at last.
     nics: BTreeMap<String, nic::Facts>,
     /// Ports that are gone and could not be removed.
     unremoved: BTreeSet<String>,
@@ -266,6 +268,7 @@ impl Engine {
         }
         self.collect_refusals();
         self.retry_removals();
+        self.retry_host();
     }
 
     /// The answer, if it is not one that comes later.

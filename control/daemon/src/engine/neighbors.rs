@@ -239,7 +239,8 @@ impl Engine {
     /// Has addresses announced that have come to a port of this node, on the links that they are on.
     fn announce(&self, difference: &Difference) {
         let of_port = |o: &Option<Object>| match o {
-            Some(Object::Port(p)) if p.segment.is_none() && !p.device.is_nic() => {
+            // The node's own it announces itself.
+            Some(Object::Port(p)) if p.segment.is_none() && !p.device.is_nic() && !p.is_node() => {
                 let vrf = VrfId(p.vrf);
                 p.addresses.iter().map(|a| (vrf, *a)).collect()
             }

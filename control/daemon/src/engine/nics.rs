@@ -30,16 +30,18 @@ impl Engine {
         nic.or(port.mtu).unwrap_or(self.config.mtu)
     }
 
-    /// Finds out what the NIC of a port is, for a port that is on one.
+    /// Finds out what the NIC of a port is, or the host, for a port that is on one.
     pub(super) fn look_at_nic(&mut self, port: &Port) -> Result<(), RpcError> {
-        let Device::Nic { interface, .. } = &port.device else {
-            return Ok(());
+        let facts = match &port.device {
+            Device::Nic { interface, .. } => Kernel::find_nic(interface).map(|found| found.facts),
+            Device::Host { .. } => self.host_facts(port),
+            _ => return Ok(()),
         };
         let key = Key::Port {
             name: port.name.clone(),
         };
-        let found = Kernel::find_nic(interface).map_err(|e| kernel_error(&e).about(&key))?;
-        self.nics.insert(port.name.clone(), found.facts);
+        let facts = facts.map_err(|e| kernel_error(&e).about(&key))?;
+        self.nics.insert(port.name.clone(), facts);
         Ok(())
     }
 
@@ -190,6 +192,11 @@ impl Engine {
             warn!(port = name, error = %e, "the NIC's program does not know its addresses");
         }
         info!(port = name, mac = %facts.mac, mtu = facts.mtu, addresses = ?facts.addresses, "the NIC has changed");
+        self.put_facts(name, facts);
+    }
+
+    /// The tables follow what a port's interface is from now on.
+    pub(super) fn put_facts(&mut self, name: &str, facts: Facts) {
         self.nics.insert(name.to_owned(), facts);
         let port = self.model.state().ports.get(name).cloned();
         let port = port.map(|p| Object::Port(Box::new(p)));
@@ -226,7 +233,7 @@ impl Engine {
     }
 
     /// How an interface was before it was changed.
-    fn noted(&self, interface: &str) -> Result<Option<OwnedInterface>, RpcError> {
+    pub(super) fn noted(&self, interface: &str) -> Result<Option<OwnedInterface>, RpcError> {
         let all = self.store.owned().map_err(RpcError::from)?;
         Ok(all.into_iter().find(|o| o.name == *interface))
     }
@@ -234,7 +241,7 @@ impl Engine {
 
 /// Addresses whose packets are the switch's: those of routed ports. The node's port has the host's.
 fn pod_addresses(port: &Port) -> &[IpAddr] {
-    match port.node {
+    match port.is_node() {
         true => &[],
         false => &port.addresses,
     }

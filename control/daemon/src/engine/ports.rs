@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Opening and closing the devices behind ports.
 
-use podswitch_api::method::PortState;
-use podswitch_api::object::{Device, Port};
+use podswitch_api::method::{PortState, TeardownItem};
+use podswitch_api::object::{Device, Port, XdpMode};
 use podswitch_api::{ErrorCode, Key, RpcError};
 use podswitch_datapath::port::PcapSpec;
 use podswitch_datapath::port::xdp::{Queue, XdpHandle};
 use podswitch_datapath::switch::{self, PortSpec, SwitchError};
 use podswitch_datapath::{PortId, WorkerId};
+use podswitch_host::Link;
 use podswitch_host::xdp::Mode;
 use podswitch_state::store::OwnedInterface;
 use podswitch_state::teardown;
@@ -33,6 +34,12 @@ pub(super) struct LivePort {
     before: Option<OwnedInterface>,
     /// How its NIC looked when it was tried to be opened last.
     pub(super) look: Option<nic::Look>,
+    /// Whether its interface was made for it since the daemon started.
+    pub(super) made: bool,
+    /// What is on the host for it.
+    pub(super) on_host: Vec<TeardownItem>,
+    /// What of that is there for the way beyond the host.
+    pub(super) egress: Vec<TeardownItem>,
 }
 
 impl Engine {
@@ -157,6 +164,7 @@ impl Engine {
         }
         for port in moves.close.iter().chain(&moves.reopen) {
             self.release_nic(port);
+            self.release_host(port);
         }
     }
 
@@ -217,6 +225,9 @@ impl Engine {
             sockets: Vec::new(),
             before: None,
             look: None,
+            made: false,
+            on_host: Vec::new(),
+            egress: Vec::new(),
         };
         self.ports.insert(port.name.clone(), live);
         Ok((id, worker))
@@ -237,29 +248,10 @@ impl Engine {
         };
         match &port.device {
             Device::Veth { interface, mode } => {
-                let found = Kernel::find(interface).map_err(|e| kernel_error(&e))?;
-                let link = found.link;
-                if let Some(before) = found.before {
-                    self.own(&port.name, before)?;
-                }
-                Kernel::close_to_host(&link).map_err(|e| kernel_error(&e))?;
-                let attached = self
-                    .kernel
-                    .attach(&link, *mode)
-                    .map_err(|e| kernel_error(&e))?;
-                let device = switch::Device::Xdp {
-                    queue: Queue {
-                        interface: link.index,
-                        queue: 0,
-                    },
-                    superframes: attached.mode == Mode::Generic,
-                };
-                let opened = self
-                    .switch
-                    .add_port(id, spec(device))
-                    .map_err(|e| switch_error(&e))?;
-                Ok(Some((Attached::Veth(Box::new(attached)), opened.xdp)))
+                let found = self.close_veth(port, interface)?;
+                self.open_veth(id, &found, *mode, spec).map(Some)
             }
+            Device::Host { .. } => self.open_host(port, id, spec).map(Some),
             Device::Nic { .. } => self.open_uplink(port, id, worker).map(Some),
             Device::Pcap { replay, record } => {
                 let files = PcapSpec {
@@ -280,6 +272,38 @@ impl Engine {
             )
             .hint("use a veth")),
         }
+    }
+
+    /// Closes an end of a veth to the host, which has noted before how it was.
+    pub(super) fn close_veth(&mut self, port: &Port, interface: &str) -> Result<Link, RpcError> {
+        let found = Kernel::find(interface).map_err(|e| kernel_error(&e))?;
+        if let Some(before) = found.before {
+            self.own(&port.name, before)?;
+        }
+        Kernel::close_to_host(&found.link).map_err(|e| kernel_error(&e))?;
+        Ok(found.link)
+    }
+
+    /// Takes an end of a veth that is closed to the host.
+    pub(super) fn open_veth(
+        &mut self,
+        id: PortId,
+        link: &Link,
+        mode: XdpMode,
+        spec: impl FnOnce(switch::Device) -> PortSpec,
+    ) -> Result<(Attached, Vec<XdpHandle>), RpcError> {
+        let attached = self.kernel.attach(link, mode);
+        let attached = attached.map_err(|e| kernel_error(&e))?;
+        let device = switch::Device::Xdp {
+            queue: Queue {
+                interface: link.index,
+                queue: 0,
+            },
+            superframes: attached.mode == Mode::Generic,
+        };
+        let opened = self.switch.add_port(id, spec(device));
+        let opened = opened.map_err(|e| switch_error(&e))?;
+        Ok((Attached::Veth(Box::new(attached)), opened.xdp))
     }
 
     /// Closes a port's device and leaves its interface closed; the port keeps its id.
@@ -330,22 +354,47 @@ impl Engine {
 
     /// Puts the interface of a port back that was refused, if it was changed for this port.
     fn disown(&mut self, port: &str) {
-        let live = self.ports.get_mut(port);
-        if let Some(before) = live.and_then(|p| p.before.take()) {
+        let Some(live) = self.ports.get_mut(port) else {
+            return;
+        };
+        let (before, made) = (live.before.take(), std::mem::take(&mut live.made));
+        if let Some(before) = before {
             self.put_back(&before);
+        }
+        if made {
+            self.remove_host();
         }
     }
 
     /// Puts an interface back as it was.
     pub(super) fn put_back(&mut self, before: &OwnedInterface) {
         let name = before.name.as_str();
-        let report = teardown::put_back(before);
-        if !report.is_clean() {
-            warn!(interface = name, failed = ?report.failed, "the interface could not be put back; teardown will");
+        if !self.restore(before) {
+            warn!(
+                interface = name,
+                "it stays noted how it was: teardown will try again"
+            );
         } else if let Err(e) = self.store.disown(&[name]) {
             // Harmless: what is noted is how it is.
             warn!(interface = name, error = %e, "it stays noted how the interface was");
         }
+    }
+
+    /// Makes things as they were, and says whether all of them are.
+    pub(super) fn restore(&self, before: &OwnedInterface) -> bool {
+        let report = teardown::put_back(before);
+        for item in &report.removed {
+            info!(kind = item.kind, name = item.name, "put back");
+        }
+        for left in &report.failed {
+            warn!(
+                kind = left.kind,
+                name = left.name,
+                error = left.message,
+                "could not be put back"
+            );
+        }
+        report.is_clean()
     }
 
     pub(super) fn remove_from_switch(&mut self, id: PortId) {
@@ -417,6 +466,22 @@ pub(super) fn kernel_error(e: &KernelError) -> RpcError {
         KernelError::Missing(_) => (
             ErrorCode::Unavailable,
             "make the interface first, in the namespace podswitchd runs in",
+        ),
+        KernelError::Taken { .. } => (
+            ErrorCode::Conflict,
+            "name another interface, or remove that one first",
+        ),
+        KernelError::RouteTaken(_) => (
+            ErrorCode::Conflict,
+            "remove it first (ip route), or name other prefixes of pods",
+        ),
+        KernelError::NoForwarding => (
+            ErrorCode::Refused,
+            "set it to 1, with accept_ra = 2 where routers are listened to, or give no IPv6 prefixes of pods",
+        ),
+        KernelError::TableTaken(_) => (
+            ErrorCode::Conflict,
+            "delete it first (nft delete table), or leave out `masquerade`",
         ),
         KernelError::NotVeth { .. } => (ErrorCode::Refused, "name the host end of a veth pair"),
         KernelError::NotNic { hint, .. } => (ErrorCode::Refused, *hint),

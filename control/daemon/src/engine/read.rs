@@ -125,6 +125,11 @@ impl Engine {
             mode: live.attached.as_ref().map(|a| a.mode().to_string()),
             ifindex: live.attached.as_ref().map(Attached::ifindex),
             message: live.message.clone(),
+            addresses: match self.nics.get(&port.name).filter(|_| port.device.is_host()) {
+                Some(host) => host.addresses.clone(),
+                None => Vec::new(),
+            },
+            on_host: live.on_host.clone(),
         })
     }
 

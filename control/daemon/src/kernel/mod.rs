@@ -1,13 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The interfaces behind ports: the host ends of pods' veths (`veth`), which are closed to the host, and the node's NICs (`nic`),
-//! which stay the host's.
+//! The interfaces behind ports: the host ends of pods' veths (`veth`), which are closed to the host, the node's NICs (`nic`),
+//! which stay the host's, and the way to the host's own stack (`host`) and beyond (`egress`).
 
+pub mod egress;
+pub mod host;
 pub mod nic;
 pub mod veth;
 
 use std::ops::RangeInclusive;
 use std::os::fd::{AsFd, BorrowedFd};
 
+use ipnet::IpNet;
 use podswitch_api::object::XdpMode;
 use podswitch_datapath::Reason;
 use podswitch_datapath::port::xdp::{Loader, XdpError, XdpHandle};
@@ -27,6 +30,25 @@ pub enum KernelError {
     /// There is no such interface in the daemon's namespace.
     #[error("interface {0} does not exist in the network namespace of podswitchd")]
     Missing(String),
+    /// One of this name is to be made.
+    #[error("interface {name}, a {kind}, is there already and is not podswitch's")]
+    Taken {
+        /// The interface.
+        name: String,
+        /// What it is.
+        kind: String,
+    },
+    /// A route to these pods is somebody else's.
+    #[error("the host has a route to {0} already")]
+    RouteTaken(IpNet),
+    /// This kernel forwards IPv6 by all interfaces or by none.
+    #[error(
+        "net.ipv6.conf.all.forwarding is 0, and this kernel cannot forward IPv6 by single interfaces"
+    )]
+    NoForwarding,
+    /// A table of the host's nftables has the name of ours.
+    #[error("the host's nftables have a table inet {0} already, which is not podswitch's")]
+    TableTaken(&'static str),
     /// It is something else than a veth.
     #[error("interface {name} is a {kind}, not a veth")]
     NotVeth {

@@ -148,6 +148,7 @@ impl Kernel {
                 noarp: false,
                 settings: Vec::new(),
                 features: features_to_change(&ethtool, interface)?,
+                tables: Vec::new(),
             },
             link,
         })

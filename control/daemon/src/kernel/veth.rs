@@ -67,6 +67,7 @@ impl Kernel {
                     .map(saved)
                     .collect(),
                 features: Vec::new(),
+                tables: Vec::new(),
             }),
         };
         Ok(Found { link, before })

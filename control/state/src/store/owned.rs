@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What was changed in the kernel, and how it was before.
 
+use podswitch_host::Error;
+use podswitch_host::sysctl::Key;
 use serde::{Deserialize, Serialize};
 
 /// An interface that podswitch changed.
@@ -21,6 +23,9 @@ pub struct OwnedInterface {
     /// Features of the device (`ethtool -k`) that were changed, in the order of their changes.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub features: Vec<SavedFeature>,
+    /// Tables of the host's nftables, of the family `inet`, that were made.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tables: Vec<String>,
 }
 
 /// A setting under `/proc/sys` that was changed.
@@ -43,6 +48,17 @@ pub struct SavedFeature {
     pub name: String,
     /// Whether it was on before. Since, it is the other way round.
     pub before: bool,
+}
+
+impl SavedSetting {
+    /// Which setting it is.
+    ///
+    /// # Errors
+    /// When the path is none of a setting.
+    pub fn key(&self) -> Result<Key, Error> {
+        let path = self.path.trim_start_matches("/proc/sys/");
+        Key::new(&path.split('/').collect::<Vec<&str>>())
+    }
 }
 
 podswitch_api::by_name!(OwnedInterface, SavedSetting, SavedFeature);

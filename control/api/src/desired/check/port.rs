@@ -3,13 +3,15 @@
 
 use std::net::IpAddr;
 
+use ipnet::IpNet;
+
 use super::value::{
     absent, absolute_path, host_address, interface_name, name, prefix, station, vlan, vrf, vrf_in,
 };
 use super::{Bounds, refuse};
 use crate::error::{ErrorCode, RpcError};
 use crate::limits::{MAX_MTU, MAX_TEXT_LENGTH, MIN_MTU, MIN_MTU_IPV6};
-use crate::object::{Device, Masquerade, PodRef, Port, Vlan};
+use crate::object::{Device, HOST_POLLED, HostEgress, PodRef, Port, Vlan};
 
 pub(super) fn port(o: &Port, bounds: &Bounds) -> Result<(), RpcError> {
     name("name", &o.name)?;
@@ -42,6 +44,9 @@ pub(super) fn port(o: &Port, bounds: &Bounds) -> Result<(), RpcError> {
     }
     if o.device.is_tunnel() {
         return tunnel(o, mtu, bounds);
+    }
+    if let Device::Host { pods, .. } = &o.device {
+        return host(o, pods, mtu, bounds);
     }
     match &o.segment {
         Some(membership) => {
@@ -89,8 +94,6 @@ fn node(o: &Port) -> Result<(), RpcError> {
 
 /// The kernel's table of its own addresses (`RT_TABLE_LOCAL`).
 const LOCAL_TABLE: u32 = 255;
-/// Most prefixes that are not masqueraded.
-const MAX_EXCEPTIONS: usize = 64;
 
 /// A NIC's port: stations behind it are reached by routes, and what it is itself the kernel says.
 fn nic(o: &Port) -> Result<(), RpcError> {
@@ -121,6 +124,26 @@ fn nic(o: &Port) -> Result<(), RpcError> {
         }
         _ => Ok(()),
     }
+}
+
+/// The host's port: what it is podswitchd makes, and behind it is the node.
+fn host(o: &Port, pods: &[IpNet], mtu: u32, bounds: &Bounds) -> Result<(), RpcError> {
+    absent("mac", o.mac, "podswitchd makes the host's interface")?;
+    let membership = o.segment.as_ref().map(|s| &s.name);
+    absent("segment", membership, "the host's port is routed")?;
+    let pod = o.pod.as_ref().map(|p| &p.container_id);
+    absent("pod", pod, "behind the host's port is the node")?;
+    let said = "goes without saying for the host's port";
+    absent("node", o.node.then_some(true), said)?;
+    if let Some(prefix) = pods
+        .iter()
+        .find(|p| p.addr().is_ipv6() && mtu < MIN_MTU_IPV6)
+    {
+        let what = format!("too small for IPv6, which {prefix} is");
+        let hint = format!("choose {MIN_MTU_IPV6} or more (RFC 8200 section 5)");
+        return Err(refuse("mtu", mtu, what, hint));
+    }
+    station_addresses(o, mtu, bounds)
 }
 
 /// A tunnel's port: its other ends are neighbors, reached by routes.
@@ -158,6 +181,10 @@ fn routed(o: &Port, mtu: u32, bounds: &Bounds) -> Result<(), RpcError> {
             "give `mac`, or `segment`",
         ));
     }
+    station_addresses(o, mtu, bounds)
+}
+
+fn station_addresses(o: &Port, mtu: u32, bounds: &Bounds) -> Result<(), RpcError> {
     let most = bounds.limits.addresses_per_port;
     if o.addresses.len() > most as usize {
         return Err(RpcError::new(
@@ -213,16 +240,88 @@ fn vxlan(vni: u32, udp_port: u16, local: &[IpAddr], underlay: u32) -> Result<(),
     Ok(())
 }
 
-fn masquerade(masquerade: &Masquerade) -> Result<(), RpcError> {
-    let except = &masquerade.except;
-    if except.len() > MAX_EXCEPTIONS {
-        let hint = format!("name {MAX_EXCEPTIONS} at most; join neighbouring ones");
-        let field = "device.masquerade.except";
-        return Err(refuse(field, except.len(), "too many prefixes", hint));
+/// Most prefixes of a list of a device.
+const MAX_PREFIXES: usize = 64;
+
+fn host_device(
+    interface: &str,
+    pods: &[IpNet],
+    egress: Option<&HostEgress>,
+) -> Result<(), RpcError> {
+    interface_name("device.interface", interface)?;
+    // It is part of rules of nftables, where some characters mean more.
+    let plain = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+    if !interface.chars().all(plain) {
+        let (what, hint) = ("not plain enough for rules", "use A-Z a-z 0-9 . _ - alone");
+        return Err(refuse(
+            "device.interface",
+            interface.escape_debug(),
+            what,
+            hint,
+        ));
     }
-    except
-        .iter()
-        .try_for_each(|net| prefix("device.masquerade.except", net))
+    if interface == HOST_POLLED {
+        let what = "the name of the switch's own end";
+        return Err(refuse(
+            "device.interface",
+            interface,
+            what,
+            "choose another",
+        ));
+    }
+    if pods.is_empty() {
+        let (what, hint) = ("the host would reach no pod", "name the prefixes of pods");
+        return Err(refuse("device.pods", "(none)", what, hint));
+    }
+    prefixes("device.pods", pods)?;
+    if let Some(all) = pods.iter().find(|p| p.prefix_len() == 0) {
+        let (what, hint) = (
+            "would be the host's default route",
+            "name the prefixes of pods",
+        );
+        return Err(refuse("device.pods", all, what, hint));
+    }
+    let Some(egress) = egress else { return Ok(()) };
+    if egress.interfaces.is_empty() {
+        let hint = "name the interfaces that packets leave by, or leave out `device.egress`";
+        return Err(refuse(
+            "device.egress.interfaces",
+            "(none)",
+            "no way out",
+            hint,
+        ));
+    }
+    for (i, name) in egress.interfaces.iter().enumerate() {
+        let field = "device.egress.interfaces";
+        interface_name(field, name)?;
+        let what = match name {
+            _ if egress.interfaces.iter().take(i).any(|n| n == name) => "comes twice",
+            _ if [interface, HOST_POLLED].contains(&name.as_str()) => "leads back to the switch",
+            _ => continue,
+        };
+        return Err(refuse(field, name, what, "leave it out"));
+    }
+    prefixes("device.egress.except", &egress.except)?;
+    let unused = egress.except.first().filter(|_| !egress.masquerade);
+    let why = "nothing is masqueraded, so nothing is excepted";
+    absent("device.egress.except", unused, why)
+}
+
+fn prefixes(field: &str, all: &[IpNet]) -> Result<(), RpcError> {
+    if all.len() > MAX_PREFIXES {
+        let what = format!("{field}: {} are more than {MAX_PREFIXES}", all.len());
+        return Err(RpcError::new(ErrorCode::Limit, what)
+            .field(field)
+            .value(all.len())
+            .hint("name fewer, larger ones"));
+    }
+    for (i, net) in all.iter().enumerate() {
+        prefix(field, net)?;
+        if all.iter().take(i).any(|other| other == net) {
+            return Err(refuse(field, net, "comes twice", "leave one out"));
+        }
+    }
+    Ok(())
 }
 
 fn device(device: &Device, bounds: &Bounds) -> Result<(), RpcError> {
@@ -236,8 +335,15 @@ fn device(device: &Device, bounds: &Bounds) -> Result<(), RpcError> {
         } => {
             interface_name("device.interface", interface)?;
             tag.map_or(Ok(()), |id| vlan("device.vlan", id))?;
-            excepting.as_ref().map_or(Ok(()), masquerade)
+            let except = excepting.as_ref().map(|m| m.except.as_slice());
+            prefixes("device.masquerade.except", except.unwrap_or_default())
         }
+        Device::Host {
+            interface,
+            pods,
+            egress,
+            ..
+        } => host_device(interface, pods, egress.as_ref()),
         Device::Vxlan {
             vni,
             udp_port,
