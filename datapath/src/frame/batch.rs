@@ -1,14 +1,52 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What a worker carries through the stages: packets, a batch at a time.
 
+use std::num::NonZeroU16;
+
 use super::Frame;
 use crate::ids::PortId;
 use crate::verdict::Verdict;
 use crate::wire::Parsed;
-use crate::wire::translate::Endpoint;
 
 /// Most packets of one turn of one port.
 pub const BATCH_SIZE: usize = 64;
+
+/// An address of the node, as far as it has to be told from its others, and a port: small, so that a packet is two cache lines.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SeenAs {
+    address: u32,
+    port: NonZeroU16,
+}
+
+impl SeenAs {
+    /// Of an address as flow keys hold it, and a port or the identifier of an ICMP query; none of 0.
+    pub fn new(address: &[u8; 16], port: u16) -> Option<SeenAs> {
+        Some(SeenAs {
+            address: fold(address),
+            port: NonZeroU16::new(port)?,
+        })
+    }
+
+    /// The port, or the identifier of an ICMP query.
+    pub fn port(self) -> u16 {
+        self.port.get()
+    }
+
+    /// Whether it can be this address.
+    pub fn is_at(&self, address: &[u8; 16]) -> bool {
+        fold(address) == self.address
+    }
+}
+
+/// Differs for all IPv4 addresses.
+fn fold(address: &[u8; 16]) -> u32 {
+    let words = address.as_chunks::<4>().0;
+    words.iter().fold(0, |sum: u32, word| {
+        sum.rotate_left(7) ^ u32::from_be_bytes(*word)
+    })
+}
+
+const _: () = assert!(size_of::<Packet>() <= 128);
 
 /// What the stages learned about a frame.
 #[derive(Clone, Copy, Debug)]
@@ -22,7 +60,7 @@ pub struct Meta {
     /// Keyed hash of the conversation ([`FlowKey::conversation_hash`](crate::wire::FlowKey::conversation_hash)).
     pub hash: u64,
     /// What its destination was before it was translated; from then on the packet is to whom it really is.
-    pub seen_as: Option<Endpoint>,
+    pub seen_as: Option<SeenAs>,
     /// Nothing about it is left to decide, whoever's port it leaves by: what is in the frame is not what was parsed.
     pub sealed: bool,
     /// Which end of the conversation it comes from ([`FlowKey::is_from_upper`](crate::wire::FlowKey::is_from_upper)).

@@ -12,7 +12,7 @@ mod tests;
 
 pub(crate) use arena::Link;
 pub use arena::{Arena, CHUNK_SIZE, HEADROOM, MAX_CHUNKS, METADATA_ROOM, Owner};
-pub use batch::{BATCH_SIZE, Batch, Meta, Packet};
+pub use batch::{BATCH_SIZE, Batch, Meta, Packet, SeenAs};
 pub use pool::{Audit, Chunk, Pool};
 
 use std::fmt;

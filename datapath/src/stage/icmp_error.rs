@@ -37,7 +37,7 @@ pub(super) fn refuse(
     reason: Reason,
     error: IcmpError,
 ) -> Verdict {
-    nat::undo(packet);
+    nat::undo(ctx.tables, packet);
     if port.is_outside() {
         return refuse_outside(ctx, port, packet, reason, error);
     }

@@ -10,9 +10,9 @@ use super::connection::{Outcome, Passage};
 use super::{Context, related, trim};
 use crate::counters::Event;
 use crate::flow::{BindingId, FragmentId, State};
-use crate::frame::Packet;
+use crate::frame::{Packet, SeenAs};
 use crate::ids::WorkerId;
-use crate::tables::PortEntry;
+use crate::tables::{PortEntry, Tables};
 use crate::verdict::Reason;
 use crate::wire::flow_key::{FlowKey, map_ip};
 use crate::wire::translate::{self, End, Endpoint};
@@ -40,9 +40,22 @@ pub(super) fn goes_on(ctx: &Context<'_>, passage: &Passage<'_>, packet: &Packet)
     let meta = &packet.meta;
     let seen_as = meta.seen_as.filter(|_| is_owed(ctx.me, passage, packet))?;
     // Everybody may begin one to a host port.
-    ctx.nat.has_port(seen_as.port).then(|| {
-        let outside = seen_from_outside(&meta.parsed.key, seen_as);
-        ctx.nat.binder.bindings().is_kept(&outside)
+    ctx.nat.has_port(seen_as.port()).then(|| {
+        let key = &meta.parsed.key;
+        let seen_as = endpoint(ctx.tables, key, seen_as);
+        let outside = seen_as.map(|seen_as| seen_from_outside(key, seen_as));
+        outside.is_some_and(|outside| ctx.nat.binder.bindings().is_kept(&outside))
+    })
+}
+
+/// The address of the node that a packet with this key was to; `None` when the node has it no longer.
+fn endpoint(tables: &Tables, key: &FlowKey, seen_as: SeenAs) -> Option<Endpoint> {
+    let own = tables.node_addresses(key.vrf());
+    let mut own = own.filter(|a| a.is_ipv4() == key.is_v4()).map(map_ip);
+    let address = own.find(|address| seen_as.is_at(address))?;
+    Some(Endpoint {
+        address,
+        port: seen_as.port(),
     })
 }
 
@@ -66,6 +79,7 @@ pub(super) fn bind(
     let (key, from) = (&meta.parsed.key, usize::from(meta.from_upper));
     let now = ctx.now.millis();
     if let Some(seen_as) = meta.seen_as.filter(|_| is_owed(ctx.me, passage, packet)) {
+        let seen_as = endpoint(ctx.tables, key, seen_as).ok_or(Reason::NatNoBinding)?;
         let id = ctx
             .nat
             .binder
@@ -205,10 +219,7 @@ fn lead_to(
     inside: &Endpoint,
 ) -> Result<(), Reason> {
     note_first_fragment(ctx, packet);
-    let seen_as = Endpoint {
-        address: packet.meta.parsed.key.dst,
-        port: outside.dport,
-    };
+    let seen_as = SeenAs::new(&packet.meta.parsed.key.dst, outside.dport);
     let parsed = packet.meta.parsed;
     // Of what comes in by a NIC it has not been found out yet.
     let partial = trim::unfinished(ctx.caps, packet.frame.bytes(), &parsed).is_some();
@@ -218,14 +229,16 @@ fn lead_to(
     if !(quoted && set_destination(packet, inside, partial)) {
         return Err(Reason::NatNotTranslatable);
     }
-    packet.meta.seen_as = Some(seen_as);
+    packet.meta.seen_as = seen_as;
     Ok(())
 }
 
 /// Makes a packet what it was before it was translated on its way in; for whoever quotes it.
 #[cold]
-pub(super) fn undo(packet: &mut Packet) {
-    if let Some(seen_as) = packet.meta.seen_as.take() {
+pub(super) fn undo(tables: &Tables, packet: &mut Packet) {
+    let seen_as = packet.meta.seen_as.take();
+    let key = &packet.meta.parsed.key;
+    if let Some(seen_as) = seen_as.and_then(|seen_as| endpoint(tables, key, seen_as)) {
         // It went the other way, so all of it is there.
         let partial = packet.frame.offload.partial_checksum;
         let _ = set_destination(packet, &seen_as, partial);

@@ -4,8 +4,8 @@
 
 use std::net::IpAddr;
 
-use super::{PortKind, Tables};
-use crate::ids::{PortId, VrfId};
+use super::Tables;
+use crate::ids::VrfId;
 use crate::wire::FlowKey;
 use crate::wire::flow_key::to_ip;
 use crate::wire::translate::Endpoint;
@@ -61,8 +61,8 @@ impl Tables {
         let address = to_ip(&key.dst);
         let mut same = same.iter().take_while(|h| of(h) == wanted);
         let found = same.find(|h| h.is_at(address))?;
-        self.is_node_address(key.vrf(), &key.dst)
-            .then_some(found.to)
+        let mut own = self.node_addresses(key.vrf());
+        own.any(|own| own == address).then_some(found.to)
     }
 
     /// Addresses and ports by which a pod's port is known at the node, given a packet that leaves from there.
@@ -75,23 +75,10 @@ impl Tables {
         self.host_ports.iter().filter(leads).map(|h| &h.key)
     }
 
-    /// Whether an address is the node's own, on an uplink or behind the node's own port.
-    pub fn is_node_address(&self, vrf: VrfId, address: &[u8; 16]) -> bool {
-        self.node_ports.iter().any(|id| {
-            self.port(*id).is_some_and(|port| {
-                let own = match &port.kind {
-                    PortKind::Uplink { addresses, .. } | PortKind::Routed { addresses } => {
-                        addresses
-                    }
-                    _ => return false,
-                };
-                port.vrf == vrf && own.contains_key(address)
-            })
-        })
-    }
-
-    /// The ports that the node's addresses are on or behind.
-    pub fn node_ports(&self) -> &[PortId] {
-        &self.node_ports
+    /// The node's own addresses in a VRF, on uplinks and behind the node's own port.
+    pub fn node_addresses(&self, vrf: VrfId) -> impl Iterator<Item = IpAddr> {
+        let ports = self.node_ports.iter().filter_map(|id| self.port(*id));
+        let ports = ports.filter(move |port| port.vrf == vrf);
+        ports.flat_map(|port| port.uplink().unwrap_or(port.addresses()).iter())
     }
 }

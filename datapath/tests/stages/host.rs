@@ -100,6 +100,7 @@ fn nothing_is_routed_from_beyond_to_beyond() {
             kind: PortKindSpec::Uplink {
                 vrf: VrfId(0),
                 addresses: Vec::new(),
+                masquerade: None,
             },
             mac: mac(UPLINK),
             ..pod(UPLINK)

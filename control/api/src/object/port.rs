@@ -279,7 +279,7 @@ pub struct Masquerade {
     /// Prefixes to which everything leaves as it is; at most 64.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[serde(deserialize_with = "crate::text::prefixes")]
-    #[schemars(with = "Vec<String>")]
+    #[schemars(with = "Vec<Prefix>")]
     pub except: Vec<IpNet>,
 }
 

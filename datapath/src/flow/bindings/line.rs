@@ -80,7 +80,7 @@ pub(super) fn keep(words: &[impl Word; WORDS]) {
     let last = words[LAST].load(Ordering::Relaxed);
     match last & WRITING != 0 {
         true => clear(words),
-        false => words[LAST].store(last | (last & USED) * KEPT, Ordering::Relaxed),
+        false => words[LAST].store(last | ((last & USED) * KEPT), Ordering::Relaxed),
     }
 }
 
