@@ -350,10 +350,22 @@ fn seek(flows: &FlowTable, meta: &mut Meta) {
 fn candidate(ctx: &Context<'_>, packet: &Packet) -> Candidate {
     let meta = &packet.meta;
     let ended = matches!(meta.verdict, Verdict::Drop(_) | Verdict::Reply);
-    match !ended && meta.parsed.is_ip() && meta.parsed.fragment != Fragment::Later {
-        true => ctx.flows.candidate(meta.hash),
-        false => Candidate::NONE,
+    if ended || !meta.parsed.is_ip() || meta.parsed.fragment == Fragment::Later {
+        return Candidate::NONE;
     }
+    let candidate = ctx.flows.candidate(meta.hash);
+    if candidate == Candidate::NONE {
+        prefetch_route(ctx, packet);
+    }
+    candidate
+}
+
+/// A packet of no known connection will be routed.
+#[cold]
+#[inline(never)]
+fn prefetch_route(ctx: &Context<'_>, packet: &Packet) {
+    let key = &packet.meta.parsed.key;
+    ctx.tables.ways(key.vrf()).prefetch(key);
 }
 
 /// The way out of a packet that is not simply let on: what it is for the switch itself, then both ends and the route.

@@ -16,6 +16,7 @@ mod route;
 mod segment;
 mod trie;
 mod tunnel;
+mod ways;
 
 #[cfg(test)]
 mod tests;
@@ -35,6 +36,7 @@ pub use port::{OwnAddresses, PortEntry, PortKind, PortKindSpec, PortSpec, Vlan, 
 pub use route::{Adjacency, Hop, NeighborKey, NextHop, Route, RouteKey};
 pub use segment::{FdbKey, Member, Segment, SegmentSpec};
 pub use tunnel::{PathMtu, TunnelSpec, Underlay, Wrap};
+pub use ways::Ways;
 
 use crate::ids::{PortId, RuleId, VrfId};
 use crate::verdict::Reason;
@@ -192,22 +194,16 @@ impl Tables {
     /// route of the longest prefix.
     #[inline]
     pub fn route(&self, vrf: VrfId, key: &FlowKey) -> Hop<'_> {
-        self.hop(vrf, key).unwrap_or(Hop::Drop(Reason::NoRoute))
+        self.ways(vrf).route(key)
     }
 
+    /// The ways of a VRF, for many packets.
     #[inline]
-    fn hop(&self, vrf: VrfId, key: &FlowKey) -> Option<Hop<'_>> {
-        let address = &key.dst;
-        match self.vrfs.get_exact(vrf.0)?.fib.lookup_key(address)? {
-            Target::Via(index) => self.resolved(index),
-            Target::OnLink(link) => match self.links.get(link)?.station(address) {
-                Some(station) => self.resolved(station.adjacency),
-                None => Some(Hop::Drop(Reason::NeighborUnresolved)),
-            },
-            Target::Group(group) => self.chosen(group, || key.spread()),
-            Target::Blackhole => Some(Hop::Drop(Reason::RouteBlackhole)),
-            Target::Unreachable => Some(Hop::Drop(Reason::RouteUnreachable)),
-            Target::Prohibit => Some(Hop::Drop(Reason::RouteProhibit)),
+    pub fn ways(&self, vrf: VrfId) -> Ways<'_> {
+        let vrf = self.vrfs.get_exact(vrf.0);
+        Ways {
+            tables: self,
+            vrf: vrf.map(|vrf| &**vrf),
         }
     }
 
@@ -267,7 +263,7 @@ impl Tables {
         behind.is_some_and(|b| b.neighbors.get_key(address).is_some())
     }
 
-    #[inline]
+    #[inline(always)]
     fn resolved(&self, index: u32) -> Option<Hop<'_>> {
         let adjacency = self.adjacencies.get(index)?;
         Some(match adjacency.resolved {

@@ -64,20 +64,34 @@ impl Fib {
 
     /// Where a packet to an address goes, as a flow key holds it (IPv4-mapped): to the port that has it, else by the
     /// longest prefix.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn lookup_key(&self, address: &[u8; 16]) -> Option<Target> {
         let bits = u128::from_be_bytes(*address);
         match bits >> 32 {
             0xffff => self.v4.lookup(bits as u32),
-            _ => self.v6.lookup(bits)?.target(),
+            _ => self.lookup_v6(bits),
         }
     }
 
-    /// The same of an address as it is.
+    #[inline(never)]
+    fn lookup_v6(&self, address: u128) -> Option<Target> {
+        self.v6.lookup(address)?.target()
+    }
+
+    /// Asks for what [`lookup_key`](Fib::lookup_key) waits for longest, some time before.
+    #[inline(always)]
+    pub(crate) fn prefetch_key(&self, address: &[u8; 16]) {
+        let bits = u128::from_be_bytes(*address);
+        if bits >> 32 == 0xffff {
+            self.v4.prefetch(bits as u32);
+        }
+    }
+
+    /// As [`lookup_key`](Fib::lookup_key), of an address as it is.
     pub(crate) fn lookup(&self, address: IpAddr) -> Option<Target> {
         match address {
             IpAddr::V4(a) => self.v4.lookup(a.to_bits()),
-            IpAddr::V6(a) => self.v6.lookup(a.to_bits())?.target(),
+            IpAddr::V6(a) => self.lookup_v6(a.to_bits()),
         }
     }
 

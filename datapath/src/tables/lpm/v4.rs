@@ -127,6 +127,14 @@ impl Root {
         }
     }
 
+    #[inline(always)]
+    fn prefetch(&self, address: u32) {
+        if let Some(octet) = self.octet(address) {
+            let entry = octet.entries[usize::from(eight(address, 16))];
+            blocks::prefetch(self.codes, entry >> code::BITS, eight(address, 8));
+        }
+    }
+
     /// The rest of a lookup, where a block says that something longer than /24 is near, or that there is no code.
     #[inline(never)]
     fn rare(&self, found: u16, address: u32) -> Option<Target> {
@@ -260,6 +268,14 @@ impl V4 {
     #[inline(always)]
     pub(super) fn lookup(&self, address: u32) -> Option<Target> {
         self.0.as_ref()?.lookup(address)
+    }
+
+    /// Asks for what a lookup of the address waits for longest.
+    #[inline(always)]
+    pub(super) fn prefetch(&self, address: u32) {
+        if let Some(root) = &self.0 {
+            root.prefetch(address);
+        }
     }
 
     /// Where exactly this prefix leads, or under the length [`LOCAL`] this address of a port.
