@@ -9,6 +9,7 @@
 //! | [`memory`] | memory of ports: the daemon's and the kernel's |
 //! | [`cni`] | attaching and detaching pods |
 //! | [`policy`] | network policy, connections and floods in a large cluster |
+//! | [`routes`] | the route table with the public one in it |
 //!
 //! | module | |
 //! |---|---|
@@ -16,6 +17,7 @@
 //! | [`report`], [`svg`], [`machine`], [`criterion`] | JSON, and one HTML page with plots |
 //! | [`traffic`] | pods, frames and tables |
 //! | [`turned`], [`bare`] | pipelines that the benchmark turns itself; the loop without one |
+//! | [`pair`] | a pod and a NIC on ports in memory |
 //! | [`valve`] | when sources of frames may send, and how fast |
 //! | [`pods`], [`ping`], [`process`] | a daemon with pods, and what /proc says of it |
 #![forbid(unsafe_code)]
@@ -28,11 +30,13 @@ pub mod idle;
 pub mod machine;
 pub mod memory;
 pub mod outcome;
+pub mod pair;
 pub mod ping;
 pub mod pods;
 pub mod policy;
 pub mod process;
 pub mod report;
+pub mod routes;
 pub mod stats;
 pub mod svg;
 pub mod traffic;
@@ -99,6 +103,11 @@ pub const ALL: &[Bench] = &[
         name: "policy-update",
         about: "time from a change of network policy to the first frame judged by it, and turns meanwhile",
         run: policy::update::run,
+    },
+    Bench {
+        name: "route-table",
+        about: "lookups and changes in a route table with the public one in it",
+        run: routes::run,
     },
     Bench {
         name: "xdp",
