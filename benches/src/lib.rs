@@ -10,6 +10,7 @@
 //! | [`cni`] | attaching and detaching pods |
 //! | [`policy`] | network policy, connections and floods in a large cluster |
 //! | [`routes`] | the route table with the public one in it |
+//! | [`tunnel`] | what VXLAN costs, on ports in memory |
 //!
 //! | module | |
 //! |---|---|
@@ -40,6 +41,7 @@ pub mod routes;
 pub mod stats;
 pub mod svg;
 pub mod traffic;
+pub mod tunnel;
 pub mod turned;
 pub mod valve;
 pub mod xdp;
@@ -108,6 +110,11 @@ pub const ALL: &[Bench] = &[
         name: "route-table",
         about: "lookups and changes in a route table with the public one in it",
         run: routes::run,
+    },
+    Bench {
+        name: "tunnel",
+        about: "cycles a packet that VXLAN adds, on ports in memory",
+        run: tunnel::run,
     },
     Bench {
         name: "xdp",
