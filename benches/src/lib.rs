@@ -11,6 +11,7 @@
 //! | [`policy`] | network policy, connections and floods in a large cluster |
 //! | [`routes`] | the route table with the public one in it |
 //! | [`tunnel`] | what VXLAN costs, on ports in memory |
+//! | [`nodes`] | frames and a TCP stream from node to node, against the kernel |
 //!
 //! | module | |
 //! |---|---|
@@ -30,6 +31,7 @@ pub mod frame_path;
 pub mod idle;
 pub mod machine;
 pub mod memory;
+pub mod nodes;
 pub mod outcome;
 pub mod pair;
 pub mod ping;
@@ -120,6 +122,11 @@ pub const ALL: &[Bench] = &[
         name: "xdp",
         about: "frames a second between pods on veths, against a bare forwarder",
         run: xdp::run,
+    },
+    Bench {
+        name: "nodes",
+        about: "frames and a TCP stream from pod to pod on another node, against the kernel",
+        run: nodes::run,
     },
     Bench {
         name: "idle",

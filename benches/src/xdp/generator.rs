@@ -15,10 +15,10 @@ const BURST: u32 = 1 << 17;
 const THREADS: usize = 2;
 
 /// Which group of pods sends; none when it is neither's number.
-pub(super) const QUIET: usize = usize::MAX;
+pub(crate) const QUIET: usize = usize::MAX;
 
 /// Threads that send from the pods of one of two groups.
-pub(super) struct Generator {
+pub(crate) struct Generator {
     shared: Arc<Shared>,
     threads: Vec<JoinHandle<()>>,
 }
@@ -32,7 +32,7 @@ struct Shared {
 /// A pod that sends: an XDP program, run by the kernel on frames of its own making, gives each the source port of one
 /// of its flows by chance and sends it out of the pod's end of the veth. No socket and no packet buffer of the stack is
 /// on that way, so that one core makes more frames than another can forward.
-pub(super) struct Sender {
+pub(crate) struct Sender {
     netns: Netns,
     program: OwnedFd,
     frame: Vec<u8>,
@@ -70,7 +70,7 @@ impl Sender {
     ///
     /// # Panics
     /// When the kernel does not take the program.
-    pub(super) fn open(
+    pub(crate) fn open(
         namespace: &Netns,
         interface: u32,
         mut frame: Vec<u8>,
@@ -104,7 +104,7 @@ impl Generator {
     ///
     /// # Panics
     /// When there is no thread to be had.
-    pub(super) fn start(core: core_affinity::CoreId, groups: Vec<Vec<Sender>>) -> Generator {
+    pub(crate) fn start(core: core_affinity::CoreId, groups: Vec<Vec<Sender>>) -> Generator {
         let shared = Arc::new(Shared {
             sending: AtomicUsize::new(QUIET),
             sent: AtomicU64::new(0),
@@ -128,13 +128,13 @@ impl Generator {
     }
 
     /// Lets a group send, or with [`QUIET`] none.
-    pub(super) fn send_from(&self, group: usize) {
+    pub(crate) fn send_from(&self, group: usize) {
         self.shared.sending.store(group, Ordering::Relaxed);
         self.threads.iter().for_each(|t| t.thread().unpark());
     }
 
     /// Frames sent so far, counted when a system call ends.
-    pub(super) fn sent(&self) -> u64 {
+    pub(crate) fn sent(&self) -> u64 {
         self.shared.sent.load(Ordering::Relaxed)
     }
 }

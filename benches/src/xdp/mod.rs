@@ -2,7 +2,7 @@
 //! Frames a second between pods on veths, against a bare forwarder on the same sockets.
 
 mod bed;
-mod generator;
+pub(crate) mod generator;
 mod side;
 
 use std::time::Duration;
