@@ -113,6 +113,7 @@ fn set_other_node(edit: &mut Edit, out: Over, back: Over) {
     let kind = PortKindSpec::Uplink {
         vrf: VRF,
         addresses,
+        masquerade: None,
     };
     edit.set_port(port(UPLINK, "uplink", nic_mac(1), kind));
     for net in ["198.18.0.0/24", "2001:db8::/64"] {

@@ -121,6 +121,7 @@ pub fn set_link(edit: &mut Edit, port: PortId) {
     let kind = PortKindSpec::Uplink {
         vrf: VrfId(0),
         addresses: vec![NODE.into()],
+        masquerade: None,
     };
     edit.set_port(pair::port(port, "uplink", pair::nic_mac(1), kind));
     let on_link = Route::Unicast {
