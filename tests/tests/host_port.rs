@@ -427,9 +427,10 @@ fn by_host(prefix: &str) -> Value {
     set(json!({"kind": "route", "prefix": prefix, "port": "host"}))
 }
 
-fn with_egress(egress: Value) -> Value {
+fn with_egress(interfaces: &[&str], masquerade: bool) -> Value {
     let mut port = port();
-    port["device"]["egress"] = egress;
+    port["device"]["egress"] = json!(interfaces);
+    port["device"]["masquerade"] = json!(masquerade);
     port
 }
 
@@ -505,9 +506,7 @@ fn the_hosts_stack_is_the_way_to_the_world_and_is_left_as_it_was() {
     node.start();
     assert_same(&node, &with_port);
     node_sees(&node);
-    node.apply(&[set(with_egress(
-        json!({"interfaces": [NIC], "masquerade": false}),
-    ))]);
+    node.apply(&[set(with_egress(&[NIC], false))]);
     assert_eq!(seen_as(world, &pod.netns, WORLD[0]), pod.v4());
     assert_eq!(seen_as(world, &pod.netns, WORLD[1]), pod.v6());
     assert!(!host(&node).contains("table inet podswitch"));
@@ -519,13 +518,13 @@ fn the_hosts_stack_is_the_way_to_the_world_and_is_left_as_it_was() {
     );
     node.apply(&[removed()]);
     assert_same(&node, &before);
-    node.apply(&[set(with_egress(json!({"interfaces": [NIC]})))]);
+    node.apply(&[set(with_egress(&[NIC], true))]);
     node.apply(&[removed()]);
     assert_same(&node, &before);
     // Nor does a teardown leave anything, whatever became of the interface.
     node.delete(&pod);
     let before = host(&node);
-    node.apply(&[set(with_egress(json!({"interfaces": [NIC]})))]);
+    node.apply(&[set(with_egress(&[NIC], true))]);
     node.kill();
     node.netns().ip(&format!("link delete {HOST}"));
     assert_ne!(host(&node), before);
@@ -536,17 +535,16 @@ fn the_hosts_stack_is_the_way_to_the_world_and_is_left_as_it_was() {
 #[test]
 fn what_the_host_cannot_do_is_refused_by_name() {
     let (node, _uplink) = at_the_edge();
-    let refused = |egress: Value| {
-        let changes = json!({"changes": [set(with_egress(egress))]});
+    let refused = |egress: &[&str]| {
+        let changes = json!({"changes": [set(with_egress(egress, true))]});
         node.rpc("apply", &changes)
             .expect_err("a refusal")
             .to_string()
     };
     let before = host(&node);
-    let why = refused(json!({"interfaces": [NIC, "nowhere0"]}));
+    let why = refused(&[NIC, "nowhere0"]);
     assert!(why.contains("nowhere0"), "{why}");
-    assert!(refused(json!({"interfaces": []})).contains("egress"));
-    assert!(refused(json!({"interfaces": [HOST]})).contains(HOST));
+    assert!(refused(&[HOST]).contains(HOST));
     assert_same(&node, &before);
     let nft = |words: &str| {
         let mut nft = node.netns().command("nft");
@@ -554,14 +552,14 @@ fn what_the_host_cannot_do_is_refused_by_name() {
     };
     nft("add table inet podswitch");
     let before = host(&node);
-    let why = refused(json!({"interfaces": [NIC]}));
+    let why = refused(&[NIC]);
     assert!(why.contains("table inet podswitch"), "{why}");
     assert_same(&node, &before);
     nft("delete table inet podswitch");
     // A chain of somebody else's that drops is named, as no table of ours can overrule it.
     nft("add table ip fw");
     nft("add chain ip fw forward { type filter hook forward priority 0 ; policy drop ; }");
-    node.apply(&[set(with_egress(json!({"interfaces": [NIC]})))]);
+    node.apply(&[set(with_egress(&[NIC], true))]);
     let health = node.rpc("health", &json!({})).expect("health").to_string();
     assert!(health.contains("ip fw forward"), "{health}");
     nft("delete table inet podswitch");

@@ -183,11 +183,10 @@ impl Index {
 
 /// Everything a port claims for itself.
 pub(super) fn claims(o: &Port) -> Vec<Claim> {
-    let mut claims: Vec<Claim> = o
-        .addresses
-        .iter()
-        .map(|a| Claim::Address(o.vrf, *a))
-        .collect();
+    // First, as it says most.
+    let host = o.device.is_host().then_some(Claim::Host);
+    let addresses = o.addresses.iter().map(|a| Claim::Address(o.vrf, *a));
+    let mut claims: Vec<Claim> = host.into_iter().chain(addresses).collect();
     let mac = o.mac.or(o.device.is_host().then_some(HOST_MAC));
     claims.extend(mac.map(|mac| match &o.segment {
         Some(membership) => Claim::SegmentMac(membership.name.clone(), mac),
@@ -199,9 +198,7 @@ pub(super) fn claims(o: &Port) -> Vec<Claim> {
             record: Some(file), ..
         } => claims.push(Claim::Recording(file.clone())),
         Device::Vxlan { vni, .. } => claims.push(Claim::Vni(*vni)),
-        Device::Host { .. } => {
-            claims.extend([Claim::Host, Claim::Interface(HOST_POLLED.to_owned())]);
-        }
+        Device::Host { .. } => claims.push(Claim::Interface(HOST_POLLED.to_owned())),
         _ => {}
     }
     claims

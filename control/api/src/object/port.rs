@@ -115,9 +115,18 @@ pub enum Device {
         #[schemars(with = "Vec<Prefix>")]
         #[serde(deserialize_with = "crate::text::prefixes")]
         pods: Vec<IpNet>,
-        /// The host's stack forwards what routes of the switch lead to this port; none: it is the way to the node alone.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        egress: Option<HostEgress>,
+        /// The host's stack forwards what routes of the switch lead to this port: interfaces of the host that packets of pods leave by and
+        /// answers come in by. None: the port is the way to the node alone.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        egress: Vec<String>,
+        /// Whether what the host's stack forwards takes the host's address for its source.
+        #[serde(default = "yes", skip_serializing_if = "is_yes")]
+        masquerade: bool,
+        /// Destinations to which it keeps the pod's.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        #[schemars(with = "Vec<Prefix>")]
+        #[serde(deserialize_with = "crate::text::prefixes")]
+        except: Vec<IpNet>,
     },
     /// A VXLAN tunnel (RFC 7348) instead of a device. Its neighbors are the other ends, by their underlay addresses, each with the MAC
     /// address that inner frames to it bear; nobody else is heard. Routes by it have one of them as next hop. The port's MAC address is
@@ -153,23 +162,22 @@ pub enum Device {
 }
 
 /// How the host's stack forwards for pods.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
-#[serde(remote = "Self", deny_unknown_fields)]
-pub struct HostEgress {
-    /// Interfaces of the host that packets of pods leave by and answers come in by: forwarding is turned on for them.
-    pub interfaces: Vec<String>,
-    /// Whether what leaves by another interface than the port's takes the host's address for its source.
-    #[serde(default = "yes")]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct HostEgress<'a> {
+    /// Interfaces of the host that packets of pods leave by and answers come in by.
+    pub interfaces: &'a [String],
+    /// Whether what leaves takes the host's address for its source.
     pub masquerade: bool,
-    /// Destinations that keep the pod's address for their source.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(with = "Vec<Prefix>")]
-    #[serde(deserialize_with = "crate::text::prefixes")]
-    pub except: Vec<IpNet>,
+    /// Destinations to which it keeps the pod's.
+    pub except: &'a [IpNet],
 }
 
 fn yes() -> bool {
     true
+}
+
+fn is_yes(word: &bool) -> bool {
+    *word
 }
 
 /// The host's interface of a node's port, where nothing else is said.
@@ -214,6 +222,23 @@ impl Device {
     /// Whether it is the node's own network stack.
     pub fn is_host(&self) -> bool {
         matches!(self, Device::Host { .. })
+    }
+
+    /// How the host's stack forwards, where it does.
+    pub fn egress(&self) -> Option<HostEgress<'_>> {
+        match self {
+            Device::Host {
+                egress,
+                masquerade,
+                except,
+                ..
+            } if !egress.is_empty() => Some(HostEgress {
+                interfaces: egress,
+                masquerade: *masquerade,
+                except,
+            }),
+            _ => None,
+        }
     }
 
     /// The UDP port that it ends at, of a tunnel.
@@ -363,13 +388,6 @@ pub struct PodRef {
     pub network: Option<String>,
 }
 
-crate::by_name!(
-    Port,
-    Device,
-    HostEgress,
-    Masquerade,
-    SegmentMembership,
-    PodRef
-);
+crate::by_name!(Port, Device, Masquerade, SegmentMembership, PodRef);
 
 crate::by_word!(XdpMode);

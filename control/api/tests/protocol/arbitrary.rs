@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Objects for property tests. Small sets of names and numbers make objects meet one another often.
 
+use ipnet::IpNet;
 use podswitch_api::MacAddr;
 use podswitch_api::desired::DesiredState;
 use podswitch_api::method::Change;
@@ -96,24 +97,27 @@ fn nic() -> BoxedStrategy<Device> {
 }
 
 fn host() -> BoxedStrategy<Device> {
-    let nets =
-        |all: &[&'static str]| -> Vec<IpNet> { all.iter().map(|n| n.parse().unwrap()).collect() };
+    let nets = |all: &[&str]| {
+        all.iter()
+            .map(|n| n.parse().unwrap())
+            .collect::<Vec<IpNet>>()
+    };
     let pods = pick(&[&["10.244.1.0/24"][..], &["10.244.0.0/16", "fd00::/64"]]);
     let egress = of((pick(&["eth0", "eth1"]), any::<bool>()));
     (pick(&["podswitch0", "node0"]), pods, egress)
-        .prop_map(move |(interface, pods, egress)| Device::Host {
-            interface: interface.to_owned(),
-            mode: XdpMode::Auto,
-            pods: nets(pods),
-            egress: egress.map(|(out, masquerade)| HostEgress {
-                interfaces: vec![out.to_owned()],
+        .prop_map(move |(interface, pods, egress)| {
+            let masquerade = egress.is_none_or(|(_, masquerade)| masquerade);
+            Device::Host {
+                interface: interface.to_owned(),
+                mode: XdpMode::Auto,
+                pods: nets(pods),
+                egress: egress.iter().map(|(out, _)| (*out).to_owned()).collect(),
                 masquerade,
-                except: if masquerade {
-                    nets(&["10.0.0.0/8"])
-                } else {
-                    vec![]
+                except: match masquerade && egress.is_some() {
+                    true => nets(&["10.0.0.0/8"]),
+                    false => vec![],
                 },
-            }),
+            }
         })
         .boxed()
 }

@@ -30,8 +30,7 @@ fn every_field_out_of_its_range_is_refused_by_name() {
         with(port, path, value)
     };
     let host = |path: &str, value: Value| {
-        let device =
-            json!({"kind": "host", "pods": ["10.244.1.0/24"], "egress": {"interfaces": ["eth0"]}});
+        let device = json!({"kind": "host", "pods": ["10.244.1.0/24"], "egress": ["eth0"]});
         with(
             json!({"kind": "port", "name": "h", "device": device}),
             path,
@@ -96,23 +95,26 @@ fn every_field_out_of_its_range_is_refused_by_name() {
             "device.pods",
         ),
         (
-            host("/device/egress/interfaces", json!([])),
-            "device.egress.interfaces",
+            host("/device/egress", json!(["podswitch0"])),
+            "device.egress",
         ),
         (
-            host("/device/egress/interfaces", json!(["podswitch0"])),
-            "device.egress.interfaces",
-        ),
-        (
-            host("/device/egress/interfaces", json!(["eth0", "eth0"])),
-            "device.egress.interfaces",
+            host("/device/egress", json!(["eth0", "eth0"])),
+            "device.egress",
         ),
         (
             host(
-                "/device/egress",
-                json!({"interfaces": ["eth0"], "masquerade": false, "except": ["10.0.0.0/8"]}),
+                "/device",
+                json!({"kind": "host", "pods": ["10.244.1.0/24"], "except": ["10.0.0.0/8"]}),
             ),
-            "device.egress.except",
+            "device.except",
+        ),
+        (
+            host(
+                "/device",
+                json!({"kind": "host", "pods": ["10.244.1.0/24"], "masquerade": false}),
+            ),
+            "device.masquerade",
         ),
         (host("/mac", json!("02:00:00:00:00:07")), "mac"),
         (host("/segment", json!({"name": "s"})), "segment"),

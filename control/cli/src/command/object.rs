@@ -3,8 +3,8 @@
 
 use podswitch_api::method::{Change, Entry, Filter};
 use podswitch_api::object::{
-    Device, FdbEntry, FdbKey, HostEgress, Key, Kind, Masquerade, Neighbor, NeighborKey, Object,
-    Port, Route, RouteKey, Rule, Segment, SegmentMembership, Vlan,
+    Device, FdbEntry, FdbKey, Key, Kind, Masquerade, Neighbor, NeighborKey, Object, Port, Route,
+    RouteKey, Rule, Segment, SegmentMembership, Vlan,
 };
 
 use super::Context;
@@ -135,11 +135,9 @@ fn new_port(a: PortAdd) -> Port {
             interface,
             mode: a.mode.into(),
             pods: a.pods,
-            egress: (!a.egress.is_empty()).then_some(HostEgress {
-                interfaces: a.egress,
-                masquerade: !a.no_masquerade,
-                except: a.except,
-            }),
+            egress: a.egress,
+            masquerade: !a.no_masquerade,
+            except: a.except,
         },
         (None, None, None, None) => Device::Pcap {
             replay: a.replay,

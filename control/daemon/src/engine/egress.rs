@@ -3,7 +3,7 @@
 
 use podswitch_api::RpcError;
 use podswitch_api::method::{Problem, Severity};
-use podswitch_api::object::{Device, HOST_POLLED, Port};
+use podswitch_api::object::{HOST_POLLED, Port};
 use podswitch_state::store::{OwnedInterface, SavedSetting};
 
 use super::Engine;
@@ -20,11 +20,8 @@ impl Engine {
         port: &Port,
         wanted: &host::Wanted<'_>,
     ) -> Result<(), RpcError> {
-        let Device::Host { egress, .. } = &port.device else {
-            return Ok(());
-        };
         let known = self.noted(HOST_POLLED)?;
-        let Some(egress) = egress else {
+        let Some(egress) = &port.device.egress() else {
             known.iter().for_each(|before| self.put_back(before));
             return Ok(());
         };
@@ -74,11 +71,7 @@ impl Engine {
 
     /// What keeps packets from getting through the host.
     pub(super) fn egress_problems(&self, port: &Port, problems: &mut Vec<Problem>) {
-        let Device::Host {
-            egress: Some(egress),
-            ..
-        } = &port.device
-        else {
+        let Some(egress) = &port.device.egress() else {
             return;
         };
         let subject = format!("port {}", port.name);

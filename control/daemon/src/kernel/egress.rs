@@ -23,7 +23,7 @@ pub const TABLE: &str = "podswitch";
 /// [`KernelError`], naming an interface that is not there, or IPv6 where this kernel forwards by all interfaces or none.
 pub fn settings(
     wanted: &Wanted<'_>,
-    egress: &HostEgress,
+    egress: &HostEgress<'_>,
 ) -> Result<Vec<SavedSetting>, KernelError> {
     let interfaces = || {
         let others = egress.interfaces.iter().map(String::as_str);
@@ -85,7 +85,7 @@ pub fn set(settings: &[SavedSetting]) -> Result<(), KernelError> {
 ///
 /// # Errors
 /// [`KernelError`] with what `nft` says, or that it is not there.
-pub fn masquerade(wanted: &Wanted<'_>, egress: &HostEgress) -> Result<(), KernelError> {
+pub fn masquerade(wanted: &Wanted<'_>, egress: &HostEgress<'_>) -> Result<(), KernelError> {
     Ok(nft::apply(&script(wanted, egress))?)
 }
 
@@ -101,7 +101,7 @@ pub fn refuse_foreign() -> Result<(), KernelError> {
 }
 
 /// What keeps packets from getting through, each with what to do.
-pub fn problems(egress: &HostEgress) -> Vec<(String, &'static str)> {
+pub fn problems(egress: &HostEgress<'_>) -> Vec<(String, &'static str)> {
     let mut problems = Vec::new();
     for chain in nft::forward_droppers().unwrap_or_default() {
         problems.push((
@@ -120,13 +120,13 @@ pub fn problems(egress: &HostEgress) -> Vec<(String, &'static str)> {
     problems
 }
 
-fn script(wanted: &Wanted<'_>, egress: &HostEgress) -> String {
+fn script(wanted: &Wanted<'_>, egress: &HostEgress<'_>) -> String {
     let mut rules = String::new();
     for (v4, word) in [(true, "ip"), (false, "ip6")] {
         let Some(pods) = set_of(wanted.pods, v4) else {
             continue;
         };
-        let except = set_of(&egress.except, v4);
+        let except = set_of(egress.except, v4);
         let except = except.map_or(String::new(), |all| format!(" {word} daddr != {all}"));
         let name = wanted.interface;
         let _ = writeln!(
@@ -168,9 +168,9 @@ mod tests {
             gateway: Gateway::default(),
         };
         let egress = HostEgress {
-            interfaces: vec!["eth0".into()],
+            interfaces: &["eth0".to_owned()],
             masquerade: true,
-            except: vec![net("10.0.0.0/8"), net("fd00::/8")],
+            except: &[net("10.0.0.0/8"), net("fd00::/8")],
         };
         let script = script(&wanted, &egress);
         let rule = "iifname \"podswitch0\" oifname != \"podswitch0\" ip saddr { 10.244.0.0/16 } ip daddr != { 10.0.0.0/8 } masquerade";

@@ -11,7 +11,7 @@ use super::value::{
 use super::{Bounds, refuse};
 use crate::error::{ErrorCode, RpcError};
 use crate::limits::{MAX_MTU, MAX_TEXT_LENGTH, MIN_MTU, MIN_MTU_IPV6};
-use crate::object::{Device, HOST_POLLED, HostEgress, PodRef, Port, Vlan};
+use crate::object::{Device, HOST_POLLED, PodRef, Port, Vlan};
 
 pub(super) fn port(o: &Port, bounds: &Bounds) -> Result<(), RpcError> {
     name("name", &o.name)?;
@@ -243,11 +243,18 @@ fn vxlan(vni: u32, udp_port: u16, local: &[IpAddr], underlay: u32) -> Result<(),
 /// Most prefixes of a list of a device.
 const MAX_PREFIXES: usize = 64;
 
-fn host_device(
-    interface: &str,
-    pods: &[IpNet],
-    egress: Option<&HostEgress>,
-) -> Result<(), RpcError> {
+fn host_device(device: &Device) -> Result<(), RpcError> {
+    let Device::Host {
+        interface,
+        pods,
+        egress,
+        masquerade,
+        except,
+        ..
+    } = device
+    else {
+        return Ok(());
+    };
     interface_name("device.interface", interface)?;
     // It is part of rules of nftables, where some characters mean more.
     let plain = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
@@ -281,30 +288,34 @@ fn host_device(
         );
         return Err(refuse("device.pods", all, what, hint));
     }
-    let Some(egress) = egress else { return Ok(()) };
-    if egress.interfaces.is_empty() {
-        let hint = "name the interfaces that packets leave by, or leave out `device.egress`";
-        return Err(refuse(
-            "device.egress.interfaces",
-            "(none)",
-            "no way out",
-            hint,
-        ));
-    }
-    for (i, name) in egress.interfaces.iter().enumerate() {
-        let field = "device.egress.interfaces";
-        interface_name(field, name)?;
+    ways_out(interface, egress)?;
+    let unasked = (egress.is_empty() && !masquerade).then_some(false);
+    absent(
+        "device.masquerade",
+        unasked,
+        "the host's stack forwards nothing",
+    )?;
+    prefixes("device.except", except)?;
+    let unused = except.first().filter(|_| egress.is_empty() || !masquerade);
+    absent(
+        "device.except",
+        unused,
+        "nothing is masqueraded, so nothing is excepted",
+    )
+}
+
+/// Interfaces that the host's stack forwards by.
+fn ways_out(interface: &str, egress: &[String]) -> Result<(), RpcError> {
+    for (i, name) in egress.iter().enumerate() {
+        interface_name("device.egress", name)?;
         let what = match name {
-            _ if egress.interfaces.iter().take(i).any(|n| n == name) => "comes twice",
+            _ if egress.iter().take(i).any(|n| n == name) => "comes twice",
             _ if [interface, HOST_POLLED].contains(&name.as_str()) => "leads back to the switch",
             _ => continue,
         };
-        return Err(refuse(field, name, what, "leave it out"));
+        return Err(refuse("device.egress", name, what, "leave it out"));
     }
-    prefixes("device.egress.except", &egress.except)?;
-    let unused = egress.except.first().filter(|_| !egress.masquerade);
-    let why = "nothing is masqueraded, so nothing is excepted";
-    absent("device.egress.except", unused, why)
+    Ok(())
 }
 
 fn prefixes(field: &str, all: &[IpNet]) -> Result<(), RpcError> {
@@ -338,12 +349,7 @@ fn device(device: &Device, bounds: &Bounds) -> Result<(), RpcError> {
             let except = excepting.as_ref().map(|m| m.except.as_slice());
             prefixes("device.masquerade.except", except.unwrap_or_default())
         }
-        Device::Host {
-            interface,
-            pods,
-            egress,
-            ..
-        } => host_device(interface, pods, egress.as_ref()),
+        Device::Host { .. } => host_device(device),
         Device::Vxlan {
             vni,
             udp_port,
