@@ -189,7 +189,7 @@ pub(super) fn arrive(
     packet: &mut Packet,
 ) -> Result<(), Reason> {
     packet.meta.parsed.key.set_vrf(uplink.vrf);
-    let outside = connection_key(ctx, packet).ok_or(Reason::NatNoBinding)?;
+    let outside = connection_key(ctx, packet).ok_or(Reason::NotForUs)?;
     let inside = match ctx.nat.has_port(outside.dport) {
         true => ctx.nat.find(&outside).ok_or(Reason::NatNoBinding)?,
         false => ctx.tables.host_port(&outside).ok_or(Reason::NotForUs)?,

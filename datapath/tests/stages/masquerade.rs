@@ -299,7 +299,7 @@ fn fragments_go_as_their_first_one() {
         let [first, later] = pieces((SERVER4, 53), (NODE4, port));
         assert_eq!(
             w.send_one(UPLINK, &from_world4(&later)),
-            dropped("nat_no_binding")
+            dropped("not_for_us")
         );
         let expected = pieces((SERVER4, 53), (v4(1), 4000)).map(|p| to_pod4(1, &hop(p)));
         for (piece, expected) in [first, later].iter().zip(expected) {

@@ -200,8 +200,11 @@ impl Model {
         }
         match self.longest(vrf, address).ok_or(Reason::NoRoute)?.1 {
             Route::Unicast { port, via, mtu } => {
-                let mac = self.known(vrf, *port, via.unwrap_or(address));
-                let most = self.ports[port].mtu.min(mtu.unwrap_or(u32::MAX));
+                let spec = &self.ports[port];
+                // The node forwards what is on no link of its own.
+                let node = (spec.node && via.is_none()).then_some(spec.mac);
+                let mac = self.known(vrf, *port, via.unwrap_or(address)).or(node);
+                let most = spec.mtu.min(mtu.unwrap_or(u32::MAX));
                 mac.map(|mac| (*port, mac, most))
                     .ok_or(Reason::NeighborUnresolved)
             }
