@@ -59,8 +59,7 @@ impl Kernels {
             let device = if vxlan { "vx0" } else { "nic0" };
             nft(&nodes[at], &policy(n, rules, device));
         }
-        spread(&nodes[0], "pod0", core);
-        spread(&nodes[1], "nic0", core);
+        move_to(&nodes[0], "pod0", core);
         Kernels { nodes, pods, rules }
     }
 }
@@ -171,8 +170,8 @@ fn policy(n: u8, rules: Rules, device: &str) -> String {
     format!("table inet bench {{ {table} {own} }}")
 }
 
-/// Has what an interface receives handled by a core (receive packet steering), and not by the sender's.
-fn spread(netns: &Netns, interface: &str, core: usize) {
+/// Has what an interface receives handled by a core (receive packet steering), and not by the sender's. What follows from it stays there.
+fn move_to(netns: &Netns, interface: &str, core: usize) {
     let mask = format!("{:x}", 1u64 << core.min(63));
     let mut write = netns.command("sh");
     let script = format!("echo {mask} > /sys/class/net/{interface}/queues/rx-0/rps_cpus");

@@ -81,7 +81,7 @@ fn datagrams(
         sample(n);
     });
     let mut ahead: [Vec<f64>; LABELS.len()] = Default::default();
-    let taken: [Vec<f64>; LABELS.len()] = stats::rounds(settings.pick(15, 3), |n| {
+    let taken: [Vec<f64>; LABELS.len()] = stats::rounds(settings.pick(10, 3), |n| {
         let slice = sample(n);
         ahead[n].push(slice.offered / slice.received.max(1.0));
         slice.received / 1e3
@@ -120,7 +120,7 @@ fn streams(outcome: &mut Outcome, what: &str, sides: &[Side], settings: Settings
         .iter()
         .map(|s| IperfServer::start(s.server(), TCP))
         .collect();
-    let taken: [Vec<f64>; LABELS.len()] = stats::rounds(settings.pick(4, 1), |n| {
+    let taken: [Vec<f64>; LABELS.len()] = stats::rounds(settings.pick(3, 1), |n| {
         let said = iperf(
             sides[n].client(),
             sides[n].server_at(),
@@ -153,7 +153,7 @@ fn method(flowtable: bool) -> String {
     };
     format!(
         "A pod on each of two nodes (namespaces) that a veth without offloads joins, as a wire; {POLICIES} policies let one peer each on to the receiver, the last
-         one the sender. The switch: two podswitchd, both workers on the last core, NetworkPolicies. The kernel: routes, its VXLAN device, and either {flowtable}, a verdict map by pod and a set, or a list of rules from the top for each packet; what the sender's veth and the second node's NIC receive is steered to the last core. 60-byte datagrams of {FLOWS} flows, which were answered once,
+         one the sender. The switch: two podswitchd, both workers on the last core, NetworkPolicies. The kernel: routes, its VXLAN device, and either {flowtable}, a verdict map by pod and a set, or a list of rules from the top for each packet; what the sender's veth receives is steered to the last core, and all that follows happens there. 60-byte datagrams of {FLOWS} flows, which were answered once,
          sent as fast as the first core can (an XDP program on live frames), counted at the receiver's eth0 and dropped there. One TCP stream of iperf3, unpinned, as its receiver
          counts it. In rounds of A B C C B A."
     )
