@@ -27,7 +27,7 @@ const UNIT: &str = "cycles a lookup";
 /// The peer.
 pub type Peer = Ipv4LCTrieMap<u32>;
 
-/// What is measured, in the order of [`LABELS`].
+/// What is measured, in the order of the report.
 #[derive(Clone, Copy, Debug)]
 enum Side {
     /// Codes of a batch are asked for first.
