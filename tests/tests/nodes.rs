@@ -126,7 +126,21 @@ fn native_routing_and_vxlan_side_by_side() {
             .chain(tunnel)
             .collect()
     };
-    Nodes::new(2, of).assert_all_reach();
+    let nodes = Nodes::new(2, of);
+    nodes.assert_all_reach();
+    for (node, _) in &nodes.all {
+        counts_both_ways(node, "overlay");
+    }
+}
+
+/// A port counts what comes by it and what leaves.
+#[track_caller]
+fn counts_both_ways(node: &Node, port: &str) {
+    let stats = node.stats();
+    let ports = stats["ports"].as_array().expect("ports is a list");
+    let port = ports.iter().find(|p| p["name"] == port).expect("the port");
+    let count = |what: &str| port[what].as_u64().unwrap_or(0);
+    assert!(count("rx_packets") > 0 && count("tx_packets") > 0, "{port}");
 }
 
 /// A node where the kernel's VXLAN device does it, as flannel sets it up.

@@ -318,6 +318,7 @@ impl Switch {
     /// tables are freed here and in [`Switch::tidy`], once no worker uses them.
     pub fn publish(&mut self, tables: Tables) {
         self.prepare_rules(Some(&tables));
+        self.prepare_tunnels(&tables);
         self.publisher.publish(tables);
         for handle in &self.workers {
             handle.mailbox.knock();
@@ -330,6 +331,19 @@ impl Switch {
     /// When a worker does not answer; it has them all the same once it runs.
     pub fn wait_for_tables(&mut self) -> Result<(), SwitchError> {
         self.ask_all(Request::Pass).map(drop)
+    }
+
+    /// Makes room for the counters of tunnels that are new in `next`: ports without a device, which nobody adds.
+    fn prepare_tunnels(&mut self, next: &Tables) {
+        let present = self.publisher.current();
+        let is_one = |id| present.port(id).is_some_and(|port| port.tunnel().is_some());
+        let new: Vec<PortId> = next.tunnels().filter(|id| !is_one(*id)).collect();
+        for id in new {
+            for handle in &self.workers {
+                handle.counters.prepare_port(id);
+            }
+            self.baseline.begin_port(id, counters(&self.workers));
+        }
     }
 
     /// Makes room for the counters of rules that are new in `next` (or in the present tables at the start).

@@ -245,6 +245,13 @@ impl Tables {
         self.port(*self.tunnels.get_exact(vni)?)
     }
 
+    /// The ports that are tunnels.
+    pub fn tunnels(&self) -> impl Iterator<Item = PortId> + use<> {
+        let mut all = Vec::new();
+        self.tunnels.visit(&mut |_, _, id| all.push(*id));
+        all.into_iter()
+    }
+
     /// Whether some tunnel ends at this UDP port.
     #[inline]
     pub fn is_tunnel_port(&self, port: u16) -> bool {
