@@ -73,7 +73,7 @@ impl Bed {
 
 fn masquerading() -> Value {
     let device =
-        json!({"kind": "nic", "interface": NIC, "masquerade": {"except": ["198.51.100.0/24"]}});
+        json!({"kind": "nic", "interface": NIC, "masquerade": true, "except": ["198.51.100.0/24"]});
     json!({"kind": "port", "name": "uplink", "device": device})
 }
 

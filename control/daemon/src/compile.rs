@@ -148,7 +148,7 @@ impl Compiler<'_> {
             None if p.device.is_nic() => PortKindSpec::Uplink {
                 vrf: VrfId(p.vrf),
                 addresses: nic.map(|nic| nic.addresses.clone()).unwrap_or_default(),
-                masquerade: p.device.masquerade().map(|m| m.except.clone()),
+                masquerade: p.device.masquerade_except().map(<[_]>::to_vec),
             },
             None if p.device.is_tunnel() => PortKindSpec::Tunnel {
                 vrf: VrfId(p.vrf),

@@ -52,6 +52,9 @@ pub fn held(ports: &RangeInclusive<u16>) -> Result<Vec<Held>> {
 /// `0100007F:1F90`: the words of the address in host byte order, then the port.
 fn local(text: &str) -> Option<SocketAddr> {
     let (address, port) = text.split_once(':')?;
+    if !address.len().is_multiple_of(8) {
+        return None;
+    }
     let words: Option<Vec<u32>> = address
         .as_bytes()
         .chunks(8)

@@ -50,6 +50,7 @@ fn the_example_has_every_key_with_its_default() {
     assert_eq!(whole.socket_group.as_deref(), Some("podswitch"));
     assert!(whole.memory.ports_per_arena.is_some() && whole.memory.chunks_per_port.is_some());
     assert!(whole.conntrack.entries_per_port.is_some());
+    assert!(whole.masquerade.ports.is_some());
     assert_eq!(whole.check(), []);
 }
 
@@ -61,6 +62,7 @@ fn the_documentation_has_every_key_with_its_default() {
         "memory.ports_per_arena",
         "memory.chunks_per_port",
         "conntrack.entries_per_port",
+        "masquerade.ports",
     ] {
         wanted.insert(optional.into(), "none".into());
     }

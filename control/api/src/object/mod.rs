@@ -12,8 +12,8 @@ mod segment;
 pub use key::{FdbKey, Key, Kind, NeighborKey, RouteKey};
 pub use kubernetes::{ClusterNetworkPolicy, Namespace, NamespacedName, NetworkPolicy, Pod};
 pub use port::{
-    Device, HOST_INTERFACE, HOST_MAC, HOST_POLLED, HostEgress, Masquerade, PodRef, Port,
-    SegmentMembership, Vlan, XdpMode,
+    Device, HOST_INTERFACE, HOST_MAC, HOST_POLLED, HostEgress, PodRef, Port, SegmentMembership,
+    Vlan, XdpMode,
 };
 pub use read::ReadError;
 pub use route::{Neighbor, NextHop, Route, RouteKind};

@@ -98,9 +98,15 @@ pub enum Device {
         /// long as they are there; a route object of the same prefix goes before. None: no routes are taken.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         routes: Option<u32>,
-        /// Connections that pods begin leave by the NIC as the node's own; none: as they are.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        masquerade: Option<Masquerade>,
+        /// Connections that pods begin leave by the NIC as the node's own: TCP, UDP and ICMP queries, from its first address of the family, by one of
+        /// the ports that the configuration reserves. Nothing else that pods begin leaves, but to what is excepted.
+        #[serde(default, skip_serializing_if = "is_default")]
+        masquerade: bool,
+        /// Destinations to which everything leaves as it is; at most 64.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        #[serde(deserialize_with = "crate::text::prefixes")]
+        #[schemars(with = "Vec<Prefix>")]
+        except: Vec<IpNet>,
     },
     /// The node's own network stack, behind a veth pair that the daemon makes: one end is the host's interface, the other the switch's. What the
     /// daemon makes and changes on the host goes with the port.
@@ -275,10 +281,14 @@ impl Device {
         }
     }
 
-    /// What leaves by it as the node's own.
-    pub fn masquerade(&self) -> Option<&Masquerade> {
+    /// Destinations to which everything leaves as it is, of a NIC by which the rest leaves as the node's own.
+    pub fn masquerade_except(&self) -> Option<&[IpNet]> {
         match self {
-            Device::Nic { masquerade, .. } => masquerade.as_ref(),
+            Device::Nic {
+                masquerade: true,
+                except,
+                ..
+            } => Some(except),
             _ => None,
         }
     }
@@ -294,18 +304,6 @@ impl Device {
             Device::Memory {} => "memory",
         }
     }
-}
-
-/// What of a NIC's port leaves as the node's own: TCP, UDP and ICMP queries, from its first address of the family, by one of the ports that the
-/// configuration reserves. Nothing else that pods begin leaves, but to the prefixes that are excepted.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(remote = "Self", deny_unknown_fields)]
-pub struct Masquerade {
-    /// Prefixes to which everything leaves as it is; at most 64.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[serde(deserialize_with = "crate::text::prefixes")]
-    #[schemars(with = "Vec<Prefix>")]
-    pub except: Vec<IpNet>,
 }
 
 /// How an XDP program is attached.
@@ -388,6 +386,6 @@ pub struct PodRef {
     pub network: Option<String>,
 }
 
-crate::by_name!(Port, Device, Masquerade, SegmentMembership, PodRef);
+crate::by_name!(Port, Device, SegmentMembership, PodRef);
 
 crate::by_word!(XdpMode);

@@ -76,22 +76,24 @@ fn nic() -> BoxedStrategy<Device> {
     let mode = pick(&[XdpMode::Auto, XdpMode::Native, XdpMode::Generic]);
     let interface = pick(&["eth0", "eth1"]);
     let except = pick(&[vec![], vec!["10.0.0.0/8"], vec!["10.0.0.0/8", "fd00::/8"]]);
-    let masquerade = except.prop_map(|nets| Masquerade {
-        except: nets.iter().map(|net| net.parse().unwrap()).collect(),
-    });
     (
         interface,
         mode,
         of(1u16..4095),
         of(pick(&[254u32, 1000])),
-        of(masquerade),
+        of(except),
     )
-        .prop_map(|(interface, mode, vlan, routes, masquerade)| Device::Nic {
+        .prop_map(|(interface, mode, vlan, routes, except)| Device::Nic {
             interface: interface.to_owned(),
             mode,
             vlan,
             routes,
-            masquerade,
+            masquerade: except.is_some(),
+            except: except
+                .iter()
+                .flatten()
+                .map(|net| net.parse().unwrap())
+                .collect(),
         })
         .boxed()
 }

@@ -3,8 +3,8 @@
 
 use podswitch_api::method::{Change, Entry, Filter};
 use podswitch_api::object::{
-    Device, FdbEntry, FdbKey, Key, Kind, Masquerade, Neighbor, NeighborKey, Object, Port, Route,
-    RouteKey, Rule, Segment, SegmentMembership, Vlan,
+    Device, FdbEntry, FdbKey, Key, Kind, Neighbor, NeighborKey, Object, Port, Route, RouteKey,
+    Rule, Segment, SegmentMembership, Vlan,
 };
 
 use super::Context;
@@ -127,9 +127,8 @@ fn new_port(a: PortAdd) -> Port {
             mode: a.mode.into(),
             vlan: a.vlan,
             routes: a.routes,
-            masquerade: a.masquerade.then_some(Masquerade {
-                except: a.masquerade_except,
-            }),
+            masquerade: a.masquerade,
+            except: a.masquerade_except,
         },
         (None, None, Some(interface), _) => Device::Host {
             interface,

@@ -7,7 +7,7 @@ use std::ops::RangeInclusive;
 
 use podswitch_api::desired::{Delta, Difference};
 use podswitch_api::limits::MAX_TUNNEL_PORTS;
-use podswitch_api::object::{Device, Masquerade, Object, Port};
+use podswitch_api::object::{Device, Object, Port};
 use podswitch_api::{ErrorCode, Key, RpcError};
 use podswitch_datapath::port::xdp::{MAX_OVERLAY_PORTS, XdpHandle};
 use podswitch_datapath::switch::{self, PortSpec};
@@ -80,7 +80,7 @@ impl Engine {
         if let Some(live) = self.ports.get_mut(&port.name) {
             live.look = nic::look(interface);
         }
-        let reserved = self.ports_to_reserve(masquerade.as_ref())?;
+        let reserved = self.ports_to_reserve(*masquerade)?;
         let found = Kernel::find_nic(interface).map_err(|e| kernel_error(&e))?;
         self.nics.insert(port.name.clone(), found.facts.clone());
         self.own(&port.name, found.before.clone())?;
@@ -113,11 +113,8 @@ impl Engine {
     }
 
     /// The ports that a NIC is to keep for masqueraded connections.
-    fn ports_to_reserve(
-        &self,
-        masquerade: Option<&Masquerade>,
-    ) -> Result<Option<RangeInclusive<u16>>, RpcError> {
-        if masquerade.is_none() {
+    fn ports_to_reserve(&self, masquerade: bool) -> Result<Option<RangeInclusive<u16>>, RpcError> {
+        if !masquerade {
             return Ok(None);
         }
         let Some(ports) = self.config.masquerade.ports else {

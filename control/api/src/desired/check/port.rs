@@ -240,6 +240,7 @@ fn vxlan(vni: u32, udp_port: u16, local: &[IpAddr], underlay: u32) -> Result<(),
     Ok(())
 }
 
+const UNUSED_EXCEPTION: &str = "nothing is masqueraded, so nothing is excepted";
 /// Most prefixes of a list of a device.
 const MAX_PREFIXES: usize = 64;
 
@@ -297,11 +298,7 @@ fn host_device(device: &Device) -> Result<(), RpcError> {
     )?;
     prefixes("device.except", except)?;
     let unused = except.first().filter(|_| egress.is_empty() || !masquerade);
-    absent(
-        "device.except",
-        unused,
-        "nothing is masqueraded, so nothing is excepted",
-    )
+    absent("device.except", unused, UNUSED_EXCEPTION)
 }
 
 /// Interfaces that the host's stack forwards by.
@@ -341,13 +338,15 @@ fn device(device: &Device, bounds: &Bounds) -> Result<(), RpcError> {
         Device::Nic {
             interface,
             vlan: tag,
-            masquerade: excepting,
+            masquerade,
+            except,
             ..
         } => {
             interface_name("device.interface", interface)?;
             tag.map_or(Ok(()), |id| vlan("device.vlan", id))?;
-            let except = excepting.as_ref().map(|m| m.except.as_slice());
-            prefixes("device.masquerade.except", except.unwrap_or_default())
+            prefixes("device.except", except)?;
+            let unused = except.first().filter(|_| !masquerade);
+            absent("device.except", unused, UNUSED_EXCEPTION)
         }
         Device::Host { .. } => host_device(device),
         Device::Vxlan {
