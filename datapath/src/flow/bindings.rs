@@ -126,11 +126,6 @@ impl Bindings {
         form.iter().zip(head).for_each(|(v, word)| set(word, *v));
     }
 
-    /// The worker's own ports.
-    pub fn ports(&self) -> &RangeInclusive<u16> {
-        &self.ports
-    }
-
     fn line(&self, at: usize) -> &Line {
         &self.memory.lines()[HEADER_LINES + (at & self.mask)]
     }
@@ -272,6 +267,8 @@ impl Binder {
                     }
                     return Ok(BindingId(at as u32));
                 }
+                // Whether it is free is of no matter any more.
+                Some(there) if there.outside != binding.outside && free.is_some() => {}
                 Some(there) => {
                     let same = there.outside == binding.outside;
                     let kept = spare && self.is_still_kept(at, now);

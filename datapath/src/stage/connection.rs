@@ -305,9 +305,7 @@ fn begin(
         None if later => Standing::Unknowable,
         None => Standing::New,
     };
-    if let Some(goes_on) = nat::goes_on(ctx, &passage, packet)
-        && !is_related
-    {
+    if !is_related && let Some(goes_on) = nat::goes_on(ctx, &passage, packet) {
         return go_on_bound(ctx, passage, &parsed.key, goes_on);
     }
     let mut outcome = judge_both(ctx, passage, &parsed.key, later, standing);

@@ -449,13 +449,25 @@ fn leave(
     if let Err(reason) = policy::enforce(ctx.counters, &outcome.ingress, bytes) {
         return Verdict::Drop(reason);
     }
-    rewrite::run(packet, way);
-    if let Some(binding) = outcome.binding
-        && let Err(reason) = nat::leave(ctx, packet, binding)
-    {
+    if let Err(reason) = ready(ctx, packet, way, outcome) {
         return Verdict::Drop(reason);
     }
     send(ctx, packet, way)
+}
+
+/// Writes into a packet what is different behind the switch.
+#[inline(always)]
+fn ready(
+    ctx: &mut Context<'_>,
+    packet: &mut Packet,
+    way: &Adjacency,
+    outcome: &Outcome,
+) -> Result<(), Reason> {
+    rewrite::run(packet, way);
+    match outcome.binding {
+        Some(binding) => nat::leave(ctx, packet, binding),
+        None => Ok(()),
+    }
 }
 
 /// Sends a packet, readied for its way: wrapped where that leads through a tunnel.
@@ -485,10 +497,7 @@ fn leave_in_pieces(
     if let Err(reason) = policy::enforce(ctx.counters, &outcome.ingress, packet.frame.len()) {
         return Verdict::Drop(reason);
     }
-    rewrite::run(packet, way);
-    if let Some(binding) = outcome.binding
-        && let Err(reason) = nat::leave(ctx, packet, binding)
-    {
+    if let Err(reason) = ready(ctx, packet, way, outcome) {
         return Verdict::Drop(reason);
     }
     let (verdict, begin) = (Verdict::Forward(way.port), ctx.extra.len());

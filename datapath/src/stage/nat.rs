@@ -6,15 +6,16 @@
 //! in is translated first, by the worker of the NIC, and only goes on as part of a connection that is bound. Nothing that was to be masqueraded
 //! leaves as it is.
 
-use super::connection::{Outcome, Passage};
-use super::{Context, related, trim};
+use super::connection::{self, Outcome, Passage};
+use super::{Context, related};
 use crate::counters::Event;
-use crate::flow::{BindingId, FragmentId, State};
+use crate::flow::{BindingId, State};
 use crate::frame::{Packet, SeenAs};
 use crate::ids::WorkerId;
-use crate::tables::{PortEntry, Tables};
+use crate::tables::Tables;
 use crate::verdict::Reason;
 use crate::wire::flow_key::{FlowKey, map_ip};
+use crate::wire::quoted::is_icmp_error;
 use crate::wire::translate::{self, End, Endpoint};
 use crate::wire::{Fragment, Parsed};
 
@@ -43,7 +44,7 @@ pub(super) fn goes_on(ctx: &Context<'_>, passage: &Passage<'_>, packet: &Packet)
     ctx.nat.has_port(seen_as.port()).then(|| {
         let key = &meta.parsed.key;
         let seen_as = endpoint(ctx.tables, key, seen_as);
-        let outside = seen_as.map(|seen_as| seen_from_outside(key, seen_as));
+        let outside = seen_as.map(|seen_as| key.with_destination(&seen_as));
         outside.is_some_and(|outside| ctx.nat.binder.bindings().is_kept(&outside))
     })
 }
@@ -57,13 +58,6 @@ fn endpoint(tables: &Tables, key: &FlowKey, seen_as: SeenAs) -> Option<Endpoint>
         address,
         port: seen_as.port(),
     })
-}
-
-/// The key of a packet to somebody as it was to by what he is known.
-fn seen_from_outside(key: &FlowKey, seen_as: Endpoint) -> FlowKey {
-    let mut outside = *key;
-    (outside.dst, outside.dport) = (seen_as.address, seen_as.port);
-    outside
 }
 
 /// Binds a connection that begins with this packet, where one of its ends is to be bound.
@@ -121,7 +115,7 @@ fn answers_as(ctx: &Context<'_>, passage: &Passage<'_>, key: &FlowKey) -> Option
                 address: map_ip(address),
                 port: host.port,
             };
-            let outside = seen_from_outside(&key.reversed(), seen_as);
+            let outside = key.reversed().with_destination(&seen_as);
             bindings.is_kept(&outside).then_some(seen_as)
         })
     })
@@ -170,8 +164,8 @@ pub(super) fn leave(
     let (parsed, partial) = (packet.meta.parsed, packet.frame.offload.partial_checksum);
     let bytes = packet.frame.bytes_mut();
     // What an error quotes went to the end that is bound.
-    let quoted = !related::is_error(&parsed)
-        || translate::set_quoted_end(bytes, &parsed, End::Destination, &to);
+    let quoted =
+        !is_icmp_error(&parsed) || translate::set_quoted_end(bytes, &parsed, End::Destination, &to);
     match quoted && translate::set_end(bytes, &parsed, End::Source, &to, partial) {
         true => Ok(()),
         false => Err(Reason::NatNotTranslatable),
@@ -183,12 +177,7 @@ pub(super) fn leave(
 /// # Errors
 /// [`Reason::NotForUs`] and [`Reason::NatNoBinding`], the packet unchanged; [`Reason::NatNotTranslatable`].
 #[inline(never)]
-pub(super) fn arrive(
-    ctx: &mut Context<'_>,
-    uplink: &PortEntry,
-    packet: &mut Packet,
-) -> Result<(), Reason> {
-    packet.meta.parsed.key.set_vrf(uplink.vrf);
+pub(super) fn arrive(ctx: &mut Context<'_>, packet: &mut Packet) -> Result<(), Reason> {
     let outside = connection_key(ctx, packet).ok_or(Reason::NotForUs)?;
     let inside = match ctx.nat.has_port(outside.dport) {
         true => ctx.nat.find(&outside).ok_or(Reason::NatNoBinding)?,
@@ -218,15 +207,14 @@ fn lead_to(
     outside: &FlowKey,
     inside: &Endpoint,
 ) -> Result<(), Reason> {
-    note_first_fragment(ctx, packet);
+    // Its later fragments come in as it did.
+    connection::note_first_fragment(ctx, packet);
     let seen_as = SeenAs::new(&packet.meta.parsed.key.dst, outside.dport);
     let parsed = packet.meta.parsed;
-    // Of what comes in by a NIC it has not been found out yet.
-    let partial = trim::unfinished(ctx.caps, packet.frame.bytes(), &parsed).is_some();
     let bytes = packet.frame.bytes_mut();
-    let quoted = !related::is_error(&parsed)
-        || translate::set_quoted_end(bytes, &parsed, End::Source, inside);
-    if !(quoted && set_destination(packet, inside, partial)) {
+    let quoted =
+        !is_icmp_error(&parsed) || translate::set_quoted_end(bytes, &parsed, End::Source, inside);
+    if !(quoted && set_destination(packet, inside)) {
         return Err(Reason::NatNotTranslatable);
     }
     packet.meta.seen_as = seen_as;
@@ -240,35 +228,25 @@ pub(super) fn undo(tables: &Tables, packet: &mut Packet) {
     let key = &packet.meta.parsed.key;
     if let Some(seen_as) = seen_as.and_then(|seen_as| endpoint(tables, key, seen_as)) {
         // It went the other way, so all of it is there.
-        let partial = packet.frame.offload.partial_checksum;
-        let _ = set_destination(packet, &seen_as, partial);
+        let _ = set_destination(packet, &seen_as);
     }
 }
 
-fn set_destination(packet: &mut Packet, to: &Endpoint, partial: bool) -> bool {
+fn set_destination(packet: &mut Packet, to: &Endpoint) -> bool {
     let parsed = &mut packet.meta.parsed;
+    let partial = packet.frame.offload.partial_checksum;
     let bytes = packet.frame.bytes_mut();
     if !translate::set_end(bytes, parsed, End::Destination, to, partial) {
         return false;
     }
-    parsed.key.dst = to.address;
-    if has_ports(parsed) {
-        parsed.key.dport = to.port;
+    match has_ports(parsed) {
+        true => parsed.key = parsed.key.with_destination(to),
+        false => parsed.key.dst = to.address,
     }
     true
 }
 
 /// Whether the key of a packet has ports or an identifier that are its own.
 fn has_ports(parsed: &Parsed) -> bool {
-    parsed.fragment != Fragment::Later && !related::is_error(parsed)
-}
-
-/// Notes the ports of a packet in fragments as it comes in, for its later fragments to be translated.
-fn note_first_fragment(ctx: &mut Context<'_>, packet: &Packet) {
-    let parsed = &packet.meta.parsed;
-    if parsed.fragment == Fragment::First {
-        let id = FragmentId::new(&parsed.key, parsed.fragment_id, packet.meta.in_port);
-        let ports = (parsed.key.sport, parsed.key.dport);
-        ctx.fragments.note(&id, ports, ctx.now.millis());
-    }
+    parsed.fragment != Fragment::Later && !is_icmp_error(parsed)
 }

@@ -44,9 +44,8 @@ pub(super) fn arrive(ctx: &mut Context<'_>, uplink: &PortEntry, packet: &mut Pac
         if path_mtu::hear(ctx, uplink, packet) {
             return Verdict::Drop(Reason::TunnelPathMtu);
         }
-        if let Err(reason) = nat::arrive(ctx, uplink, packet) {
-            return Verdict::Drop(reason);
-        }
+        let led = ready(ctx, uplink, packet).and_then(|()| nat::arrive(ctx, packet));
+        return to_be_routed(ctx, packet, led);
     }
     admit(ctx, uplink, packet)
 }
@@ -65,27 +64,42 @@ pub(super) fn parse(packet: &mut Packet) -> Result<(), Reason> {
 /// What follows parsing for a packet that came in by `port`. `Continue` for one to be routed, whose flow entry is on its way.
 #[inline(always)]
 pub(super) fn admit(ctx: &mut Context<'_>, port: &PortEntry, packet: &mut Packet) -> Verdict {
+    let ready = ready(ctx, port, packet);
+    to_be_routed(ctx, packet, ready)
+}
+
+#[inline(always)]
+fn to_be_routed(ctx: &Context<'_>, packet: &mut Packet, ready: Result<(), Reason>) -> Verdict {
+    if let Err(reason) = ready {
+        return Verdict::Drop(reason);
+    }
+    super::seek(ctx.flows, &mut packet.meta);
+    Verdict::Continue
+}
+
+/// Destination MAC, kind, VRF, padding and unfinished checksum.
+#[inline(always)]
+fn ready(ctx: &mut Context<'_>, port: &PortEntry, packet: &mut Packet) -> Result<(), Reason> {
     let Some(eth) = EthernetHeader::read(packet.frame.bytes()) else {
-        return Verdict::Drop(Reason::TruncatedEthernet);
+        return Err(Reason::TruncatedEthernet);
     };
     let parsed = &mut packet.meta.parsed;
     if eth.dst != port.mac {
-        return Verdict::Drop(match eth.dst.is_multicast() {
+        return Err(match eth.dst.is_multicast() {
             true => Reason::MulticastNotRouted,
             false => Reason::NotForUs,
         });
     }
     match parsed.kind {
         Kind::Ipv4 | Kind::Ipv6 => {}
-        Kind::Arp => return Verdict::Drop(Reason::ArpUnanswered),
-        Kind::Other => return Verdict::Drop(Reason::EthertypeUnknown),
+        Kind::Arp => return Err(Reason::ArpUnanswered),
+        Kind::Other => return Err(Reason::EthertypeUnknown),
     }
     parsed.key.set_vrf(port.vrf);
     // Checksums of what comes from a real wire are the sender's.
     let unfinished = trim::unfinished(ctx.caps, packet.frame.bytes(), parsed);
     trim::finish(ctx.pool, &mut packet.frame, parsed, unfinished);
-    super::seek(ctx.flows, &mut packet.meta);
-    Verdict::Continue
+    Ok(())
 }
 
 /// The port that each packet of a batch came in by.

@@ -6,17 +6,12 @@ use super::connection::{Passage, may_go_on};
 use crate::flow::{BindingId, Conversation, FragmentId};
 use crate::frame::Packet;
 use crate::wire::quoted::{is_icmp_error, quoted_key};
-use crate::wire::{FlowKey, Fragment, Parsed};
-
-/// Whether the packet is an ICMP error.
-pub(super) fn is_error(parsed: &Parsed) -> bool {
-    is_icmp_error(parsed)
-}
+use crate::wire::{FlowKey, Fragment};
 
 /// Whether a packet belongs to a connection, if to any, without having its key.
 pub(super) fn is_related(packet: &Packet) -> bool {
     let parsed = &packet.meta.parsed;
-    parsed.fragment == Fragment::Later || is_error(parsed)
+    parsed.fragment == Fragment::Later || is_icmp_error(parsed)
 }
 
 /// Which packet a fragment is part of.

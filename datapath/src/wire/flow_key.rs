@@ -7,6 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use super::protocol;
+use super::translate::Endpoint;
 use crate::ids::VrfId;
 
 /// Addresses, ports, protocol and VRF of a flow: 40 bytes, no padding, no pointers, equal if and only if the
@@ -196,6 +197,16 @@ impl FlowKey {
             sport: self.dport,
             dport: self.sport,
             vrf_protocol: self.vrf_protocol,
+        }
+    }
+
+    /// The key of a packet to another address and port.
+    #[inline]
+    pub fn with_destination(&self, to: &Endpoint) -> Self {
+        FlowKey {
+            dst: to.address,
+            dport: to.port,
+            ..*self
         }
     }
 

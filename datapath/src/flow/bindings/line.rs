@@ -48,11 +48,8 @@ pub(super) struct Binding {
 impl Binding {
     /// Of a connection whose packets from the bound end have this key; they leave as if from `to`.
     pub(super) fn new(key: &FlowKey, to: Endpoint) -> Binding {
-        let mut outside = key.reversed();
-        outside.dst = to.address;
-        outside.dport = to.port;
         Binding {
-            outside,
+            outside: key.reversed().with_destination(&to),
             inside: Endpoint {
                 address: key.src,
                 port: key.sport,
@@ -62,10 +59,7 @@ impl Binding {
 
     /// Key of packets from the bound end.
     pub(super) fn inner(&self) -> FlowKey {
-        let mut key = self.outside.reversed();
-        key.src = self.inside.address;
-        key.sport = self.inside.port;
-        key
+        self.outside.with_destination(&self.inside).reversed()
     }
 }
 
