@@ -88,17 +88,9 @@ pub(crate) fn code(codes: Codes, number: u32, at: u8) -> u16 {
 /// Asks the processor to bring a code near.
 #[inline(always)]
 pub(crate) fn prefetch(codes: Codes, number: u32, at: u8) {
-    let index = number as usize * BLOCK + usize::from(at);
-    #[cfg(target_arch = "x86_64")]
-    if let Some(code) = codes.get(index) {
-        // SAFETY: (F3) a hint about valid memory; it reads nothing architecturally.
-        unsafe {
-            use core::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-            _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(code).cast());
-        }
+    if let Some(code) = codes.get(number as usize * BLOCK + usize::from(at)) {
+        crate::prefetch::prefetch(code);
     }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = (codes, index);
 }
 
 /// A block in use. Written to only while nobody else has it: a reader comes to it by tables that were published after.

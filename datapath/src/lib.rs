@@ -57,6 +57,7 @@ pub mod handoff;
 pub mod ids;
 mod memfd;
 pub mod port;
+mod prefetch;
 pub mod publish;
 pub mod stage;
 pub mod switch;

@@ -17,8 +17,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use self::line::{Binding, WORDS};
-use super::memory::{Line, Memory, prefetch};
+use super::memory::{Line, Memory};
 use super::{Conversation, FlowTable, get, is_past, set};
+use crate::prefetch::prefetch;
 use crate::wire::FlowKey;
 use crate::wire::translate::Endpoint;
 

@@ -90,25 +90,6 @@ impl Memory {
     }
 }
 
-/// Asks the processor to bring a line near.
-#[inline(always)]
-pub(super) fn prefetch(line: &Line) {
-    prefetch_words(&line.0);
-}
-
-/// The same for the words of a line.
-#[inline(always)]
-pub(super) fn prefetch_words(words: &[AtomicU64; 8]) {
-    #[cfg(target_arch = "x86_64")]
-    // SAFETY: (F3) a hint about valid memory; it reads nothing architecturally.
-    unsafe {
-        use core::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(words).cast());
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = words;
-}
-
 /// A number from the kernel's random source, for a table's seed.
 ///
 /// # Errors

@@ -32,6 +32,7 @@ pub use memory::random_seed;
 pub use state::{Opening, Phase, Signal, State, Timeouts};
 
 use crate::ids::{MAX_PORTS, PortId};
+use crate::prefetch::prefetch;
 use crate::wire::FlowKey;
 use layout::{HEADER_LINES, Matches, Record, SLOTS, bucket, entry, header};
 use memory::{Line, Memory};
@@ -447,7 +448,7 @@ impl FlowTable {
     /// First of three steps of a lookup: the bucket is on its way. `hash` is that of a [`Conversation`].
     #[inline(always)]
     pub fn prefetch(&self, hash: u64) {
-        memory::prefetch(self.bucket(self.index(hash)));
+        prefetch(self.bucket(self.index(hash)));
     }
 
     /// Second step, some time after the first: the likely entry is on its way.
@@ -466,7 +467,7 @@ impl FlowTable {
             }
             None => return self.no_candidate(index),
         };
-        memory::prefetch_words(self.words(place));
+        prefetch(self.words(place));
         Candidate(place as u32)
     }
 
@@ -476,7 +477,7 @@ impl FlowTable {
         let bucket = self.bucket(index);
         let empty = slots_with(bucket, 0).first();
         if let Some(slot) = empty.or_else(|| oldest(bucket, u8::MAX)) {
-            memory::prefetch_words(self.words(Self::place(index, slot)));
+            prefetch(self.words(Self::place(index, slot)));
         }
         Candidate::NONE
     }

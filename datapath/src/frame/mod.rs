@@ -181,14 +181,7 @@ impl Frame {
     #[inline]
     pub fn prefetch(&self) {
         let at = self.arena().at(self.head, self.offset.into());
-        #[cfg(target_arch = "x86_64")]
-        // SAFETY: (F3) a hint about an address inside the mapping.
-        unsafe {
-            use core::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-            _mm_prefetch::<_MM_HINT_T0>(at.as_ptr().cast());
-        }
-        #[cfg(not(target_arch = "x86_64"))]
-        let _ = at;
+        crate::prefetch::prefetch(at.as_ptr());
     }
 
     /// The chunks of the chain in order, as ring descriptors name them.
