@@ -8,7 +8,7 @@ use crate::frame::{Frame, Packet};
 use crate::verdict::{Reason, Verdict};
 use crate::wire::Parsed;
 use crate::wire::ipv4::{self, Ipv4Header, option};
-use crate::wire::partial;
+use crate::wire::{checksum, partial};
 
 /// Longest IPv4 header behind an Ethernet header with two tags, bytes.
 const MAX_HEADERS: usize = 22 + 60;
@@ -149,6 +149,15 @@ fn drop_uncopied_options(header: &mut [u8]) -> usize {
         padding.fill(option::END);
     }
     end
+}
+
+/// Whether the checksum of the transport header and what follows it is right, given the sum of the pseudo-header.
+pub(super) fn is_checksum_right(packet: &Packet, pseudo: u16) -> bool {
+    let parsed = &packet.meta.parsed;
+    let mut sum = checksum::Sum::new(pseudo);
+    let covered = range(&packet.frame, parsed.l4.into(), parsed.l4_len());
+    covered.for_each(|part| sum.push(part));
+    sum.checksum() == 0
 }
 
 /// The bytes `from..from + len` of a frame, segment by segment.

@@ -10,7 +10,7 @@ use crate::tables::{Adjacency, PortEntry};
 use crate::wire::flow_key::{self, FlowKey};
 use crate::wire::icmp::{self, IcmpHeader, v4, v6};
 use crate::wire::quoted::quoted_key;
-use crate::wire::{Fragment, Kind, Parsed, array_at, checksum, partial, protocol, vxlan};
+use crate::wire::{Fragment, Kind, Parsed, array_at, partial, protocol, vxlan};
 
 /// Below it nothing is believed over IPv4: what every host must be able to receive (RFC 791). A router that takes less is one of another age.
 const LEAST_V4: u16 = 576;
@@ -94,11 +94,6 @@ fn is_whole(packet: &Packet, parsed: &Parsed) -> bool {
         Kind::Ipv4 => Some(0),
         _ => partial::pseudo_sum(packet.frame.bytes(), parsed),
     };
-    let Some(pseudo) = pseudo.filter(|_| parsed.fragment == Fragment::NotFragment) else {
-        return false;
-    };
-    let mut sum = checksum::Sum::new(pseudo);
-    let covered = fragment::range(&packet.frame, parsed.l4.into(), parsed.l4_len());
-    covered.for_each(|part| sum.push(part));
-    sum.checksum() == 0
+    let pseudo = pseudo.filter(|_| parsed.fragment == Fragment::NotFragment);
+    pseudo.is_some_and(|pseudo| fragment::is_checksum_right(packet, pseudo))
 }

@@ -17,7 +17,7 @@ use crate::wire::ipv6::Ipv6Header;
 use crate::wire::partial::{self, PartialChecksum};
 use crate::wire::udp::{self, UdpHeader};
 use crate::wire::vxlan::{self, Template, Wrapped};
-use crate::wire::{Fragment, Kind, Parsed, checksum, ecn, protocol};
+use crate::wire::{Fragment, Kind, Parsed, ecn, protocol};
 
 /// Wraps a packet, already rewritten, that leaves by the adjacency of a tunnel.
 #[inline(never)]
@@ -171,13 +171,8 @@ fn is_checksum_right(packet: &Packet) -> bool {
     if udp.is_none_or(|udp| udp.checksum.get() == 0) {
         return udp.is_some();
     }
-    let Some(pseudo) = partial::pseudo_sum(bytes, outer) else {
-        return false;
-    };
-    let mut sum = checksum::Sum::new(pseudo);
-    let covered = fragment::range(&packet.frame, outer.l4.into(), outer.l4_len());
-    covered.for_each(|part| sum.push(part));
-    sum.checksum() == 0
+    let pseudo = partial::pseudo_sum(bytes, outer);
+    pseudo.is_some_and(|pseudo| fragment::is_checksum_right(packet, pseudo))
 }
 
 /// Tells an inner packet what congestion the outer one met; false where it cannot be told.

@@ -47,11 +47,6 @@ impl Tables {
         !self.host_ports.is_empty()
     }
 
-    /// Every port of the node that leads to a pod, in order.
-    pub fn host_ports(&self) -> &[HostPort] {
-        &self.host_ports
-    }
-
     /// Where a packet to an address of the node is led by its destination port.
     pub fn host_port(&self, key: &FlowKey) -> Option<Endpoint> {
         let wanted = (key.vrf(), key.protocol(), key.dport);

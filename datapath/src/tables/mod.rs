@@ -89,7 +89,7 @@ pub struct Tables {
     peers: Peers,
     /// In order.
     host_ports: Arc<[HostPort]>,
-    /// Uplinks, and the node's own ports.
+    /// Uplinks, and the node's own ports, by id.
     node_ports: Arc<[PortId]>,
     common_stamp: u32,
     // What only edits need.

@@ -5,8 +5,9 @@
 use std::collections::BTreeMap;
 
 use super::Build;
+use crate::ids::PortId;
 use crate::tables::limits::MAX_HOST_PORTS;
-use crate::tables::{HostPort, HostPortKey, PortKind, TableError};
+use crate::tables::{HostPort, HostPortKey, PortEntry, PortSpec, TableError};
 use crate::wire::protocol;
 use crate::wire::translate::Endpoint;
 
@@ -40,13 +41,21 @@ impl Build {
         Ok(())
     }
 
-    /// Finds the ports with addresses of the node again, once ports have changed.
-    pub(super) fn find_node_ports(&mut self) {
-        let has_node = |port: &&crate::tables::PortEntry| {
-            port.node || matches!(port.kind, PortKind::Uplink { .. })
-        };
-        let ids = self.tables.ports().filter(has_node).map(|port| port.id);
-        self.tables.node_ports = ids.collect();
+    /// Notes which of the changed ports have addresses of the node; of most nothing is to be noted.
+    pub(super) fn note_node_ports(&mut self, changed: &BTreeMap<PortId, Option<PortSpec>>) {
+        let is_node = |port: &PortEntry| port.node || port.uplink().is_some();
+        for id in changed.keys() {
+            let place = self.tables.node_ports.binary_search(id);
+            if place.is_ok() == self.tables.port(*id).is_some_and(is_node) {
+                continue;
+            }
+            let mut all = self.tables.node_ports.to_vec();
+            match place {
+                Ok(at) => drop(all.remove(at)),
+                Err(at) => all.insert(at, *id),
+            }
+            self.tables.node_ports = all.into();
+        }
     }
 }
 

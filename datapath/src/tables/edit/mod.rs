@@ -216,9 +216,7 @@ impl Edit {
         build.remove_identities(&self.identities)?;
         build.set_cidrs(&self.cidrs)?;
         build.set_host_ports(&self.host_ports)?;
-        if !self.ports.is_empty() {
-            build.find_node_ports();
-        }
+        build.note_node_ports(&self.ports);
         build.rewrap_changed(&self.ports, &self.routes);
         build.check_segments(&self.segments, &self.ports, &self.fdb, &was_in)?;
         build.remove_segments(&self.segments)?;
