@@ -185,11 +185,8 @@ pub fn put_back(before: &OwnedInterface) -> TeardownReport {
 
 /// What stands beside the socket about masqueraded connections, of every worker that there was.
 fn remove_bindings(config: &Config, report: &mut TeardownReport) {
-    let Some(dir) = config.socket.parent() else {
-        return;
-    };
     for worker in 0..MAX_WORKERS {
-        let path = dir.join(format!("bindings-{worker}"));
+        let path = config.bindings_file(worker);
         match fs::remove_file(&path) {
             Ok(()) => report.removed("file", path.display().to_string()),
             Err(e) if e.kind() == io::ErrorKind::NotFound => {}

@@ -39,9 +39,9 @@ pub struct SwitchConfig {
     pub joins_for: Duration,
     /// Ports that nobody else on the node uses, as which masqueraded connections leave; shared out evenly among the workers.
     pub nat_ports: Option<RangeInclusive<u16>>,
-    /// Directory of files that outlive the process, where it stands which connection left by which of them; written to by the superuser alone, and by
-    /// one switch at a time. `None`: a start knows nothing of it.
-    pub nat_dir: Option<PathBuf>,
+    /// For each worker a file that outlives the process, where it stands which connection left by which of them; written to by the superuser alone,
+    /// and by one switch at a time. Of a worker that has none, a start knows nothing of it.
+    pub nat_files: Vec<PathBuf>,
     /// Packets in fragments that each worker follows at a time.
     pub fragment_entries: usize,
     /// MAC addresses each worker learns at most.
@@ -69,7 +69,7 @@ impl Default for SwitchConfig {
             flow_quota: u32::MAX,
             joins_for: Duration::ZERO,
             nat_ports: None,
-            nat_dir: None,
+            nat_files: Vec::new(),
             fragment_entries: 4096,
             fdb_entries: crate::stage::segment::DEFAULT_ENTRIES,
             icmp_errors: Rate {

@@ -130,10 +130,9 @@ fn nat(config: &SwitchConfig, ids: &[WorkerId]) -> Result<Vec<Nat>, SwitchError>
     let bindings = ids.iter().zip(shares).map(|(&id, share)| {
         let failed = |source| start_error(id, "bindings", source);
         let seed = random_seed().map_err(failed)?;
-        let bindings = match &config.nat_dir {
-            Some(dir) if !share.is_empty() => {
-                let path = dir.join(format!("bindings-{id}"));
-                Bindings::in_file(&path, config.flow_entries, share, seed, boot_id())
+        let bindings = match config.nat_files.get(id.index()) {
+            Some(path) if !share.is_empty() => {
+                Bindings::in_file(path, config.flow_entries, share, seed, boot_id())
             }
             _ => Bindings::create(config.flow_entries, share, seed),
         };

@@ -93,11 +93,8 @@ pub(crate) struct PortAdd {
     #[arg(long, value_name = "TABLE", requires = "nic")]
     pub(crate) routes: Option<u32>,
     /// Connections that pods begin leave by the NIC as the node's own
-    #[arg(long, requires = "nic")]
+    #[arg(long, requires = "nic", group = "masking")]
     pub(crate) masquerade: bool,
-    /// Prefix to which everything leaves as it is (may come more than once)
-    #[arg(long, value_name = "PREFIX", requires = "masquerade")]
-    pub(crate) masquerade_except: Vec<IpNet>,
     /// The node's own network stack, instead of a veth: podswitchd makes this interface of the host's
     #[arg(long, value_name = "NAME", num_args = 0..=1, default_missing_value = HOST_INTERFACE, requires = "pods", conflicts_with_all = ["nic", "replay", "record", "mac", "node", "segment"])]
     pub(crate) host: Option<String>,
@@ -105,7 +102,7 @@ pub(crate) struct PortAdd {
     #[arg(long, value_name = "PREFIX", requires = "host")]
     pub(crate) pods: Vec<IpNet>,
     /// Interface by which the host's stack forwards packets of pods; may be given more than once
-    #[arg(long, value_name = "NAME", requires = "host")]
+    #[arg(long, value_name = "NAME", requires = "host", group = "masking")]
     pub(crate) egress: Vec<String>,
     /// What the host's stack forwards keeps the pod's address
     #[arg(long, requires = "egress")]
@@ -114,7 +111,7 @@ pub(crate) struct PortAdd {
     #[arg(
         long,
         value_name = "PREFIX",
-        requires = "egress",
+        requires = "masking",
         conflicts_with = "no_masquerade"
     )]
     pub(crate) except: Vec<IpNet>,

@@ -128,7 +128,7 @@ fn new_port(a: PortAdd) -> Port {
             vlan: a.vlan,
             routes: a.routes,
             masquerade: a.masquerade,
-            except: a.masquerade_except,
+            except: a.except,
         },
         (None, None, Some(interface), _) => Device::Host {
             interface,

@@ -58,17 +58,6 @@ impl Engine {
         live.on_host.extend(live.egress.iter().cloned());
     }
 
-    /// Puts back what was changed of the host for a port that is no more.
-    pub(super) fn put_back_egress(&mut self) {
-        match self.noted(HOST_POLLED) {
-            Ok(Some(before)) => self.put_back(&before),
-            Ok(None) => {}
-            Err(e) => {
-                tracing::warn!(error = %e, "it is not known how the host was; teardown will put it back");
-            }
-        }
-    }
-
     /// What keeps packets from getting through the host.
     pub(super) fn egress_problems(&self, port: &Port, problems: &mut Vec<Problem>) {
         let Some(egress) = &port.device.egress() else {

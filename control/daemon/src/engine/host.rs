@@ -171,7 +171,7 @@ impl Engine {
 
     /// Takes the host's interface away, and puts back what was changed for it.
     pub(super) fn remove_host(&mut self) {
-        self.put_back_egress();
+        self.put_back_noted(HOST_POLLED);
         match host::remove() {
             Ok(true) => info!("the host's interface is gone, and its routes with it"),
             Ok(false) => {}

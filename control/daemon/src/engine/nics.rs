@@ -219,14 +219,22 @@ impl Engine {
         {
             return;
         }
+        if self.put_back_noted(interface) {
+            info!(interface, "the NIC is the host's alone again");
+        }
+    }
+
+    /// Puts back what was changed of an interface, if anything was; false when that is not known.
+    pub(super) fn put_back_noted(&mut self, interface: &str) -> bool {
         match self.noted(interface) {
             Ok(Some(before)) => self.put_back(&before),
             Ok(None) => {}
             Err(e) => {
-                return warn!(interface, error = %e, "it is not known how the interface was; teardown will put it back");
+                warn!(interface, error = %e, "it is not known how the interface was; teardown will put it back");
+                return false;
             }
         }
-        info!(interface, "the NIC is the host's alone again");
+        true
     }
 
     /// How an interface was before it was changed.

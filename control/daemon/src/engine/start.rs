@@ -47,7 +47,9 @@ pub(super) fn switch_config(config: &Config, features: Features, had_ports: bool
         flow_quota: config.conntrack.entries_per_port.unwrap_or(u32::MAX),
         joins_for,
         nat_ports: config.masquerade.ports.map(Into::into),
-        nat_dir: config.socket.parent().map(Into::into),
+        nat_files: (0..config.workers.len())
+            .map(|worker| config.bindings_file(worker))
+            .collect(),
         fragment_entries: config.conntrack.fragments as usize,
         icmp_errors: Rate {
             per_second,

@@ -179,6 +179,11 @@ impl Config {
         }
     }
 
+    /// Where it stands which masqueraded connection of a worker's left by which port: beside the socket.
+    pub fn bindings_file(&self, worker: usize) -> PathBuf {
+        self.socket.with_file_name(format!("bindings-{worker}"))
+    }
+
     fn default_socket() -> PathBuf {
         DEFAULT_SOCKET.into()
     }
