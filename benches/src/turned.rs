@@ -7,7 +7,9 @@ use std::time::Duration;
 use core_affinity::CoreId;
 use podswitch_datapath::frame::{Arena, Pool};
 use podswitch_datapath::port::{MemoryDevice, MemoryPort, Port};
-use podswitch_datapath::switch::{Device, MemoryPlan, Mode, PortSpec, Switch, SwitchConfig};
+use podswitch_datapath::switch::{
+    Device, IdleConfig, MemoryPlan, Mode, PortSpec, Switch, SwitchConfig, WorkerConfig,
+};
 use podswitch_datapath::verdict::Reason;
 use podswitch_datapath::worker::clock::{Clock, cycles};
 use podswitch_datapath::{PortId, WorkerId};
@@ -149,6 +151,23 @@ pub fn bare(devices: Vec<MemoryDevice>, frames: u32) -> Bare {
 pub struct Node {
     /// The switch.
     pub switch: Switch,
+}
+
+/// One worker with a thread of its own, kept to a core, that never sleeps.
+pub fn one_worker(core: Option<usize>) -> SwitchConfig {
+    let worker = WorkerConfig {
+        core,
+        require_core: false,
+    };
+    SwitchConfig {
+        workers: vec![worker],
+        mode: Mode::Threads,
+        idle: IdleConfig {
+            latency: Duration::ZERO,
+            ..IdleConfig::default()
+        },
+        ..SwitchConfig::default()
+    }
 }
 
 impl Node {

@@ -4,6 +4,7 @@
 use std::net::IpAddr;
 
 use podswitch_tests::Netns;
+use podswitch_tests::kernel::set_sysctl;
 use podswitch_tests::programs::run;
 use podswitch_tests::wait::HUNG;
 
@@ -85,17 +86,12 @@ fn attach(netns: &Netns, pod: &Netns, n: u8) {
     netns.ip(&format!(
         "neigh add {address} lladdr {mac} dev pod0 nud permanent"
     ));
-    set(netns, "net/ipv4/ip_forward", "1");
+    set_sysctl(netns, "net/ipv4/ip_forward", "1");
     // With it the host's end takes frames that an XDP program sends.
     for end in ["pod0", "nic0"] {
         let mut ethtool = netns.command("ethtool");
         run(ethtool.args(["-K", end, "gro", "on"]), b"", HUNG).success("ethtool -K");
     }
-}
-
-fn set(netns: &Netns, name: &str, value: &str) {
-    let write = || std::fs::write(format!("/proc/sys/{name}"), value);
-    netns.run(write).unwrap_or_else(|e| panic!("{name}: {e}"));
 }
 
 /// The kernel's VXLAN device to the other node; what routes by it say.

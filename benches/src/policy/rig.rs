@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use podswitch_datapath::counters::Event;
 use podswitch_datapath::port::MemoryDevice;
-use podswitch_datapath::switch::{IdleConfig, Mode, SwitchConfig, WorkerConfig};
+use podswitch_datapath::switch::SwitchConfig;
 use podswitch_datapath::tables::{Action, PortKindSpec, PortSpec};
 use podswitch_datapath::verdict::Reason;
 use podswitch_datapath::worker::clock::cycles;
@@ -20,7 +20,7 @@ use super::flows::Flows;
 use super::node::{self, Counted, Policy, World};
 use super::probe::{Board, Caller, Clock, Turns, Uplink, Watch, Watched};
 use crate::traffic::{self, Family};
-use crate::turned::{MTU, Node};
+use crate::turned::{MTU, Node, one_worker};
 use crate::valve::Valve;
 
 /// The pod that callers call; it has flows like the others.
@@ -226,7 +226,11 @@ impl Parts<'_> {
     fn node(&self, world: &World, load: Load) -> Node {
         let pods = Size::LARGE.local;
         let (uplink, clock) = (PortId(pods as u16), PortId(pods as u16 + 1));
-        let mut node = Node::start_as(config(load), pods + 2, load.frames);
+        let config = SwitchConfig {
+            flow_entries: load.entries,
+            ..one_worker(load.core)
+        };
+        let mut node = Node::start_as(config, pods + 2, load.frames);
         node::describe(&mut node, Policy::Of(world), pods, &[wire(uplink)]);
         let served = Arc::new(AtomicBool::new(false));
         let spring = |source| MemoryDevice::spring(source);
@@ -253,24 +257,6 @@ impl Parts<'_> {
             node.switch.counters().flows as usize
         });
         node
-    }
-}
-
-/// One worker that never sleeps.
-fn config(load: Load) -> SwitchConfig {
-    let worker = WorkerConfig {
-        core: load.core,
-        require_core: false,
-    };
-    SwitchConfig {
-        workers: vec![worker],
-        mode: Mode::Threads,
-        idle: IdleConfig {
-            latency: Duration::ZERO,
-            ..IdleConfig::default()
-        },
-        flow_entries: load.entries,
-        ..SwitchConfig::default()
     }
 }
 

@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use ipnet::{IpNet, Ipv4Net};
 use podswitch_datapath::port::MemoryDevice;
-use podswitch_datapath::switch::{IdleConfig, Mode, SwitchConfig, WorkerConfig};
 use podswitch_datapath::worker::clock::{self, cycles};
 use podswitch_datapath::{PortId, VrfId};
 
@@ -19,7 +18,7 @@ use crate::pair::{Flows, Over, POD, UPLINK, devices, set_pod};
 use crate::policy::probe::{Clock, Turns};
 use crate::stats::{Random, Rounds, quantile};
 use crate::traffic;
-use crate::turned::{Node, frames_beyond_l2};
+use crate::turned::{Node, frames_beyond_l2, one_worker};
 use crate::valve::Valve;
 
 /// The port that notes the worker's turns.
@@ -52,7 +51,7 @@ struct Rig {
 impl Rig {
     /// Its flows go to addresses all over the table.
     fn start(public: &Public, core: Option<usize>, frames: u32) -> Rig {
-        let mut node = Node::start_as(config(core), 3, frames);
+        let mut node = Node::start_as(one_worker(core), 3, frames);
         let mut edit = node.switch.edit();
         set_pod(&mut edit);
         table::set_link(&mut edit, UPLINK);
@@ -148,23 +147,6 @@ impl Rig {
         let drops: Vec<_> = self.node.drops().into_iter().filter(unrouted).collect();
         assert_eq!(drops, [], "frames were dropped");
         received.unwrap_or(0)
-    }
-}
-
-/// One worker that never sleeps.
-fn config(core: Option<usize>) -> SwitchConfig {
-    let worker = WorkerConfig {
-        core,
-        require_core: false,
-    };
-    SwitchConfig {
-        workers: vec![worker],
-        mode: Mode::Threads,
-        idle: IdleConfig {
-            latency: Duration::ZERO,
-            ..IdleConfig::default()
-        },
-        ..SwitchConfig::default()
     }
 }
 
