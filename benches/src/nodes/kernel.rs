@@ -4,15 +4,13 @@
 use std::net::IpAddr;
 
 use podswitch_tests::Netns;
+use podswitch_tests::fabric::{VNI, nic_mac, vtep_mac};
 use podswitch_tests::kernel::set_sysctl;
 use podswitch_tests::programs::run;
 use podswitch_tests::wait::HUNG;
 
-use super::side::{
-    Forwarder, POLICIES, TCP, UDP, nft, nic_mac, node, peer, pods_of, vtep_mac, wire,
-};
+use super::side::{Forwarder, POLICIES, TCP, UDP, nft, node, peer, pods_of, wire};
 
-const VNI: u32 = 7;
 /// The other end of the tunnel as a next hop, as flannel names it.
 const FAR: &str = "169.254.7.1";
 const GATEWAY: &str = "169.254.1.1";

@@ -4,6 +4,7 @@
 use std::net::{IpAddr, UdpSocket};
 use std::time::Duration;
 
+use podswitch_tests::fabric::nic_mac;
 use podswitch_tests::frames::{Ends, parse_mac};
 use podswitch_tests::programs::run;
 use podswitch_tests::traffic::{Echo, udp_echo};
@@ -29,16 +30,6 @@ const ANSWER: Duration = Duration::from_millis(500);
 /// A node's address on the wire.
 pub fn node(n: u8) -> String {
     format!("192.0.2.{n}")
-}
-
-/// MAC address of a node's NIC.
-pub fn nic_mac(n: u8) -> String {
-    format!("02:00:5e:00:01:{n:02x}")
-}
-
-/// MAC address of a node's end of the tunnel.
-pub fn vtep_mac(n: u8) -> String {
-    format!("02:00:5e:00:02:{n:02x}")
 }
 
 /// The pods of a node.

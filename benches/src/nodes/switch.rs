@@ -4,15 +4,15 @@
 use std::net::IpAddr;
 
 use podswitch_tests::cluster::{namespace, network_policy};
+use podswitch_tests::fabric::{VNI, nic_mac, vtep_mac};
 use podswitch_tests::objects::set;
 use podswitch_tests::{Netns, Node, NodeConfig, Pod};
 use serde_json::{Value, json};
 
-use super::side::{Forwarder, POLICIES, TCP, UDP, nic_mac, node, peer, pods_of, vtep_mac, wire};
+use super::side::{Forwarder, POLICIES, TCP, UDP, node, peer, pods_of, wire};
 
 /// Objects of one transaction.
 const AT_ONCE: usize = 100;
-const VNI: u32 = 7;
 
 /// The two daemons and their pods.
 pub struct Switches {
