@@ -120,7 +120,6 @@ impl PortEntry {
         self.leads_as(other)
             && self.name == other.name
             && self.check_source == other.check_source
-            && self.node == other.node
             && self.egress.default_action() == other.egress.default_action()
             && self.ingress.default_action() == other.ingress.default_action()
     }
@@ -132,6 +131,7 @@ impl PortEntry {
             && self.mtu == other.mtu
             && self.vrf == other.vrf
             && self.kind == other.kind
+            && self.node == other.node
     }
 
     /// The station's own addresses; none on an L2 port.

@@ -62,6 +62,30 @@ fn what_no_pod_has_goes_to_the_node_and_comes_back_from_it() {
 }
 
 #[test]
+fn a_next_hop_beyond_the_node_that_it_does_not_tell_of_is_the_nodes_to_find() {
+    let mut w = world();
+    let beyond = "203.0.113.1".parse().unwrap();
+    // What is on a link of the node, and what is behind a router there.
+    for (prefix, via) in [("203.0.113.0/24", None), ("198.51.100.0/24", Some(beyond))] {
+        let port = PortId(HOST);
+        let route = Route::Unicast {
+            port,
+            via,
+            mtu: None,
+        };
+        w.edit(|e| {
+            e.set_route(VrfId(0), prefix.parse().unwrap(), route);
+        });
+    }
+    for to in [[203, 0, 113, 1], [198, 51, 100, 5]] {
+        let out = udp4(v4(1), to.into(), 53);
+        let sent_out = sent(HOST, routed4(&out, mac(HOST)));
+        assert_eq!(w.send_one(1, &frame4(1, &out)), sent_out);
+    }
+    w.assert_no_leak();
+}
+
+#[test]
 fn the_node_wears_its_own_addresses_and_those_its_routes_lead_to() {
     let mut w = world();
     let probe = udp4(v4(HOST), v4(1), 80);

@@ -251,6 +251,8 @@ impl Build {
         };
         let route_mtu = self.tables.links.get(old.link).and_then(|l| l.mtu);
         let mac = self.known(old.port, old.address);
+        // The node's own stack takes what is for anybody beyond it, also if a route names who.
+        let mac = mac.or(port.node.then_some(port.mac));
         let mut new = Adjacency {
             index,
             mtu: port.mtu.min(route_mtu.unwrap_or(u32::MAX)),

@@ -201,8 +201,8 @@ impl Model {
         match self.longest(vrf, address).ok_or(Reason::NoRoute)?.1 {
             Route::Unicast { port, via, mtu } => {
                 let spec = &self.ports[port];
-                // The node forwards what is on no link of its own.
-                let node = (spec.node && via.is_none()).then_some(spec.mac);
+                // The node's own stack takes what is for anybody beyond it.
+                let node = spec.node.then_some(spec.mac);
                 let mac = self.known(vrf, *port, via.unwrap_or(address)).or(node);
                 let most = spec.mtu.min(mtu.unwrap_or(u32::MAX));
                 mac.map(|mac| (*port, mac, most))

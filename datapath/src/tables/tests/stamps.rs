@@ -163,7 +163,7 @@ const CHANGES: &[Change] = &[
     ("no policy", [0, 1, 0, 0, 0], |e| {
         e.set_policy(PortId(1), PortPolicy::None);
     }),
-    ("the node's own port", [0, 1, 0, 0, 0], |e| {
+    ("the node's own port", [1, 1, 0, 0, 0], |e| {
         let spec = routed(1, 0, &["10.0.0.1"]);
         e.set_port(PortSpec { node: true, ..spec });
     }),
