@@ -332,7 +332,10 @@ fn capabilities_and_arguments_choose_addresses_and_mac() {
         .with(|conf| conf["ipam"] = json!({}))
         .run()
         .error(7, "runtimeConfig.ips");
-    wants(json!({"portMappings": [{"hostPort": 80}]}))
+    wants(json!({"bandwidth": {"ingressRate": 8}}))
+        .run()
+        .error(2, "bandwidth");
+    wants(json!({"portMappings": [{"hostPort": 80, "containerPort": 80, "protocol": "sctp"}]}))
         .run()
         .error(2, "portMappings");
     add().args("MAC=zero").run().error(4, "MAC=zero");

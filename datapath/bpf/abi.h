@@ -45,6 +45,32 @@ static long (*const map_update)(void *map, const void *key, const void *value, u
 static long (*const map_delete)(void *map, const void *key) = (void *)3;
 /* Nanoseconds since the machine was started. */
 static u64 (*const monotonic_ns)(void) = (void *)5;
+/* A socket of a network namespace by the addresses and ports of a packet to it (bpf_sk_lookup_tcp, bpf_sk_lookup_udp); to be given back. */
+static struct sock *(*const sk_lookup_tcp)(void *ctx, const void *tuple, u32 size, u64 netns, u64 flags) = (void *)84;
+static struct sock *(*const sk_lookup_udp)(void *ctx, const void *tuple, u32 size, u64 netns, u64 flags) = (void *)85;
+static long (*const sk_release)(struct sock *sock) = (void *)86;
+/* The device's network namespace. */
+static const u64 SAME_NETNS = -1ull;
+
+/* struct bpf_sock_tuple, network byte order. */
+struct tuple4 {
+	u32 from, to;
+	u16 from_port, to_port;
+};
+struct tuple6 {
+	u32 from[4], to[4];
+	u16 from_port, to_port;
+};
+
+/* struct bpf_sock, as far as it is read here. */
+struct sock {
+	u32 before[18];
+	/* As in include/net/tcp_states.h; of UDP, too. */
+	u32 state;
+};
+
+enum { ESTABLISHED = 1, LISTEN = 10 };
+
 static long (*const adjust_head)(struct xdp_md *ctx, int delta) = (void *)44;
 static long (*const redirect_map)(void *map, u64 key, u64 flags) = (void *)51;
 

@@ -48,6 +48,22 @@ struct {
 	UINT(map_flags, MAP_NO_PREALLOC);
 } podswitch_own SEC(".maps");
 
+/* A port of the node that leads to a pod: all zeros behind the family of the address are every address of the node's. */
+struct host_port {
+	struct address address;
+	/* Network byte order. */
+	u16 port;
+	u8 protocol, zero;
+};
+
+struct {
+	UINT(type, MAP_HASH);
+	TYPE(key, struct host_port);
+	TYPE(value, u32);
+	UINT(max_entries, 65536);
+	UINT(map_flags, MAP_NO_PREALLOC);
+} podswitch_port SEC(".maps");
+
 /* A packet in fragments. */
 struct packet {
 	struct address from, to;
@@ -90,15 +106,71 @@ INLINE u32 roles(const struct address *is)
 	return flags ? *flags : 0;
 }
 
-/* The numbers in a packet that say whose it is: it is the switch's when `port` is in a reserved range or `overlay` is an
- * overlay's port. Network byte order; 0: there is none. */
+/* What in a packet says whose it is: it is the switch's when `port` is in a reserved range or leads to a pod, or `overlay` is
+ * an overlay's port. Network byte order; 0: there is none. */
 struct sign {
 	u16 port, overlay;
+	/* The other end's port. */
+	u16 peer;
+	/* Of the ports: TCP, UDP, SCTP; 0 of identifiers. */
+	u8 protocol;
+	struct address remote;
 };
 
-static const struct sign NONE = {0, 0};
+static const struct sign NONE = {0, 0, 0, 0, {{0, 0, 0, 0}}};
 
-INLINE int is_of_switch(const struct config *config, struct sign sign)
+INLINE int is_mapped(const struct address *is)
+{
+	return !is->word[0] && !is->word[1] && is->word[2] == NETWORK32(0xffff);
+}
+
+/* Whether the host has a connection by a port of its own that also leads to a pod: it began it itself, from that port. Who
+ * waits at that port waits in vain. */
+INLINE int has_connection(struct xdp_md *ctx, const struct address *at, const struct sign *sign)
+{
+	const u32 *from = sign->remote.word, *to = at->word;
+	union {
+		struct tuple4 v4;
+		struct tuple6 v6;
+	} tuple = {.v6 = {{from[0], from[1], from[2], from[3]}, {to[0], to[1], to[2], to[3]}, sign->peer, sign->port}};
+	u32 size = sizeof(tuple.v6);
+	int has;
+
+	if (is_mapped(at)) {
+		tuple.v4 = (struct tuple4){from[3], to[3], sign->peer, sign->port};
+		size = sizeof(tuple.v4);
+	}
+
+	struct sock *sock = sign->protocol == TCP ? sk_lookup_tcp(ctx, &tuple, size, SAME_NETNS, 0)
+						  : sk_lookup_udp(ctx, &tuple, size, SAME_NETNS, 0);
+
+	if (!sock)
+		return 0;
+	has = sign->protocol == TCP ? sock->state != LISTEN : sock->state == ESTABLISHED;
+	sk_release(sock);
+	return has;
+}
+
+/* Whether a port of an address of the node's leads to a pod. */
+INLINE int leads_to_pod(struct xdp_md *ctx, const struct address *at, const struct sign *sign)
+{
+	struct host_port port = {*at, sign->port, sign->protocol, 0};
+
+	if (sign->protocol != TCP && sign->protocol != UDP)
+		return 0;
+	if (!map_lookup(&podswitch_port, &port)) {
+		if (is_mapped(at))
+			port.address.word[3] = 0;
+		else
+			port.address = (struct address){{0, 0, 0, 0}};
+		if (!map_lookup(&podswitch_port, &port))
+			return 0;
+	}
+	return !has_connection(ctx, at, sign);
+}
+
+/* Of a packet to an address of the node's. */
+INLINE int is_of_switch(struct xdp_md *ctx, const struct config *config, const struct address *at, struct sign sign)
 {
 	u16 port = NETWORK16(sign.port), overlay = NETWORK16(sign.overlay);
 
@@ -109,11 +181,11 @@ INLINE int is_of_switch(const struct config *config, struct sign sign)
 	for (int i = 0; overlay && i < OVERLAYS; i++)
 		if (config->overlay[i] == overlay)
 			return 1;
-	return 0;
+	return leads_to_pod(ctx, at, &sign);
 }
 
 /* What an ICMP error quotes from behind the IP header on: the switch sent it by a port of its own, or to an overlay. */
-INLINE struct sign quoted(u8 protocol, void *at, void *end)
+INLINE struct sign quoted(u8 protocol, const struct address *to, void *at, void *end)
 {
 	struct ports *ports = at;
 	struct icmp *icmp = at;
@@ -121,11 +193,11 @@ INLINE struct sign quoted(u8 protocol, void *at, void *end)
 	if (!HAS(at, end, struct icmp))
 		return NONE;
 	if (protocol == UDP)
-		return (struct sign){ports->from, ports->to};
+		return (struct sign){ports->from, ports->to, ports->to, UDP, *to};
 	if (protocol == TCP || protocol == SCTP)
-		return (struct sign){ports->from, 0};
+		return (struct sign){ports->from, 0, ports->to, protocol, *to};
 	if ((protocol == ICMP && icmp->type == ECHO) || (protocol == ICMPV6 && icmp->type == ECHO6))
-		return (struct sign){icmp->id, 0};
+		return (struct sign){.port = icmp->id};
 	return NONE;
 }
 
@@ -136,12 +208,12 @@ INLINE struct sign quoted_v4(void *at, void *end)
 	if (!HAS(at, end, struct ipv4) || ip->fragment & NETWORK16(OFFSET))
 		return NONE;
 
-	struct address from = mapped(ip->from);
+	struct address from = mapped(ip->from), to = mapped(ip->to);
 	u32 len = (ip->version_len & 15) * 4;
 
 	if (ip->version_len >> 4 != 4 || len < sizeof(*ip) || !(roles(&from) & NODE))
 		return NONE;
-	return quoted(ip->protocol, at + len, end);
+	return quoted(ip->protocol, &to, at + len, end);
 }
 
 INLINE struct sign quoted_v6(void *at, void *end)
@@ -151,7 +223,7 @@ INLINE struct sign quoted_v6(void *at, void *end)
 	if (!HAS(at, end, struct ipv6) || ip->version >> 4 != 6)
 		return NONE;
 
-	struct address from = plain(ip->from);
+	struct address from = plain(ip->from), to = plain(ip->to);
 	struct extension *fragment = at + sizeof(*ip);
 	u8 protocol = ip->next;
 
@@ -164,7 +236,7 @@ INLINE struct sign quoted_v6(void *at, void *end)
 		protocol = fragment->next;
 		at = fragment + 1;
 	}
-	return quoted(protocol, at, end);
+	return quoted(protocol, &to, at, end);
 }
 
 /* Answers to the switch's echoes, and errors about what the switch sent (RFC 792, RFC 4443). */
@@ -175,7 +247,7 @@ INLINE struct sign icmp_sign(u8 protocol, void *at, void *end)
 	if (!HAS(at, end, struct icmp))
 		return NONE;
 	if (icmp->type == (protocol == ICMP ? ECHO_REPLY : ECHO_REPLY6))
-		return (struct sign){icmp->id, 0};
+		return (struct sign){.port = icmp->id};
 	if (protocol == ICMPV6)
 		return icmp->type >= FIRST_ERROR6 && icmp->type <= LAST_ERROR6 ? quoted_v6(icmp + 1, end) : NONE;
 	if (icmp->type == UNREACHABLE || icmp->type == TIME_EXCEEDED || icmp->type == PARAMETER_PROBLEM)
@@ -184,7 +256,7 @@ INLINE struct sign icmp_sign(u8 protocol, void *at, void *end)
 }
 
 /* Of a packet to the node, from behind the IP header on. */
-INLINE struct sign transport_sign(u8 protocol, void *at, void *end)
+INLINE struct sign transport_sign(u8 protocol, const struct address *from, void *at, void *end)
 {
 	struct ports *ports = at;
 
@@ -192,7 +264,7 @@ INLINE struct sign transport_sign(u8 protocol, void *at, void *end)
 		return icmp_sign(protocol, at, end);
 	if ((protocol != TCP && protocol != UDP && protocol != SCTP) || !HAS(at, end, struct ports))
 		return NONE;
-	return (struct sign){ports->to, protocol == UDP ? ports->to : 0};
+	return (struct sign){ports->to, protocol == UDP ? ports->to : 0, ports->from, protocol, *from};
 }
 
 /* Notes whose the first fragment of a packet was. What was noted of an older packet with its number goes. */
@@ -214,7 +286,7 @@ INLINE int later_fragment(const struct packet *packet)
 	return since && monotonic_ns() - *since < REASSEMBLY_NS;
 }
 
-INLINE int v4_is_ours(const struct config *config, void *at, void *end)
+INLINE int v4_is_ours(struct xdp_md *ctx, const struct config *config, void *at, void *end)
 {
 	struct ipv4 *ip = at;
 
@@ -232,7 +304,8 @@ INLINE int v4_is_ours(const struct config *config, void *at, void *end)
 	if (ip->fragment & NETWORK16(OFFSET))
 		return later_fragment(&packet);
 
-	int ours = is_of_switch(config, transport_sign(ip->protocol, at + len, end));
+	struct sign sign = transport_sign(ip->protocol, &packet.from, at + len, end);
+	int ours = is_of_switch(ctx, config, &packet.to, sign);
 
 	if (ip->fragment & NETWORK16(MORE))
 		first_fragment(&packet, ours);
@@ -298,7 +371,7 @@ INLINE int is_discovery(u8 protocol, void *at, void *end)
 	return protocol == ICMPV6 && HAS(at, end, u8) && *type >= FIRST_DISCOVERY && *type <= LAST_DISCOVERY;
 }
 
-INLINE int v6_is_ours(const struct config *config, void *at, void *end, int to_group)
+INLINE int v6_is_ours(struct xdp_md *ctx, const struct config *config, void *at, void *end, int to_group)
 {
 	struct ipv6 *ip = at;
 
@@ -323,7 +396,8 @@ INLINE int v6_is_ours(const struct config *config, void *at, void *end, int to_g
 	if (headers.offset & NETWORK16(OFFSET6))
 		return later_fragment(&packet);
 
-	int ours = is_of_switch(config, transport_sign(headers.protocol, headers.at, end));
+	struct sign sign = transport_sign(headers.protocol, &packet.from, headers.at, end);
+	int ours = is_of_switch(ctx, config, &packet.to, sign);
 
 	if (headers.offset & NETWORK16(MORE6))
 		first_fragment(&packet, ours);
@@ -378,8 +452,8 @@ INLINE int is_ours(struct xdp_md *ctx, const struct tag *tag)
 	if (type == ETH_ARP)
 		return arp_is_ours(at, end);
 	if (type == ETH_IPV6)
-		return v6_is_ours(config, at, end, to_group);
-	return type == ETH_IPV4 && own && v4_is_ours(config, at, end);
+		return v6_is_ours(ctx, config, at, end, to_group);
+	return type == ETH_IPV4 && own && v4_is_ours(ctx, config, at, end);
 }
 
 SEC("xdp.frags")

@@ -8,7 +8,7 @@ mod xdp_bed;
 use std::net::IpAddr;
 
 use nic_frames::*;
-use podswitch_datapath::port::xdp::{NIC_STEERING_NAME, NicSteering, Roles, Steering};
+use podswitch_datapath::port::xdp::{HostPort, NIC_STEERING_NAME, NicSteering, Roles, Steering};
 use podswitch_datapath::wire::MacAddr;
 use podswitch_host::xdp::{self, Mode};
 use podswitch_host::{bpf, tc};
@@ -197,6 +197,66 @@ fn of_the_nodes_packets_those_by_the_switchs_ports_are() {
         ("ports that are cut", v4(6, &[0x4e, 0x20, 0x4e]), PASS),
         ("an echo that is cut", v4(1, &[0, 0, 0, 0, 0x50]), PASS),
     ]);
+}
+
+#[test]
+fn of_the_nodes_packets_those_to_ports_that_lead_to_pods_are() {
+    let mut nic = Nic::new();
+    let leads = |address: &str, protocol, port| HostPort {
+        address: ip(address),
+        protocol,
+        port,
+    };
+    let [one, all4, all6] = [
+        leads(NODE, 6, 8080),
+        leads("0.0.0.0", 17, 5353),
+        leads("::", 6, 8443),
+    ];
+    for port in [&one, &all4, &all6] {
+        nic.steering.set_host_port(port).unwrap();
+    }
+    let v4 = |to, protocol, port| eth(NIC, 0x0800, &ipv4(PEER, to, protocol, &ports(999, port)));
+    let v6 = |to, protocol, port| eth(NIC, 0x86dd, &ipv6(PEER6, to, protocol, &ports(999, port)));
+    let error = |protocol, from| {
+        let about = ipv4(
+            NODE,
+            PEER,
+            protocol,
+            &[&ports(from, 999)[..], &[0; 4]].concat(),
+        );
+        eth(
+            NIC,
+            0x0800,
+            &ipv4("192.0.2.77", NODE, 1, &icmp(3, 0, &about)),
+        )
+    };
+    nic.all(&[
+        ("a port of one address", v4(NODE, 6, 8080), SWITCH),
+        ("of another protocol", v4(NODE, 17, 8080), PASS),
+        ("of SCTP", v4(NODE, 132, 8080), PASS),
+        ("another port", v4(NODE, 6, 8081), PASS),
+        ("the same port over IPv6", v6(NODE6, 6, 8080), PASS),
+        ("a port of all addresses", v4(NODE, 17, 5353), SWITCH),
+        ("but over IPv4", v6(NODE6, 17, 5353), PASS),
+        ("of all over IPv6", v6(NODE6, 6, 8443), SWITCH),
+        ("but over IPv6", v4(NODE, 6, 8443), PASS),
+        (
+            "of an address that is not the node's",
+            v4(PEER, 17, 5353),
+            PASS,
+        ),
+        ("an error about an answer", error(6, 8080), SWITCH),
+        ("about another's", error(6, 8081), PASS),
+        ("about one of another protocol", error(17, 8080), PASS),
+        (
+            "an identifier of the same number",
+            eth(NIC, 0x0800, &ipv4(PEER, NODE, 1, &icmp(0, 8080, &[]))),
+            PASS,
+        ),
+    ]);
+    assert!(nic.steering.remove_host_port(&one).unwrap());
+    assert!(!nic.steering.remove_host_port(&one).unwrap());
+    nic.expect("taken away", &v4(NODE, 6, 8080), PASS);
 }
 
 #[test]

@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::cri::{Cri, Metadata, Sandbox};
+use crate::cri::{Cri, Metadata, PortMapping, Sandbox};
 use crate::netns::{Netns, unique};
 use crate::oci;
 use crate::programs::{Running, run};
@@ -126,6 +126,19 @@ impl Containerd {
 
     /// Runs a pod of this name; a try that fails may be made again with the next `attempt`.
     pub fn try_pod(&self, name: &str, attempt: u32) -> Result<Sandbox, String> {
+        self.try_pod_with(name, attempt, &[])
+    }
+
+    /// The same for one with ports of the node that lead to it.
+    ///
+    /// # Errors
+    /// What the runtime says.
+    pub fn try_pod_with(
+        &self,
+        name: &str,
+        attempt: u32,
+        ports: &[PortMapping],
+    ) -> Result<Sandbox, String> {
         let metadata = Metadata {
             name: name.to_owned(),
             uid: format!("uid-{name}"),
@@ -134,7 +147,7 @@ impl Containerd {
         };
         let id = self
             .cri
-            .run(metadata, &format!("/{}", self.cgroup.0))
+            .run(metadata, ports, &format!("/{}", self.cgroup.0))
             .map_err(|s| s.message().to_owned())?;
         self.cri.status(&id).map_err(|s| s.message().to_owned())
     }

@@ -38,6 +38,17 @@ struct LinuxConfig {
     cgroup_parent: String,
 }
 
+/// `PortMapping` of TCP, by its first number.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct PortMapping {
+    /// The pod's port.
+    #[prost(int32, tag = "2")]
+    pub container_port: i32,
+    /// The node's.
+    #[prost(int32, tag = "3")]
+    pub host_port: i32,
+}
+
 #[derive(Clone, PartialEq, prost::Message)]
 struct SandboxConfig {
     #[prost(message, optional, tag = "1")]
@@ -46,6 +57,8 @@ struct SandboxConfig {
     hostname: String,
     #[prost(string, tag = "3")]
     log_directory: String,
+    #[prost(message, repeated, tag = "5")]
+    port_mappings: Vec<PortMapping>,
     #[prost(message, optional, tag = "8")]
     linux: Option<LinuxConfig>,
 }
@@ -199,11 +212,17 @@ impl Cri {
     }
 
     /// `RunPodSandbox`; the id of the sandbox.
-    pub fn run(&self, metadata: Metadata, cgroup_parent: &str) -> Result<String, tonic::Status> {
+    pub fn run(
+        &self,
+        metadata: Metadata,
+        port_mappings: &[PortMapping],
+        cgroup_parent: &str,
+    ) -> Result<String, tonic::Status> {
         let config = SandboxConfig {
             hostname: metadata.name.clone(),
             metadata: Some(metadata),
             log_directory: String::new(),
+            port_mappings: port_mappings.to_vec(),
             linux: Some(LinuxConfig {
                 cgroup_parent: cgroup_parent.to_owned(),
             }),

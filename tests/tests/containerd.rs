@@ -4,19 +4,20 @@
 use std::path::PathBuf;
 
 use podswitch_tests::containerd::{Containerd, conflist};
+use podswitch_tests::cri::PortMapping;
 use podswitch_tests::kernel::counter;
+use podswitch_tests::objects::set;
 use podswitch_tests::programs::bin_dir;
 use podswitch_tests::traffic::{Echo, ping, tcp_connect, tcp_echo};
+use podswitch_tests::uplink::{NODE_V4, PEER_V4, Uplink};
 use podswitch_tests::{HUNG, Node, NodeConfig, eventually};
 use serde_json::{Value, json};
 
 fn start(node: &Node) -> Containerd {
     let plugin: PathBuf = bin_dir().join("podswitch-cni");
-    Containerd::start(
-        node.netns(),
-        &conflist(&node.conf()),
-        &[("podswitch", &plugin)],
-    )
+    let mut conf = node.conf();
+    conf["capabilities"] = json!({"portMappings": true});
+    Containerd::start(node.netns(), &conflist(&conf), &[("podswitch", &plugin)])
 }
 
 fn node() -> Node {
@@ -73,6 +74,28 @@ fn pods_get_addresses_talk_and_leave_nothing_behind() {
         containerd.cri().remove(&pod.id).expect("RemovePodSandbox");
     }
     assert_nothing_left(&node, &containerd);
+}
+
+#[test]
+fn a_port_of_the_node_leads_to_a_pod_that_asked_for_it() {
+    let node = node();
+    let uplink = Uplink::new(&node, 1);
+    let way = json!({"kind": "route", "prefix": "0.0.0.0/0", "port": "uplink", "via": PEER_V4});
+    node.apply(&[set(uplink.port("native")), set(way)]);
+    let containerd = start(&node);
+    let mapping = PortMapping {
+        container_port: 7,
+        host_port: 8080,
+    };
+    let pod = containerd.try_pod_with("web", 0, &[mapping]);
+    let pod = pod.expect("a pod with a hostPort");
+    let _server = Echo::start(&containerd.netns(&pod), 7);
+    let mut stream = tcp_connect(&uplink.peer, NODE_V4.into(), 8080, HUNG).expect("a connection");
+    tcp_echo(&mut stream, &vec![5; 1 << 20]);
+    containerd.cri().stop(&pod.id).expect("StopPodSandbox");
+    containerd.cri().remove(&pod.id).expect("RemovePodSandbox");
+    let refused = tcp_connect(&uplink.peer, NODE_V4.into(), 8080, HUNG).expect_err("it is gone");
+    assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
 }
 
 #[test]

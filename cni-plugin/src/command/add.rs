@@ -148,6 +148,7 @@ fn port(conf: &NetConf, call: &Invocation, link: &Link, plan: &Plan, made: &Made
         segment: None,
         node: false,
         pod: Some(pod_ref(conf, call)),
+        host_ports: conf.runtime.port_mappings.clone(),
     }
 }
 

@@ -43,7 +43,7 @@ pub(super) fn run(conf: &NetConf, call: &Invocation) -> Result<(), CniError> {
     let mut switch = Switch::connect(conf)?;
     let pod = attach::open(&link)?;
     attach::check(&link, &pod, interface, &ips, &previous.routes)?;
-    check_port(&mut switch, &link, interface, &ips)?;
+    check_port(&mut switch, conf, &link, interface, &ips)?;
     conf.ipam
         .as_ref()
         .map_or(Ok(()), |ipam| ipam.check(conf, call, &ips))
@@ -55,6 +55,7 @@ fn differs(msg: String) -> CniError {
 
 fn check_port(
     switch: &mut Switch,
+    conf: &NetConf,
     link: &Link,
     interface: &Interface,
     ips: &[Ip],
@@ -65,6 +66,7 @@ fn check_port(
             return Err(differs(format!("podswitchd has no port {}", link.host)));
         };
         same_station(&port, interface, ips)?;
+        same_host_ports(&port, conf)?;
         match status {
             Some(s) if s.state == PortState::Down && looks < LOOKS => {
                 looks += 1;
@@ -93,6 +95,17 @@ fn same_station(port: &Port, interface: &Interface, ips: &[Ip]) -> Result<(), Cn
         )));
     }
     Ok(())
+}
+
+fn same_host_ports(port: &Port, conf: &NetConf) -> Result<(), CniError> {
+    let mut wanted = conf.runtime.port_mappings.iter();
+    match wanted.find(|mapping| !port.host_ports.contains(mapping)) {
+        Some(mapping) => Err(differs(format!(
+            "port {mapping} of the node does not lead to port {}",
+            port.name
+        ))),
+        None => Ok(()),
+    }
 }
 
 fn not_up(port: &Port, status: &PortStatus) -> CniError {

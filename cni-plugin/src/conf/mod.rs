@@ -184,7 +184,11 @@ impl NetConf {
             .collect();
         only(&own, KEYS, "")?;
         if let Some(masq) = raw.get("ipMasq").filter(|v| **v == Value::Bool(true)) {
-            return Err(unsupported("ipMasq", masq, "podswitch does not masquerade"));
+            return Err(unsupported(
+                "ipMasq",
+                masq,
+                "podswitch masquerades by the port of the NIC (`masquerade`), not for a network",
+            ));
         }
         if let Some(path) = socket(raw)? {
             self.socket = path;

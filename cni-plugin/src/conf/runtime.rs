@@ -2,11 +2,14 @@
 //! What a runtime adds to the configuration: `runtimeConfig`, by capability, and `args` (CNI conventions, "Well-known
 //! Capabilities" and "args in network config").
 
+use std::net::IpAddr;
+
+use podswitch_api::object::{PortMapping, Protocol};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use crate::ipam::RangeConf;
-use crate::json::{from_go, invalid, nullable, take, take_at, unsupported};
+use crate::json::{from_go, invalid, nullable, optional_ip, take, take_at, unsupported};
 use crate::spec::CniError;
 
 /// Capabilities that tell something and ask for nothing.
@@ -23,6 +26,54 @@ pub struct RuntimeConfig {
     pub ip_ranges: Vec<Vec<RangeConf>>,
     /// Capability `dns`.
     pub dns: RuntimeDns,
+    /// Capability `portMappings`.
+    pub port_mappings: Vec<PortMapping>,
+}
+
+/// One of capability `portMappings`.
+#[derive(Deserialize)]
+#[serde(remote = "Self", rename_all = "camelCase", deny_unknown_fields)]
+struct Mapping {
+    host_port: i64,
+    container_port: i64,
+    #[serde(default)]
+    protocol: String,
+    #[serde(default, rename = "hostIP", deserialize_with = "optional_ip")]
+    host_ip: Option<IpAddr>,
+}
+
+impl Mapping {
+    /// As podswitchd takes it; a protocol that is none or empty is TCP.
+    fn read(&self, shown: &Value) -> Result<PortMapping, CniError> {
+        let port = |number: i64| {
+            let port = u16::try_from(number).ok().filter(|port| *port > 0);
+            port.ok_or_else(|| invalid(PORT_MAPPINGS, shown, "a port is 1 to 65535"))
+        };
+        let protocol = match self.protocol.to_ascii_lowercase().as_str() {
+            "" | "tcp" => Protocol::TCP,
+            "udp" => Protocol::UDP,
+            _ => {
+                let why = "podswitch leads ports of TCP and UDP to pods, no others";
+                return Err(unsupported(PORT_MAPPINGS, shown, why));
+            }
+        };
+        Ok(PortMapping {
+            protocol,
+            host_ip: self.host_ip,
+            host_port: port(self.host_port)?,
+            container_port: port(self.container_port)?,
+        })
+    }
+}
+
+const PORT_MAPPINGS: &str = "runtimeConfig.portMappings";
+
+fn port_mappings(own: &Map<String, Value>) -> Result<Vec<PortMapping>, CniError> {
+    let all: Vec<Mapping> = take_at(own, "portMappings", PORT_MAPPINGS)?.unwrap_or_default();
+    let shown = own.get("portMappings").and_then(Value::as_array);
+    let shown = shown.into_iter().flatten();
+    let read = all.iter().zip(shown).map(|(one, shown)| one.read(shown));
+    read.collect()
 }
 
 /// Capability `dns`.
@@ -49,7 +100,7 @@ impl RuntimeConfig {
         let object: Map<String, Value> = take(conf, "runtimeConfig")?.unwrap_or_default();
         let path = |key: &str| format!("runtimeConfig.{key}");
         for (key, value) in &object {
-            let known = ["ips", "mac", "ipRanges", "dns"].contains(&key.as_str());
+            let known = ["ips", "mac", "ipRanges", "dns", "portMappings"].contains(&key.as_str());
             if !known && !INFORMATIVE.contains(&key.as_str()) && !is_empty(value) {
                 let e = unsupported(&path(key), value, "podswitch has no such capability");
                 return Err(
@@ -61,7 +112,7 @@ impl RuntimeConfig {
             .into_iter()
             .map(|(key, value)| {
                 let value = match key.as_str() {
-                    "ipRanges" | "dns" => from_go(value),
+                    "ipRanges" | "dns" | "portMappings" => from_go(value),
                     _ => value,
                 };
                 (key, value)
@@ -73,6 +124,7 @@ impl RuntimeConfig {
             mac: mac.filter(|m| !m.is_empty()),
             ip_ranges: take_at(&own, "ipRanges", &path("ipRanges"))?.unwrap_or_default(),
             dns: take_at(&own, "dns", &path("dns"))?.unwrap_or_default(),
+            port_mappings: port_mappings(&own)?,
         })
     }
 }
@@ -103,7 +155,7 @@ pub(super) fn args_ips(conf: &Map<String, Value>) -> Result<Vec<String>, CniErro
     }
 }
 
-podswitch_api::by_name!(read: RuntimeDns);
+podswitch_api::by_name!(read: RuntimeDns, Mapping);
 
 #[cfg(test)]
 mod tests {
@@ -121,6 +173,8 @@ mod tests {
             "dns": {"Servers": ["127.0.0.1", "::1"], "Searches": ["."], "Options": null},
             "ipRanges": [[{"Subnet": "10.9.0.0/24", "RangeStart": "", "RangeEnd": "", "Gateway": ""}]],
             "ips": null, "mac": "",
+            "portMappings": [{"HostPort": 8080, "ContainerPort": 80, "Protocol": "tcp", "HostIP": ""},
+                             {"HostPort": 53, "ContainerPort": 5353, "Protocol": "udp", "HostIP": "192.0.2.1"}],
         }))
         .unwrap();
         assert_eq!(conf.dns.servers, ["127.0.0.1", "::1"]);
@@ -128,20 +182,54 @@ mod tests {
         assert!(conf.dns.options.is_empty());
         assert_eq!(conf.ip_ranges.len(), 1);
         assert_eq!(conf.mac, None);
+        let mapped: Vec<String> = conf.port_mappings.iter().map(|m| m.to_string()).collect();
+        assert_eq!(mapped, ["tcp/8080:80", "udp/192.0.2.1:53:5353"]);
         assert_eq!(parse(Value::Null).unwrap(), RuntimeConfig::default());
     }
 
     #[test]
     fn a_capability_that_asks_for_something_else_is_refused() {
-        let e = parse(json!({"portMappings": [{"hostPort": 80}]})).unwrap_err();
+        let e = parse(json!({"bandwidth": {"ingressRate": 9}})).unwrap_err();
         assert_eq!(e.code, 2);
-        assert!(
-            e.msg.contains("portMappings") && e.msg.contains("hostPort"),
-            "{e}"
-        );
+        assert!(e.msg.contains("bandwidth") && e.msg.contains("9"), "{e}");
         // What asks for nothing, and what only informs, is passed over.
         parse(json!({"portMappings": [], "bandwidth": {"ingressRate": 0}, "aliases": null,
                      "cgroupPath": "/kubelet/pod1", "io.kubernetes.cri.pod-annotations": {"a": "b"}}))
         .unwrap();
+    }
+
+    #[test]
+    fn mappings_that_cannot_be_are_refused_by_name() {
+        let of = |mapping: Value| parse(json!({"portMappings": [mapping]}));
+        for (mapping, code, named) in [
+            (json!({"hostPort": 80}), 7, "containerPort"),
+            (json!({"hostPort": 0, "containerPort": 80}), 7, "0"),
+            (json!({"hostPort": 80, "containerPort": 65536}), 7, "65536"),
+            (json!({"hostPort": 80, "containerPort": -1}), 7, "-1"),
+            (
+                json!({"hostPort": 80, "containerPort": 80, "hostIP": "node"}),
+                7,
+                "node",
+            ),
+            (
+                json!({"hostPort": 80, "containerPort": 80, "name": "web"}),
+                7,
+                "name",
+            ),
+            (
+                json!({"hostPort": 80, "containerPort": 80, "protocol": "sctp"}),
+                2,
+                "sctp",
+            ),
+        ] {
+            let e = of(mapping).unwrap_err();
+            assert_eq!(e.code, code, "{e}");
+            assert!(
+                e.msg.contains("portMappings") && e.msg.contains(named),
+                "{e}"
+            );
+        }
+        let plain = of(json!({"hostPort": 80, "containerPort": 8080, "protocol": "UDP"})).unwrap();
+        assert_eq!(plain.port_mappings[0].to_string(), "udp/80:8080");
     }
 }

@@ -7,6 +7,7 @@
 //! | [`engine`] | carries requests out: desired state to store, switch and kernel |
 //! | [`kernel`] | the host end of a pod's veth |
 //! | [`compile`], [`names`] | from differences of the desired state to an edit of the switch's tables |
+//! | [`host_ports`] | ports of the node that lead to pods |
 //! | [`neighbors`] | who is on the links behind the NICs, and at which Ethernet address |
 //! | [`policy`] | network policy: from the same differences, by the policy compiler, to the same edit |
 //! | [`logging`] | structured logs |
@@ -16,6 +17,7 @@
 pub mod compile;
 pub mod daemon;
 pub mod engine;
+pub mod host_ports;
 pub mod kernel;
 pub mod logging;
 pub mod names;

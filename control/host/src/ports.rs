@@ -17,11 +17,30 @@ pub struct Held {
     pub local: SocketAddr,
 }
 
-/// The sockets whose local port is in a range (`/proc/net/tcp` and its like, `net/ipv4/tcp_ipv4.c`).
+/// The sockets whose local port is in a range.
 ///
 /// # Errors
 /// [`Error::Io`] without `/proc`, [`Error::Answer`] for a line of another shape.
 pub fn held(ports: &RangeInclusive<u16>) -> Result<Vec<Held>> {
+    let in_range = |(held, _): &(Held, bool)| ports.contains(&held.local.port());
+    let all = sockets()?.into_iter().filter(in_range);
+    Ok(all.map(|(held, _)| held).collect())
+}
+
+/// The sockets that hear from whoever sends to their local port.
+///
+/// # Errors
+/// As [`held`].
+pub fn waiting() -> Result<Vec<Held>> {
+    let all = sockets()?.into_iter().filter(|(_, waits)| *waits);
+    Ok(all.map(|(held, _)| held).collect())
+}
+
+/// States of a TCP socket that listens and of a UDP socket that is not connected (`include/net/tcp_states.h`).
+const WAITS: [(&str, &str); 2] = [("tcp", "0A"), ("udp", "07")];
+
+/// All sockets, and whether they wait for anybody (`/proc/net/tcp` and its like, `net/ipv4/tcp_ipv4.c`).
+fn sockets() -> Result<Vec<(Held, bool)>> {
     let mut all = Vec::new();
     for (file, protocol) in [
         ("tcp", "tcp"),
@@ -37,13 +56,14 @@ pub fn held(ports: &RangeInclusive<u16>) -> Result<Vec<Held>> {
             Err(source) => return Err(Error::io(format_args!("reading {path}"), source)),
         };
         for line in text.lines().skip(1) {
-            let local = line.split_ascii_whitespace().nth(1).and_then(local);
-            let local = local.ok_or_else(|| {
-                Error::answer(format_args!("reading {path}"), format!("{line:?}"))
-            })?;
-            if ports.contains(&local.port()) {
-                all.push(Held { protocol, local });
-            }
+            let mut words = line.split_ascii_whitespace().skip(1);
+            let (own, state) = (words.next().and_then(local), words.nth(1));
+            let (Some(local), Some(state)) = (own, state) else {
+                let (what, line) = (format_args!("reading {path}"), format!("{line:?}"));
+                return Err(Error::answer(what, line));
+            };
+            let waits = WAITS.contains(&(protocol, state));
+            all.push((Held { protocol, local }, waits));
         }
     }
     Ok(all)
@@ -158,13 +178,16 @@ mod tests {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let local = listener.local_addr().unwrap();
         let held = held(&(local.port()..=local.port())).unwrap();
-        assert!(
-            held.contains(&Held {
-                protocol: "tcp",
-                local
-            }),
-            "{held:?}"
-        );
+        let own = Held {
+            protocol: "tcp",
+            local,
+        };
+        assert!(held.contains(&own), "{held:?}");
+        assert!(waiting().unwrap().contains(&own));
+        // An end of a connection waits for nobody else.
+        let client = std::net::TcpStream::connect(local).unwrap();
+        let local = client.local_addr().unwrap();
+        assert!(!waiting().unwrap().contains(&Held { local, ..own }));
         assert_eq!(
             ephemeral(&(local.port()..=local.port())).unwrap(),
             [local.port()]

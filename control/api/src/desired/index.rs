@@ -8,7 +8,7 @@ use std::hash::Hash;
 use std::net::IpAddr;
 
 use crate::mac::MacAddr;
-use crate::object::{Device, HOST_MAC, HOST_POLLED, Key, Object, Port, RouteKey};
+use crate::object::{Device, HOST_MAC, HOST_POLLED, Key, Object, Port, Protocol, RouteKey};
 
 /// Something that one port alone may hold.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -69,6 +69,8 @@ impl<K: Hash + Eq> Holders<K> {
 pub(super) struct Index {
     /// Ports by what they claim.
     pub(super) claims: Holders<Claim>,
+    /// Ports by the ports of the node that lead to them: VRF, protocol, number.
+    pub(super) host_ports: Holders<(u32, Protocol, u16)>,
     /// Segments by id.
     pub(super) segment_ids: Holders<u32>,
     /// What refers to a port, by its name.
@@ -165,6 +167,13 @@ impl Index {
             match add {
                 true => self.claims.add(claim, &o.name),
                 false => self.claims.remove(&claim, &o.name),
+            }
+        }
+        for mapping in &o.host_ports {
+            let key = (o.vrf, mapping.protocol, mapping.host_port);
+            match add {
+                true => self.host_ports.add(key, &o.name),
+                false => self.host_ports.remove(&key, &o.name),
             }
         }
         match &o.segment {

@@ -11,8 +11,8 @@ use super::state::DesiredState;
 use crate::error::{ErrorCode, RpcError};
 use crate::limits::MAX_TUNNEL_PORTS;
 use crate::object::{
-    FdbEntry, FdbKey, Key, Kind, Neighbor, NeighborKey, Object, Port, Route, RouteKey, Rule,
-    Segment, Vlan,
+    FdbEntry, FdbKey, Key, Kind, Neighbor, NeighborKey, Object, Port, PortMapping, Protocol, Route,
+    RouteKey, Rule, Segment, Vlan,
 };
 
 /// The objects and their index, looked at together.
@@ -136,6 +136,7 @@ impl<'a> View<'a> {
             None => {
                 self.vrf(&key, o.vrf)?;
                 self.tunnel_ports(o, &key)?;
+                self.host_ports(o, &key)?;
                 o.addresses
                     .iter()
                     .try_for_each(|a| self.port_address(o, &key, *a))
@@ -143,11 +144,52 @@ impl<'a> View<'a> {
         }
     }
 
+    /// A packet to a port of the node is for one port.
+    fn host_ports(&self, o: &Port, key: &Key) -> Result<(), RpcError> {
+        for mapping in &o.host_ports {
+            self.not_a_tunnels(o, key, mapping)?;
+            let at = (o.vrf, mapping.protocol, mapping.host_port);
+            let others = self.index.host_ports.of(&at).iter();
+            let meets = |name: &&String| {
+                let other = self.state.ports.get(*name).filter(|p| p.name != o.name);
+                other.is_some_and(|p| p.host_ports.iter().any(|m| m.meets(mapping)))
+            };
+            if let Some(other) = others.into_iter().find(meets) {
+                let what = format_args!("port {mapping} of the node leads to port {other}");
+                let hint = "choose another `host_port`, or another `host_ip` for each";
+                return Err(conflict(key, what, hint).field("host_ports").value(mapping));
+            }
+        }
+        Ok(())
+    }
+
+    /// A UDP port at which a tunnel ends leads to no pod.
+    fn not_a_tunnels(&self, o: &Port, key: &Key, mapping: &PortMapping) -> Result<(), RpcError> {
+        let end = (o.vrf, mapping.host_port);
+        let mut ports = self.state.ports.values();
+        let tunnel = ports.find(|p| p.device.tunnel_end() == Some(end));
+        match tunnel.filter(|_| mapping.protocol == Protocol::UDP) {
+            Some(tunnel) => {
+                let what = format_args!("the tunnel {} ends at UDP port {}", tunnel.name, end.1);
+                let hint = "choose another `host_port`";
+                Err(conflict(key, what, hint).field("host_ports").value(mapping))
+            }
+            None => Ok(()),
+        }
+    }
+
     /// Tunnels end at few UDP ports.
     fn tunnel_ports(&self, o: &Port, key: &Key) -> Result<(), RpcError> {
-        let Some(own) = o.device.tunnel_port() else {
+        let Some((vrf, own)) = o.device.tunnel_end() else {
             return Ok(());
         };
+        if let Some(pod) = self.index.host_ports.of(&(vrf, Protocol::UDP, own)).first() {
+            let what = format_args!("UDP port {own} of the node leads to port {pod}");
+            let hint = "choose another `udp_port`";
+            return Err(conflict(key, what, hint)
+                .field("device.udp_port")
+                .value(own));
+        }
         let ports = self.state.ports.values();
         let all: BTreeSet<u16> = ports.filter_map(|p| p.device.tunnel_port()).collect();
         if all.len() <= MAX_TUNNEL_PORTS {

@@ -4,6 +4,7 @@
 mod key;
 pub mod kubernetes;
 mod port;
+mod port_mapping;
 mod read;
 mod route;
 mod rule;
@@ -15,6 +16,7 @@ pub use port::{
     Device, HOST_INTERFACE, HOST_MAC, HOST_POLLED, HostEgress, PodRef, Port, SegmentMembership,
     Vlan, XdpMode,
 };
+pub use port_mapping::PortMapping;
 pub use read::ReadError;
 pub use route::{Neighbor, NextHop, Route, RouteKind};
 pub use rule::{Action, Direction, PortRange, Protocol, Rule};

@@ -8,6 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::is_default;
+use super::port_mapping::PortMapping;
 use super::rule::Action;
 use crate::mac::MacAddr;
 use crate::schema::Prefix;
@@ -57,9 +58,18 @@ pub struct Port {
     /// The pod behind it, when there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pod: Option<PodRef>,
+    /// Ports of the node's addresses that lead to it (hostPort of Kubernetes, `portMappings` of CNI); at most 64. No socket of the host may
+    /// have one of them when it is added.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub host_ports: Vec<PortMapping>,
 }
 
 impl Port {
+    /// The station's first address of a family, to which ports of the node lead.
+    pub fn first_address(&self, v4: bool) -> Option<IpAddr> {
+        self.addresses.iter().copied().find(|a| a.is_ipv4() == v4)
+    }
+
     /// Whether the node's own network stack is behind it.
     pub fn is_node(&self) -> bool {
         self.node || self.device.is_host()
@@ -247,12 +257,21 @@ impl Device {
         }
     }
 
-    /// The UDP port that it ends at, of a tunnel.
-    pub fn tunnel_port(&self) -> Option<u16> {
+    /// The VRF and UDP port that it ends at, of a tunnel.
+    pub fn tunnel_end(&self) -> Option<(u32, u16)> {
         match self {
-            Device::Vxlan { udp_port, .. } => Some(*udp_port),
+            Device::Vxlan {
+                underlay_vrf,
+                udp_port,
+                ..
+            } => Some((*underlay_vrf, *udp_port)),
             _ => None,
         }
+    }
+
+    /// The UDP port that it ends at, of a tunnel.
+    pub fn tunnel_port(&self) -> Option<u16> {
+        self.tunnel_end().map(|(_, port)| port)
     }
 
     /// Whether it is a tunnel.

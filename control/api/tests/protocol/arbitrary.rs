@@ -171,6 +171,7 @@ pub(crate) fn port() -> BoxedStrategy<Port> {
         mtu: None,
         segment: None,
         pod: None,
+        host_ports: vec![],
         ..port
     });
     let vxlan = (station_port(), vxlan()).prop_map(|(port, device)| Port {
@@ -179,6 +180,7 @@ pub(crate) fn port() -> BoxedStrategy<Port> {
         addresses: vec![],
         segment: None,
         pod: None,
+        host_ports: vec![],
         ..port
     });
     let host = (station_port(), host()).prop_map(|(port, device)| Port {
@@ -186,6 +188,7 @@ pub(crate) fn port() -> BoxedStrategy<Port> {
         mac: None,
         segment: None,
         pod: None,
+        host_ports: vec![],
         ..port
     });
     prop_oneof![6 => station_port(), 1 => nic, 1 => vxlan, 1 => host].boxed()
@@ -204,6 +207,7 @@ fn station_port() -> BoxedStrategy<Port> {
         action(),
         action(),
         of(pod()),
+        vec(port_mapping(), 0..3),
     )
         .prop_map(
             |(
@@ -214,10 +218,12 @@ fn station_port() -> BoxedStrategy<Port> {
                 egress_default,
                 ingress_default,
                 pod,
+                mappings,
             )| Port {
                 name,
                 device,
                 mac,
+                host_ports: led_to(&addresses, mappings),
                 addresses,
                 vrf,
                 mtu,
@@ -230,6 +236,31 @@ fn station_port() -> BoxedStrategy<Port> {
             },
         )
         .boxed()
+}
+
+fn port_mapping() -> BoxedStrategy<PortMapping> {
+    let host_ip = pick(&["", "0.0.0.0", "::", "192.0.2.1", "2001:db8::1"]);
+    let protocol = pick(&[Protocol::TCP, Protocol::UDP]);
+    (protocol, host_ip, 80..83u16, any::<std::num::NonZeroU16>())
+        .prop_map(|(protocol, host_ip, host_port, to)| PortMapping {
+            protocol,
+            host_ip: host_ip.parse().ok(),
+            host_port,
+            container_port: to.get(),
+        })
+        .boxed()
+}
+
+/// Those of the mappings that a port with these addresses can have.
+fn led_to(addresses: &[IpAddr], mappings: Vec<PortMapping>) -> Vec<PortMapping> {
+    let mut all: Vec<PortMapping> = Vec::new();
+    for mapping in mappings {
+        let leads = addresses.iter().any(|a| mapping.has_family(a.is_ipv4()));
+        if leads && !all.iter().any(|other| other.meets(&mapping)) {
+            all.push(mapping);
+        }
+    }
+    all
 }
 
 fn route() -> BoxedStrategy<Route> {
@@ -391,35 +422,52 @@ pub(crate) fn wild_port() -> BoxedStrategy<Port> {
         of((any::<String>(), vec(any::<u16>(), 0..5))),
         of((any::<String>(), any::<String>())),
         any::<bool>(),
+        vec(
+            (any::<u8>(), any::<Option<IpAddr>>(), any::<[u16; 2]>()),
+            0..70,
+        ),
     )
         .prop_map(
-            |(name, interface, mac, addresses, vrf, mtu, worker, segment, pod, node)| Port {
-                name,
-                device: Device::Veth {
-                    interface,
-                    mode: XdpMode::Auto,
-                },
-                mac: Some(MacAddr(mac)),
-                addresses,
-                vrf,
-                mtu,
-                worker,
-                egress_default: Action::Allow,
-                ingress_default: Action::Deny,
-                segment: segment.map(|(name, ids)| SegmentMembership {
+            |(name, interface, mac, addresses, vrf, mtu, worker, segment, pod, node, mapped)| {
+                Port {
                     name,
-                    vlan: Some(Vlan::Trunk(ids)),
-                }),
-                node,
-                pod: pod.map(|(container_id, ifname)| PodRef {
-                    namespace: String::new(),
-                    name: String::new(),
-                    uid: None,
-                    container_id,
-                    ifname,
-                    netns: None,
-                    network: None,
-                }),
+                    device: Device::Veth {
+                        interface,
+                        mode: XdpMode::Auto,
+                    },
+                    mac: Some(MacAddr(mac)),
+                    addresses,
+                    vrf,
+                    mtu,
+                    worker,
+                    egress_default: Action::Allow,
+                    ingress_default: Action::Deny,
+                    segment: segment.map(|(name, ids)| SegmentMembership {
+                        name,
+                        vlan: Some(Vlan::Trunk(ids)),
+                    }),
+                    node,
+                    pod: pod.map(|(container_id, ifname)| PodRef {
+                        namespace: String::new(),
+                        name: String::new(),
+                        uid: None,
+                        container_id,
+                        ifname,
+                        netns: None,
+                        network: None,
+                    }),
+                    host_ports: mapped
+                        .into_iter()
+                        .map(
+                            |(protocol, host_ip, [host_port, container_port])| PortMapping {
+                                protocol: Protocol(protocol),
+                                host_ip,
+                                host_port,
+                                container_port,
+                            },
+                        )
+                        .collect(),
+                }
             },
         )
         .boxed()

@@ -37,6 +37,7 @@ fn every_field_out_of_its_range_is_refused_by_name() {
             value,
         )
     };
+    let led = |mappings: Value| with(port("a", 1), "/host_ports", mappings);
     let hop = json!({"via": "10.0.0.9", "port": "a"});
     let other = json!({"via": "10.0.0.8", "port": "a", "weight": 3});
     let hops = |hops: Value| json!({"kind": "route", "prefix": "10.1.0.0/16", "nexthops": hops});
@@ -177,6 +178,49 @@ fn every_field_out_of_its_range_is_refused_by_name() {
         ),
         (given("node", json!(true)), "node"),
         (given("vrf", json!(1 << 24)), "vrf"),
+        (
+            given("host_ports", json!([{"host_port": 1, "container_port": 1}])),
+            "host_ports",
+        ),
+        (
+            with(
+                l2.clone(),
+                "/host_ports",
+                json!([{"host_port": 1, "container_port": 1}]),
+            ),
+            "host_ports",
+        ),
+        (
+            led(json!([{"host_port": 0, "container_port": 1}])),
+            "host_ports",
+        ),
+        (
+            led(json!([{"host_port": 1, "container_port": 0}])),
+            "host_ports",
+        ),
+        (
+            led(json!([{"protocol": "sctp", "host_port": 1, "container_port": 1}])),
+            "host_ports.protocol",
+        ),
+        (
+            led(json!([{"host_ip": "127.0.0.1", "host_port": 1, "container_port": 1}])),
+            "host_ports.host_ip",
+        ),
+        // The port has no address of this family.
+        (
+            with(
+                led(json!([{"host_ip": "::", "host_port": 1, "container_port": 1}])),
+                "/addresses",
+                json!(["10.0.0.1"]),
+            ),
+            "host_ports",
+        ),
+        (
+            led(
+                json!([{"host_port": 1, "container_port": 1}, {"host_ip": "0.0.0.0", "host_port": 1, "container_port": 2}]),
+            ),
+            "host_ports",
+        ),
         (port("", 1), "name"),
         (port("a b", 1), "name"),
         (port(&"x".repeat(129), 1), "name"),

@@ -188,6 +188,7 @@ fn port(device: Device) -> Object {
         segment: None,
         node: false,
         pod: None,
+        host_ports: Vec::new(),
     })
 }
 

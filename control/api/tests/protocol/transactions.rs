@@ -137,6 +137,54 @@ fn what_is_unique_is_refused_twice() {
 }
 
 #[test]
+fn a_port_of_the_node_leads_to_one_port() {
+    let to =
+        |name: &str, n: u8, mapping: Value| with(port(name, n), "/host_ports", json!([mapping]));
+    let web = json!({"host_port": 8080, "container_port": 80});
+    let at = |ip: &str| json!({"host_ip": ip, "host_port": 8080, "container_port": 80});
+    let mut m = model(&[set(to("a", 1, web.clone()))]);
+    for taken in [web.clone(), at("192.0.2.1"), at("::"), at("2001:db8::1")] {
+        let words = ["8080:80", "leads to port a"];
+        refused(
+            &mut m,
+            &[set(to("b", 2, taken))],
+            ErrorCode::Conflict,
+            &words,
+        );
+    }
+    // Of another protocol or VRF it is another port.
+    let udp = json!({"protocol": "udp", "host_port": 8080, "container_port": 80});
+    let elsewhere = with(to("c", 3, web), "/vrf", json!(9));
+    m.apply(&[set(to("b", 2, udp)), set(elsewhere)]).unwrap();
+    // A tunnel's is nobody else's.
+    let tunnel = |udp_port: u16| {
+        json!({"kind": "port", "name": "t", "mac": "02:00:00:00:00:07",
+        "device": {"kind": "vxlan", "vni": 7, "udp_port": udp_port}})
+    };
+    let c = ErrorCode::Conflict;
+    refused(
+        &mut m,
+        &[set(tunnel(8080))],
+        c,
+        &["8080", "leads to port b"],
+    );
+    m.apply(&[set(tunnel(4789))]).unwrap();
+    let own = json!({"protocol": "udp", "host_port": 4789, "container_port": 80});
+    refused(&mut m, &[set(to("b", 2, own))], c, &["4789", "tunnel t"]);
+    // It goes from one to the other in one transaction.
+    m.apply(&[
+        set(to("b", 2, at("192.0.2.1"))),
+        set(to("a", 1, at("192.0.2.2"))),
+    ])
+    .unwrap();
+    m.apply(&[
+        delete(json!({"kind": "port", "name": "a"})),
+        set(to("b", 2, at("192.0.2.2"))),
+    ])
+    .unwrap();
+}
+
+#[test]
 fn a_transaction_is_judged_as_a_whole() {
     let mut m = model(&[set(port("a", 1)), set(port("b", 2))]);
     // Two ports swap addresses; neither order would do one by one.

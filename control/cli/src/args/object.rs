@@ -8,8 +8,8 @@ use clap::{Args, Subcommand, ValueEnum};
 use ipnet::IpNet;
 use podswitch_api::MacAddr;
 use podswitch_api::object::{
-    Action, Direction, HOST_INTERFACE, NextHop, PortRange, Protocol, RouteKind, UnknownUnicast,
-    XdpMode,
+    Action, Direction, HOST_INTERFACE, NextHop, PortMapping, PortRange, Protocol, RouteKind,
+    UnknownUnicast, XdpMode,
 };
 
 /// One object of a kind by its name.
@@ -172,6 +172,13 @@ pub(crate) struct PortAdd {
     /// The node's own network stack is behind it: pods and their node may always talk to each other
     #[arg(long, conflicts_with = "segment")]
     pub(crate) node: bool,
+    /// Port of the node that leads to one of the pod's, such as 8080:80 or udp/192.0.2.1:53:5353; may be given more than once
+    #[arg(
+        long,
+        value_name = "[PROTOCOL/][ADDRESS:]PORT:PORT",
+        conflicts_with_all = ["nic", "host", "vxlan", "segment", "node"]
+    )]
+    pub(crate) host_port: Vec<PortMapping>,
 }
 
 /// What to do when there is nothing to delete.

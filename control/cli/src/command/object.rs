@@ -164,6 +164,7 @@ fn new_port(a: PortAdd) -> Port {
         segment: a.segment.map(|name| SegmentMembership { name, vlan }),
         node: a.node,
         pod: None,
+        host_ports: a.host_port,
     }
 }
 

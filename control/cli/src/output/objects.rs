@@ -53,6 +53,7 @@ fn table<'e>(kind: Kind, entries: impl IntoIterator<Item = &'e Entry>) -> Table 
             "VRF/SEGMENT",
             "ADDRESSES",
             "POD",
+            "HOST PORTS",
         ],
         Kind::Route => &["VRF", "PREFIX", "TYPE", "VIA", "PORT", "MTU", "FROM"],
         Kind::Neighbor => &["VRF", "ADDRESS", "MAC", "PORT", "STATE", "FROM", "AGE"],
@@ -175,6 +176,7 @@ fn port(table: &mut Table, o: &Port, status: Option<&Status>) {
             _ => joined(&o.addresses),
         },
         optional(pod),
+        joined(&o.host_ports),
     ]);
 }
 

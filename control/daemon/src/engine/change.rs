@@ -4,17 +4,22 @@
 
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
+use std::ops::RangeInclusive;
 
-use podswitch_api::RpcError;
 use podswitch_api::desired::{Applied, Delta, DesiredState, Difference};
 use podswitch_api::method::{ApplyParams, ApplyResult, CommitResult};
-use podswitch_api::object::{Key, Kind, Object, Port};
+use podswitch_api::object::{Key, Kind, Object, Port, PortMapping};
+use podswitch_api::{ErrorCode, RpcError};
 use podswitch_datapath::tables::Tables;
 use podswitch_datapath::{PortId, WorkerId};
+use podswitch_host::ports;
 use tracing::{error, info, warn};
 
+use super::ports::kernel_error;
 use super::{Engine, Transaction};
 use crate::compile::{Compiler, table_error};
+use crate::host_ports;
+use crate::kernel::KernelError;
 
 impl Engine {
     pub(super) fn apply(&mut self, params: &ApplyParams) -> Result<ApplyResult, RpcError> {
@@ -52,7 +57,7 @@ impl Engine {
         match ready {
             Ok(tables) => {
                 self.put_in_force(tables, &moves);
-                self.steer_addresses(&applied.delta);
+                self.steer(&applied.delta);
                 self.close_ports(&moves);
                 self.want_differences(&applied.delta.differences);
                 info!(
@@ -74,6 +79,7 @@ impl Engine {
     /// Everything that can fail, and is undone then: first what disturbs nobody. Tables are built before a device is
     /// touched, and devices that were not there are opened before those that are opened anew.
     fn prepare(&mut self, applied: &Applied, moves: &Moves) -> Result<Tables, RpcError> {
+        self.refuse_served_ports(&applied.delta)?;
         let plan = self.plan(moves)?;
         // What was refused until now is named by what is in force until now: numbers of rules may be others' soon.
         self.collect_refusals();
@@ -92,6 +98,55 @@ impl Engine {
             self.settle_policies();
         }
         ready
+    }
+
+    /// Refuses that a port of the node comes to lead to a pod where a socket of the host waits, which would hear nothing any more.
+    fn refuse_served_ports(&self, delta: &Delta) -> Result<(), RpcError> {
+        let mut waiting = None;
+        for difference in &delta.differences {
+            let Some(Object::Port(port)) = &difference.after else {
+                continue;
+            };
+            let led = match &difference.before {
+                Some(Object::Port(before)) => before.host_ports.as_slice(),
+                _ => &[],
+            };
+            for mapping in port.host_ports.iter().filter(|m| !led.contains(m)) {
+                self.refuse_reserved_port(mapping)
+                    .map_err(|e| e.about(&difference.key()))?;
+                if waiting.is_none() {
+                    waiting = Some(ports::waiting().map_err(|e| kernel_error(&e.into()))?);
+                }
+                let held = host_ports::holder(mapping, waiting.as_deref().unwrap_or_default());
+                if let Some(held) = held.copied() {
+                    let mapping = *mapping;
+                    let e = kernel_error(&KernelError::PortServed { mapping, held });
+                    return Err(e
+                        .field("host_ports")
+                        .value(mapping)
+                        .about(&difference.key()));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Connections that pods begin leave by reserved ports: what comes to one is an answer.
+    fn refuse_reserved_port(&self, mapping: &PortMapping) -> Result<(), RpcError> {
+        let reserved = self.config.masquerade.ports.map(RangeInclusive::from);
+        match reserved.filter(|range| range.contains(&mapping.host_port)) {
+            Some(range) => {
+                let (first, last) = (range.start(), range.end());
+                let what = format!(
+                    "port {mapping} of the node is one of those by which pods are masqueraded, {first}-{last}"
+                );
+                Err(RpcError::new(ErrorCode::Conflict, what)
+                    .field("host_ports")
+                    .value(mapping)
+                    .hint("choose another port of the node (hostPort), or other `masquerade.ports` in the configuration"))
+            }
+            None => Ok(()),
+        }
     }
 
     /// After a change that did not come about, things of network policy may have other numbers than the tables know.
@@ -150,6 +205,11 @@ impl Engine {
         for difference in all.iter() {
             compiler.difference(&mut edit, difference)?;
         }
+        // One may have gone from a port to another.
+        all.iter()
+            .for_each(|d| host_ports::put(&mut edit, &d.before, false));
+        all.iter()
+            .for_each(|d| host_ports::put(&mut edit, &d.after, true));
         let known = &self.neighborhood.known;
         known.amend(&mut edit, &all, self.model.state(), &self.names);
         self.policies.put(&mut edit, &self.names)?;

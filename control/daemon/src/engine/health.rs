@@ -12,6 +12,7 @@ use podswitch_datapath::switch::{self, Pinning, Waiting};
 
 use super::Engine;
 use super::stats::core;
+use crate::host_ports;
 
 /// A worker that has not taken a turn for longer, without sleeping, is in trouble.
 const SILENT: Duration = Duration::from_secs(2);
@@ -52,6 +53,7 @@ impl Engine {
         self.port_problems(&mut problems);
         self.neighbor_problems(&mut problems);
         self.host_problems(&mut problems);
+        self.deaf_servers(&mut problems);
         problems.extend(self.start_problems.iter().cloned());
         let dead = states.iter().any(|w| !w.alive);
         let all_silent = !workers.is_empty() && workers.iter().all(|w| !w.alive);
@@ -128,6 +130,29 @@ impl Engine {
             sleeping: w.asleep,
             heartbeat_age_ms: age.as_millis() as u64,
             generation: w.cycles.generation,
+        }
+    }
+
+    /// Servers of the host that hear nothing, as their port has come to lead to a pod before they came.
+    fn deaf_servers(&self, problems: &mut Vec<Problem>) {
+        let ports = || self.model.state().ports.iter();
+        if ports().all(|(_, port)| port.host_ports.is_empty()) {
+            return;
+        }
+        let Ok(waiting) = podswitch_host::ports::waiting() else {
+            return;
+        };
+        for (name, port) in ports() {
+            for mapping in &port.host_ports {
+                if let Some(held) = host_ports::holder(mapping, &waiting) {
+                    problems.push(problem(
+                        Severity::Warning,
+                        &format!("port {name}"),
+                        &format!("the host's socket at {}/{} hears nothing by a NIC: port {mapping} of the node leads to the pod", held.protocol, held.local),
+                        "end what waits there, or choose another port of the node (hostPort) for the pod",
+                    ));
+                }
+            }
         }
     }
 

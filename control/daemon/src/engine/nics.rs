@@ -18,8 +18,9 @@ use tracing::{info, warn};
 use super::Engine;
 use super::change::Plan;
 use super::ports::{kernel_error, switch_error};
+use crate::host_ports;
 use crate::kernel::nic::Facts;
-use crate::kernel::{Attached, Kernel, KernelError, nic};
+use crate::kernel::{Attached, Kernel, nic};
 
 const _: () = assert!(MAX_TUNNEL_PORTS == MAX_OVERLAY_PORTS);
 
@@ -99,7 +100,8 @@ impl Engine {
         let wanted = nic::Wanted {
             mode: *mode,
             vlan: *vlan,
-            pods: self.pods_of(port.vrf),
+            pods: self.of_ports(port.vrf, pod_addresses),
+            host_ports: self.of_ports(port.vrf, host_ports::of_port),
             overlay_ports: self.overlay_ports(),
             reserved,
         };
@@ -135,15 +137,14 @@ impl Engine {
         all.into_iter().collect()
     }
 
-    /// Addresses of pods in a VRF.
-    fn pods_of(&self, vrf: u32) -> BTreeSet<IpAddr> {
+    /// What all ports in a VRF have.
+    fn of_ports<T: Ord>(&self, vrf: u32, has: fn(&Port) -> BTreeSet<T>) -> BTreeSet<T> {
         let ports = self.model.state().ports.values();
-        let of_vrf = ports.filter(|p| p.vrf == vrf);
-        of_vrf.flat_map(pod_addresses).copied().collect()
+        ports.filter(|p| p.vrf == vrf).flat_map(has).collect()
     }
 
-    /// Tells the programs of NICs which addresses have come to be pods' or are no longer, once the tables say the same.
-    pub(super) fn steer_addresses(&mut self, delta: &Delta) {
+    /// Tells the programs of NICs which addresses, and ports of the node, have come to be pods' or are no longer, once the tables say the same.
+    pub(super) fn steer(&mut self, delta: &Delta) {
         let tables = self.switch.tables();
         let ports = &self.model.state().ports;
         for (name, live) in &mut self.ports {
@@ -151,18 +152,17 @@ impl Engine {
             else {
                 continue;
             };
-            let of = |object: &Option<Object>| -> BTreeSet<IpAddr> {
-                match object {
-                    Some(Object::Port(p)) if p.vrf == port.vrf => {
-                        pod_addresses(p).iter().copied().collect()
-                    }
-                    _ => BTreeSet::new(),
-                }
-            };
-            let changes = delta.differences.iter();
-            let changes = changes.map(|d| (of(&d.before), of(&d.after)));
-            if let Err(e) = told(nic, changes) {
+            let (gone, come) = changed(delta, port.vrf, pod_addresses);
+            let told = nic.remove_pods(gone).and_then(|()| nic.add_pods(come));
+            if let Err(e) = told {
                 warn!(port = name, error = %e, "the NIC's program does not know every pod's address");
+            }
+            let (gone, come) = changed(delta, port.vrf, host_ports::of_port);
+            let told = nic
+                .remove_host_ports(gone)
+                .and_then(|()| nic.add_host_ports(come));
+            if let Err(e) = told {
+                warn!(port = name, error = %e, "the NIC's program does not know every port of the node that leads to a pod");
             }
             if let Err(e) = nic.set_overlay_ports(tables.tunnel_ports()) {
                 warn!(port = name, error = %e, "the NIC's program does not know every tunnel");
@@ -245,23 +245,26 @@ impl Engine {
 }
 
 /// Addresses whose packets are the switch's: those of routed ports. The node's port has the host's.
-fn pod_addresses(port: &Port) -> &[IpAddr] {
+fn pod_addresses(port: &Port) -> BTreeSet<IpAddr> {
     match port.is_node() {
-        true => &[],
-        false => &port.addresses,
+        true => BTreeSet::new(),
+        false => port.addresses.iter().copied().collect(),
     }
 }
 
-/// Takes changes of ports' addresses over: an address that moved from one port to another stays.
-fn told(
-    nic: &mut nic::Attached,
-    changes: impl Iterator<Item = (BTreeSet<IpAddr>, BTreeSet<IpAddr>)>,
-) -> Result<(), KernelError> {
-    let (mut gone, mut come) = (BTreeSet::new(), BTreeSet::new());
-    for (before, after) in changes {
-        gone.extend(before);
-        come.extend(after);
-    }
-    nic.remove_pods(gone.difference(&come).copied())?;
-    nic.add_pods(come)
+/// What of ports in a VRF is gone after a change, and what has come: what moved from one port to another is neither gone nor lost.
+fn changed<T: Ord>(
+    delta: &Delta,
+    vrf: u32,
+    has: fn(&Port) -> BTreeSet<T>,
+) -> (BTreeSet<T>, BTreeSet<T>) {
+    let of = |object: &Option<Object>| match object {
+        Some(Object::Port(port)) if port.vrf == vrf => has(port),
+        _ => BTreeSet::new(),
+    };
+    let all = delta.differences.iter();
+    let mut gone: BTreeSet<T> = all.clone().flat_map(|d| of(&d.before)).collect();
+    let come: BTreeSet<T> = all.flat_map(|d| of(&d.after)).collect();
+    gone.retain(|one| !come.contains(one));
+    (gone, come)
 }

@@ -493,6 +493,10 @@ pub(super) fn kernel_error(e: &KernelError) -> RpcError {
             ErrorCode::Conflict,
             "end what holds it, or choose other ports as `masquerade.ports` of the configuration",
         ),
+        KernelError::PortServed { .. } => (
+            ErrorCode::Conflict,
+            "end what waits there, or choose another port of the node (hostPort)",
+        ),
         KernelError::PortsEphemeral { .. } => (
             ErrorCode::Conflict,
             "add the ports to the sysctl net.ipv4.ip_local_reserved_ports, or choose others as `masquerade.ports` of the configuration",

@@ -11,7 +11,7 @@ use std::ops::RangeInclusive;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use ipnet::IpNet;
-use podswitch_api::object::XdpMode;
+use podswitch_api::object::{PortMapping, XdpMode};
 use podswitch_datapath::Reason;
 use podswitch_datapath::port::xdp::{Loader, XdpError, XdpHandle};
 use podswitch_host::ports::Held;
@@ -76,6 +76,14 @@ pub enum KernelError {
         first: Held,
         /// How many more there are.
         others: usize,
+    },
+    /// A port that was to lead to a pod is a server's of the host.
+    #[error("port {mapping} of the node cannot lead to a pod: a socket of the host waits there, at {}/{}", held.protocol, held.local)]
+    PortServed {
+        /// The port.
+        mapping: PortMapping,
+        /// The socket.
+        held: Held,
     },
     /// Ports that were to be the switch's are given to whoever asks for any.
     #[error("ports {}-{} are reserved for masquerading, and the kernel gives port {port} to sockets that ask for any", range.start(), range.end())]

@@ -9,7 +9,7 @@ use std::os::fd::BorrowedFd;
 
 use podswitch_api::object::XdpMode;
 use podswitch_datapath::Reason;
-use podswitch_datapath::port::xdp::{NicSteering, Roles};
+use podswitch_datapath::port::xdp::{HostPort, NicSteering, Roles};
 use podswitch_datapath::wire::MacAddr;
 use podswitch_host::ethtool::Ethtool;
 use podswitch_host::{Error, Link, Socket, addr, link, ports, xdp};
@@ -69,6 +69,8 @@ pub struct Wanted {
     pub vlan: Option<u16>,
     /// Addresses whose packets are the switch's.
     pub pods: BTreeSet<IpAddr>,
+    /// Ports of the node's addresses that lead to pods.
+    pub host_ports: BTreeSet<HostPort>,
     /// UDP ports of tunnels that end at the node's addresses.
     pub overlay_ports: Vec<u16>,
     /// Ports of the node that masqueraded connections leave by.
@@ -84,6 +86,7 @@ pub struct Attached {
     queues: u32,
     steering: NicSteering,
     pods: BTreeSet<IpAddr>,
+    host_ports: BTreeSet<HostPort>,
     node: BTreeSet<IpAddr>,
     overlay_ports: Vec<u16>,
 }
@@ -215,6 +218,7 @@ impl Kernel {
             queues: found.queues,
             steering: self.loader.nic_steering(found.queues, native_on)?,
             pods: BTreeSet::new(),
+            host_ports: BTreeSet::new(),
             node: BTreeSet::new(),
             overlay_ports: Vec::new(),
         };
@@ -223,6 +227,7 @@ impl Kernel {
         attached.set_overlay_ports(&wanted.overlay_ports)?;
         attached.steering.set_reserved(wanted.reserved.as_slice())?;
         attached.add_pods(wanted.pods)?;
+        attached.add_host_ports(wanted.host_ports)?;
         if let Some((_, id)) = link.xdp.first() {
             // What was missed while no daemon ran is not forgotten, but for the moment up to the replacement.
             let counted = NicSteering::open(id).and_then(|old| attached.steering.count_on(&old));
@@ -318,6 +323,38 @@ impl Attached {
         for address in addresses {
             if self.pods.remove(&address) {
                 self.tell(address)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Packets to these ports of the node's addresses are the switch's from now on.
+    ///
+    /// # Errors
+    /// As [`Attached::follow`].
+    pub fn add_host_ports(
+        &mut self,
+        ports: impl IntoIterator<Item = HostPort>,
+    ) -> Result<(), KernelError> {
+        for port in ports {
+            if self.host_ports.insert(port) {
+                self.steering.set_host_port(&port)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Packets to these ports of the node's addresses are the host's from now on.
+    ///
+    /// # Errors
+    /// As [`Attached::follow`].
+    pub fn remove_host_ports(
+        &mut self,
+        ports: impl IntoIterator<Item = HostPort>,
+    ) -> Result<(), KernelError> {
+        for port in ports {
+            if self.host_ports.remove(&port) {
+                self.steering.remove_host_port(&port)?;
             }
         }
         Ok(())

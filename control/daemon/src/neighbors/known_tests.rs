@@ -42,6 +42,7 @@ fn nic() -> Port {
         segment: None,
         node: false,
         pod: None,
+        host_ports: Vec::new(),
     }
 }
 

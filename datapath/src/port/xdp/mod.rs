@@ -35,7 +35,7 @@ pub use super::Link;
 pub use close::{ClosingPort, Released, Settled};
 pub use error::XdpError;
 pub use loader::Loader;
-pub use nic::{MAX_OVERLAY_PORTS, MAX_RESERVED, NIC_STEERING_NAME, NicSteering, Roles};
+pub use nic::{HostPort, MAX_OVERLAY_PORTS, MAX_RESERVED, NIC_STEERING_NAME, NicSteering, Roles};
 pub use plan::{ArenaPlan, NicPlan, PortPlan, RingSizes, segments};
 pub use port::{Handover, KickCauses, XdpHandle, XdpPort};
 pub use probe::{Features, KERNEL_FLOOR, Outcome, Probe, ProbeRow, Refusal};

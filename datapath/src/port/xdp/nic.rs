@@ -2,12 +2,13 @@
 //! The XDP program on a NIC: it sends what is the switch's to the sockets of the port, drops it where there is none, and
 //! leaves everything else to the host's stack (`bpf/nic.bpf.c`).
 //!
-//! What is the switch's: packets to addresses of pods; packets to addresses of the node by the ports of an overlay or by
-//! ports that are reserved for the switch, answers to its echoes and ICMP errors about what it sent; requests for the MAC
+//! What is the switch's: packets to addresses of pods; packets to addresses of the node by the ports of an overlay, by
+//! ports that are reserved for the switch or by ports that lead to pods, answers to its echoes and ICMP errors about what it sent; requests for the MAC
 //! address of addresses that it proxies. All of it can be said before the program is attached.
 #![forbid(unsafe_code)]
 
-use std::net::IpAddr;
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::os::fd::BorrowedFd;
 
@@ -24,6 +25,9 @@ use crate::wire::MacAddr;
 pub const NIC_STEERING_NAME: &str = "podswitch_nic";
 const CONFIG: &str = "podswitch_conf";
 const OWN: &str = "podswitch_own";
+const HOST_PORTS: &str = "podswitch_port";
+/// What the program needs to run.
+const MAPS: [&str; 5] = [SOCKETS, COUNTS, CONFIG, OWN, HOST_PORTS];
 
 /// Most UDP ports of overlays.
 pub const MAX_OVERLAY_PORTS: usize = 4;
@@ -55,6 +59,7 @@ pub struct NicSteering {
     steering: Steering,
     config: HashMap<MapData, u32, [u8; CONFIG_BYTES]>,
     own: HashMap<MapData, [u8; 16], u32>,
+    host_ports: HashMap<MapData, [u8; 20], u32>,
     settings: Settings,
 }
 
@@ -106,14 +111,18 @@ impl Settings {
 
 impl NicSteering {
     pub(super) fn from_loaded(mut loaded: Loaded) -> Result<NicSteering, XdpError> {
-        let maps = [SOCKETS, COUNTS, CONFIG, OWN].map(|map| loaded.take(map));
-        let [sockets, counts, config, own] = maps;
+        let [sockets, counts, config, own, host_ports] = MAPS.map(|map| loaded.take(map));
         let maps = [sockets?, counts?];
         let steering = Steering::from_parts(NIC_STEERING_NAME, loaded.program, maps)?;
-        NicSteering::from_parts(steering, config?, own?)
+        NicSteering::from_parts(steering, config?, own?, host_ports?)
     }
 
-    fn from_parts(steering: Steering, config: Map, own: Map) -> Result<NicSteering, XdpError> {
+    fn from_parts(
+        steering: Steering,
+        config: Map,
+        own: Map,
+        host_ports: Map,
+    ) -> Result<NicSteering, XdpError> {
         let config = HashMap::try_from(config).map_err(|e| failed_chain(CONFIG, &e))?;
         let settings = match config.get(&0, 0) {
             Ok(bytes) => Settings::from_bytes(&bytes),
@@ -124,6 +133,9 @@ impl NicSteering {
             steering,
             config,
             own: own.try_into().map_err(|e| failed_chain(OWN, &e))?,
+            host_ports: host_ports
+                .try_into()
+                .map_err(|e| failed_chain(HOST_PORTS, &e))?,
             settings,
         })
     }
@@ -133,10 +145,10 @@ impl NicSteering {
     /// # Errors
     /// [`XdpError::Program`] when there is no program with this id, or it is not a NIC's steering program of ours.
     pub fn open(id: u32) -> Result<NicSteering, XdpError> {
-        let maps = [SOCKETS, COUNTS, CONFIG, OWN];
-        let (program, [sockets, counts, config, own]) = open_ours(id, NIC_STEERING_NAME, maps)?;
+        let (program, maps) = open_ours(id, NIC_STEERING_NAME, MAPS)?;
+        let [sockets, counts, config, own, host_ports] = maps;
         let steering = Steering::from_parts(NIC_STEERING_NAME, program, [sockets, counts])?;
-        NicSteering::from_parts(steering, config, own)
+        NicSteering::from_parts(steering, config, own, host_ports)
     }
 
     /// The program, to be attached with `IFLA_XDP`.
@@ -271,14 +283,67 @@ impl NicSteering {
     /// # Errors
     /// [`XdpError::Program`] when the map cannot be written.
     pub fn remove_address(&mut self, address: IpAddr) -> Result<bool, XdpError> {
-        match self.own.remove(&key(address)) {
-            Ok(()) => Ok(true),
-            Err(MapError::KeyNotFound) => Ok(false),
-            Err(MapError::SyscallError(e)) if e.io_error.raw_os_error() == Some(libc::ENOENT) => {
-                Ok(false)
-            }
-            Err(e) => Err(failed_chain(&format!("{OWN}: {address}"), &e)),
+        was_there(self.own.remove(&key(address)))
+            .map_err(|e| failed_chain(&format!("{OWN}: {address}"), &e))
+    }
+
+    /// Packets to this port of the node's addresses are the switch's from now on, but for those of connections that the host began from it.
+    ///
+    /// # Errors
+    /// [`XdpError::Program`] when the map cannot be written; it holds 65,536 ports.
+    pub fn set_host_port(&mut self, port: &HostPort) -> Result<(), XdpError> {
+        let done = self.host_ports.insert(port.to_bytes(), 1, 0);
+        done.map_err(|e| failed_chain(&format!("{HOST_PORTS}: {port}"), &e))
+    }
+
+    /// They are the host's from now on; false when they were before.
+    ///
+    /// # Errors
+    /// [`XdpError::Program`] when the map cannot be written.
+    pub fn remove_host_port(&mut self, port: &HostPort) -> Result<bool, XdpError> {
+        was_there(self.host_ports.remove(&port.to_bytes()))
+            .map_err(|e| failed_chain(&format!("{HOST_PORTS}: {port}"), &e))
+    }
+}
+
+/// A port of the node's that leads to a pod.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct HostPort {
+    /// The node's address; the unspecified one of a family: every one of that family.
+    pub address: IpAddr,
+    /// IP protocol: TCP or UDP.
+    pub protocol: u8,
+    /// The port.
+    pub port: u16,
+}
+
+impl HostPort {
+    /// `struct host_port` of the program.
+    fn to_bytes(self) -> [u8; 20] {
+        let mut bytes = [0; 20];
+        bytes[..16].copy_from_slice(&key(self.address));
+        bytes[16..18].copy_from_slice(&self.port.to_be_bytes());
+        bytes[18] = self.protocol;
+        bytes
+    }
+}
+
+impl fmt::Display for HostPort {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let at = SocketAddr::new(self.address, self.port);
+        write!(f, "{at} of protocol {}", self.protocol)
+    }
+}
+
+/// Whether there was something to take out of a map.
+fn was_there(removed: Result<(), MapError>) -> Result<bool, MapError> {
+    match removed {
+        Ok(()) => Ok(true),
+        Err(MapError::KeyNotFound) => Ok(false),
+        Err(MapError::SyscallError(e)) if e.io_error.raw_os_error() == Some(libc::ENOENT) => {
+            Ok(false)
         }
+        Err(e) => Err(e),
     }
 }
 

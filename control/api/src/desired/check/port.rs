@@ -11,7 +11,7 @@ use super::value::{
 use super::{Bounds, refuse};
 use crate::error::{ErrorCode, RpcError};
 use crate::limits::{MAX_MTU, MAX_TEXT_LENGTH, MIN_MTU, MIN_MTU_IPV6};
-use crate::object::{Device, HOST_POLLED, PodRef, Port, Vlan};
+use crate::object::{Device, HOST_POLLED, PodRef, Port, PortMapping, Protocol, Vlan};
 
 pub(super) fn port(o: &Port, bounds: &Bounds) -> Result<(), RpcError> {
     name("name", &o.name)?;
@@ -38,6 +38,10 @@ pub(super) fn port(o: &Port, bounds: &Bounds) -> Result<(), RpcError> {
     }
     if let Some(pod) = &o.pod {
         pod_ref(pod)?;
+    }
+    if o.device.is_nic() || o.device.is_tunnel() || o.is_node() || o.segment.is_some() {
+        let why = "ports of the node lead to routed ports of pods";
+        absent("host_ports", o.host_ports.first(), why)?;
     }
     if o.device.is_nic() {
         return nic(o);
@@ -73,10 +77,62 @@ pub(super) fn port(o: &Port, bounds: &Bounds) -> Result<(), RpcError> {
         }
         None => routed(o, mtu, bounds)?,
     }
+    host_ports(o)?;
     match o.node {
         true => node(o),
         false => Ok(()),
     }
+}
+
+/// Most ports of the node that lead to one port.
+const MAX_HOST_PORTS: usize = 64;
+
+/// Ports of the node that lead to a pod.
+fn host_ports(o: &Port) -> Result<(), RpcError> {
+    if o.host_ports.len() > MAX_HOST_PORTS {
+        let what = format!(
+            "host_ports: {} are more than {MAX_HOST_PORTS}",
+            o.host_ports.len()
+        );
+        return Err(RpcError::new(ErrorCode::Limit, what)
+            .field("host_ports")
+            .value(o.host_ports.len())
+            .hint("name fewer"));
+    }
+    for (i, mapping) in o.host_ports.iter().enumerate() {
+        host_port(o, mapping)?;
+        let mut before = o.host_ports.iter().take(i);
+        if let Some(other) = before.find(|other| other.meets(mapping)) {
+            let what = format!("leads elsewhere already, by {other}");
+            return Err(refuse("host_ports", mapping, what, "leave one out"));
+        }
+    }
+    Ok(())
+}
+
+fn host_port(o: &Port, mapping: &PortMapping) -> Result<(), RpcError> {
+    if !matches!(mapping.protocol, Protocol::TCP | Protocol::UDP) {
+        let what = format!("ports of {} are not led to pods", mapping.protocol);
+        let hint = "write tcp or udp, and let others reach the pod by its own address";
+        return Err(refuse("host_ports.protocol", mapping, what, hint));
+    }
+    if mapping.host_port == 0 || mapping.container_port == 0 {
+        return Err(refuse("host_ports", mapping, "port 0", "choose 1 to 65535"));
+    }
+    if let Some(ip) = mapping.host_ip.filter(|ip| !ip.is_unspecified()) {
+        host_address("host_ports.host_ip", ip)?;
+    }
+    let leads = |v4| mapping.has_family(v4) && o.first_address(v4).is_some();
+    if !leads(true) && !leads(false) {
+        let hint = "give it one, or name a `host_ip` of another family";
+        return Err(refuse(
+            "host_ports",
+            mapping,
+            "the port has no address of this family",
+            hint,
+        ));
+    }
+    Ok(())
 }
 
 /// The node's port: the node is no pod, and is known by addresses of its own.

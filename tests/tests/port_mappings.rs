@@ -1,0 +1,275 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Ports of the node that lead to pods (hostPort), as the runtime asks for them: `portMappings` of CNI, without any other plugin.
+
+use std::io::ErrorKind;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::AsRawFd;
+
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrStorage, bind, connect, socket};
+use podswitch_tests::cni::Call;
+use podswitch_tests::objects::set;
+use podswitch_tests::traffic::{Echo, tcp_connect, tcp_echo, udp_echo, udp_socket};
+use podswitch_tests::uplink::{NIC, NODE_V4, PEER_V4, Session, Uplink};
+use podswitch_tests::{HUNG, Netns, Node, NodeConfig, Pod, eventually};
+use serde_json::{Value, json};
+
+const NODE_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 2, 0, 0, 0, 0, 0, 1);
+const PEER_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 2, 0, 0, 0, 0, 0, 9);
+/// The pod's servers, and one where nobody is.
+const ECHO: u16 = 7000;
+const NOBODY: u16 = 7001;
+/// Ports of the node.
+const LED: u16 = 8080;
+const LED_TO_NOBODY: u16 = 8081;
+
+fn nodes() -> [IpAddr; 2] {
+    [NODE_V4.into(), NODE_V6.into()]
+}
+
+fn mapping(protocol: &str, host_port: u16, container_port: u16) -> Value {
+    json!({"hostPort": host_port, "containerPort": container_port, "protocol": protocol})
+}
+
+fn mapped(mappings: &[Value]) -> impl FnOnce(&mut Value) {
+    let mappings = json!({"portMappings": mappings});
+    move |conf| conf["runtimeConfig"] = mappings
+}
+
+/// An ADD of another pod.
+fn call(node: &Node, netns: &Netns, change: impl FnOnce(&mut Value)) -> Call {
+    let (id, path) = (node.container_id(), netns.path().to_string_lossy());
+    let mut conf = node.conf();
+    change(&mut conf);
+    Call {
+        stdin: conf.to_string().into_bytes(),
+        ..node.call("ADD", &id, &path)
+    }
+}
+
+struct Bed {
+    // Declared, so dropped, in this order.
+    node: Node,
+    pod: Pod,
+    uplink: Uplink,
+}
+
+impl Bed {
+    fn new(workers: &[u32]) -> Bed {
+        let node = Node::new(NodeConfig {
+            workers: workers.to_vec(),
+            ..NodeConfig::default()
+        });
+        let uplink = Uplink::new(&node, 1);
+        for (end, address) in [(node.netns(), NODE_V6), (&uplink.peer, PEER_V6)] {
+            end.ip(&format!("address add {address}/64 dev {NIC} nodad"));
+        }
+        node.apply(&[
+            set(uplink.port("native")),
+            set(json!({"kind": "route", "prefix": "0.0.0.0/0", "port": "uplink", "via": PEER_V4})),
+            set(json!({"kind": "route", "prefix": "::/0", "port": "uplink", "via": PEER_V6})),
+        ]);
+        let pod = node.pod_with(mapped(&[
+            mapping("tcp", LED, ECHO),
+            mapping("udp", LED, ECHO),
+            mapping("tcp", LED_TO_NOBODY, NOBODY),
+            mapping("udp", LED_TO_NOBODY, NOBODY),
+        ]));
+        Bed { node, pod, uplink }
+    }
+
+    /// Whether a new connection from the peer is answered.
+    fn answers(&self, to: IpAddr) -> bool {
+        let client = udp_socket(&self.uplink.peer, to, LED);
+        (0..20).any(|_| udp_echo(&client, b"anybody?", HUNG / 20))
+    }
+}
+
+fn world_reaches_the_pod(bed: &Bed) {
+    let _echo = Echo::start(&bed.pod.netns, ECHO);
+    let peer = &bed.uplink.peer;
+    for to in nodes() {
+        let mut client = tcp_connect(peer, to, LED, HUNG).expect("a connection to the pod");
+        tcp_echo(&mut client, &vec![0x5a; 1 << 20]);
+        let client = udp_socket(peer, to, LED);
+        assert!(udp_echo(&client, b"datagram", HUNG), "{to}");
+        // In fragments, both ways.
+        assert!(udp_echo(&client, &[7; 6000], HUNG), "{to}: a large one");
+        // The pod's refusals come from where they were asked for.
+        let refused = tcp_connect(peer, to, LED_TO_NOBODY, HUNG).expect_err("nobody is there");
+        assert_eq!(refused.kind(), ErrorKind::ConnectionRefused, "{to}");
+        let closed = udp_socket(peer, to, LED_TO_NOBODY);
+        closed.set_read_timeout(Some(HUNG)).expect("a timeout");
+        closed.send(b"anybody?").expect("send");
+        let refused = closed.recv(&mut [0; 8]).expect_err("nobody is there");
+        assert_eq!(refused.kind(), ErrorKind::ConnectionRefused, "{to}");
+    }
+}
+
+#[test]
+fn the_world_reaches_a_pod_by_ports_of_the_node_by_one_worker() {
+    let bed = Bed::new(&[0]);
+    let session = Session::start(&bed.node, &bed.uplink);
+    world_reaches_the_pod(&bed);
+    session.goes_on("connections to pods");
+    session.end();
+    // The pod sees who it is.
+    let server = bed.pod.netns.run(|| UdpSocket::bind(("0.0.0.0", ECHO)));
+    let server = server.expect("a socket");
+    server.set_read_timeout(Some(HUNG)).expect("a timeout");
+    let client = udp_socket(&bed.uplink.peer, NODE_V4.into(), LED);
+    client.send(b"who am I?").expect("send");
+    let (_, from) = server.recv_from(&mut [0; 16]).expect("the datagram");
+    assert_eq!(from, client.local_addr().unwrap());
+    assert_eq!(from.ip(), IpAddr::from(PEER_V4));
+}
+
+#[test]
+fn the_world_reaches_a_pod_by_ports_of_the_node_by_two_workers() {
+    world_reaches_the_pod(&Bed::new(&[0, 1]));
+}
+
+#[test]
+fn a_connection_to_a_port_of_the_node_goes_on_after_kill_9() {
+    let mut bed = Bed::new(&[0]);
+    let _echo = Echo::start(&bed.pod.netns, ECHO);
+    let clients = nodes().map(|to| {
+        let mut client = tcp_connect(&bed.uplink.peer, to, LED, HUNG).expect("a connection");
+        tcp_echo(&mut client, b"before");
+        client
+    });
+    bed.node.kill();
+    bed.node.start();
+    for mut client in clients {
+        tcp_echo(&mut client, b"after the switch was killed");
+    }
+    assert!(nodes().into_iter().all(|to| bed.answers(to)));
+}
+
+#[test]
+fn a_port_of_the_node_goes_with_its_pod_and_leads_to_the_next() {
+    let bed = Bed::new(&[0]);
+    let echo = Echo::start(&bed.pod.netns, ECHO);
+    assert!(bed.answers(NODE_V4.into()));
+    // As long as it is taken nobody else gets it.
+    let late = Netns::new("late");
+    let call = call(&bed.node, &late, mapped(&[mapping("udp", LED, ECHO)]));
+    let error = bed.node.execute(&call).error();
+    assert!(
+        error.mentions("8080") && error.mentions("leads to port"),
+        "{error:?}"
+    );
+    bed.node.delete(&bed.pod);
+    drop(echo);
+    // The host's again: it says that nobody is there.
+    let client = udp_socket(&bed.uplink.peer, NODE_V4.into(), LED);
+    client.set_read_timeout(Some(HUNG)).expect("a timeout");
+    client.send(b"anybody?").expect("send");
+    let refused = client.recv(&mut [0; 8]).expect_err("nobody is there");
+    assert_eq!(refused.kind(), ErrorKind::ConnectionRefused);
+    let only_v4 =
+        json!({"hostIP": NODE_V4, "hostPort": LED, "containerPort": ECHO, "protocol": "udp"});
+    let next = bed.node.pod_with(mapped(&[only_v4]));
+    let _echo = Echo::start(&next.netns, ECHO);
+    assert!(bed.answers(NODE_V4.into()));
+    assert!(!udp_echo(
+        &udp_socket(&bed.uplink.peer, NODE_V6.into(), LED),
+        b"?",
+        HUNG / 50
+    ));
+}
+
+#[test]
+fn pods_reach_each_other_by_ports_of_the_node_and_none_itself() {
+    let bed = Bed::new(&[0]);
+    let _echo = Echo::start(&bed.pod.netns, ECHO);
+    let other = bed.node.pod();
+    for to in nodes() {
+        let mut client = tcp_connect(&other.netns, to, LED, HUNG).expect("a connection");
+        tcp_echo(&mut client, b"from the pod beside");
+        let itself = udp_socket(&bed.pod.netns, to, LED);
+        assert!(!udp_echo(&itself, b"from the pod itself", HUNG / 50));
+    }
+    assert!(bed.node.drops().of("nat_hairpin") >= 2);
+}
+
+#[test]
+fn a_port_that_a_server_of_the_host_has_is_refused_and_a_later_one_is_told_of() {
+    let bed = Bed::new(&[0]);
+    let listen = |port: u16| {
+        let made = bed.node.netns().run(|| TcpListener::bind((NODE_V4, port)));
+        made.expect("a listener")
+    };
+    let server = listen(9090);
+    let netns = Netns::new("refused");
+    let call = call(&bed.node, &netns, mapped(&[mapping("tcp", 9090, ECHO)]));
+    let error = bed.node.execute(&call).error();
+    let named = [
+        "tcp/9090:7000",
+        "a socket of the host waits there",
+        "tcp/192.0.2.1:9090",
+    ];
+    assert!(named.iter().all(|word| error.mentions(word)), "{error:?}");
+    assert_eq!(
+        bed.node
+            .get("port", &json!({"container_id": call.container})),
+        Vec::<Value>::new()
+    );
+    drop(server);
+    assert_eq!(bed.node.execute(&call).status(), 0);
+    let _late = listen(9090);
+    let health = bed.node.ctl().run(&["health"]).stdout;
+    assert!(
+        health.contains("192.0.2.1:9090 hears nothing by a NIC"),
+        "{health}"
+    );
+}
+
+/// A connection of the host's own from a port of the node that leads to a pod.
+fn from_led_port(bed: &Bed, to: SocketAddr) -> TcpStream {
+    bed.node.netns().run(|| {
+        let fd = socket(
+            AddressFamily::Inet,
+            SockType::Stream,
+            SockFlag::empty(),
+            None,
+        );
+        let fd = fd.expect("a socket");
+        let own = SocketAddr::new(NODE_V4.into(), LED);
+        bind(fd.as_raw_fd(), &SockaddrStorage::from(own)).expect("the port is free to the host");
+        connect(fd.as_raw_fd(), &SockaddrStorage::from(to)).expect("a connection");
+        TcpStream::from(fd)
+    })
+}
+
+#[test]
+fn what_the_host_began_by_such_a_port_itself_stays_the_hosts() {
+    let bed = Bed::new(&[0]);
+    let _pods = Echo::start(&bed.pod.netns, ECHO);
+    let worlds = Echo::start(&bed.uplink.peer, 7007);
+    let to = SocketAddr::new(PEER_V4.into(), worlds.port());
+    let mut own = from_led_port(&bed, to);
+    tcp_echo(&mut own, b"the host's own");
+    let mut pods = tcp_connect(&bed.uplink.peer, NODE_V4.into(), LED, HUNG).expect("the pod");
+    tcp_echo(&mut pods, b"the pod's");
+    tcp_echo(&mut own, b"the host's own, still");
+}
+
+#[test]
+fn check_notices_a_port_of_the_node_that_leads_nowhere() {
+    let bed = Bed::new(&[0]);
+    assert_eq!(bed.node.execute_for("CHECK", &bed.pod).status(), 0);
+    let ports = bed.node.get("port", &json!({}));
+    let mut port = ports
+        .into_iter()
+        .map(|entry| entry["object"].clone())
+        .find(|port| port["host_ports"].is_array())
+        .expect("the pod's port");
+    port["host_ports"].as_array_mut().unwrap().remove(0);
+    bed.node.apply(&[set(port)]);
+    let error = bed.node.execute_for("CHECK", &bed.pod).error();
+    assert!(error.mentions("tcp/8080:7000"), "{error:?}");
+    eventually("the host answers for itself", HUNG, || {
+        let refused = tcp_connect(&bed.uplink.peer, NODE_V4.into(), LED, HUNG);
+        (refused.err()?.kind() == ErrorKind::ConnectionRefused).then_some(())
+    });
+}
