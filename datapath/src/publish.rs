@@ -177,7 +177,7 @@ impl<T> Reader<T> {
     }
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(all(test, not(feature = "loom")))]
 mod tests {
     use super::*;
     use std::thread::{self, ThreadId};
@@ -261,7 +261,7 @@ mod tests {
     }
 }
 
-#[cfg(all(test, loom))]
+#[cfg(all(test, feature = "loom"))]
 mod loom_model {
     use super::*;
     use loom::cell::UnsafeCell;

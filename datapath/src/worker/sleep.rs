@@ -103,7 +103,7 @@ impl Waker {
     }
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(all(test, not(feature = "loom")))]
 mod tests {
     use super::*;
     use std::cell::Cell;
@@ -131,7 +131,7 @@ mod tests {
     }
 }
 
-#[cfg(all(test, loom))]
+#[cfg(all(test, feature = "loom"))]
 mod loom_model {
     use super::*;
     use loom::sync::{Arc, Condvar, Mutex};

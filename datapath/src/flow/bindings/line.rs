@@ -130,7 +130,7 @@ fn begin(words: &[impl Word; WORDS]) -> u64 {
     number.wrapping_add(WRITING)
 }
 
-#[cfg(all(test, loom))]
+#[cfg(all(test, feature = "loom"))]
 mod loom_tests {
     use super::*;
     use crate::sync::Arc;

@@ -39,7 +39,7 @@ impl Memory {
     }
 }
 
-#[cfg(not(loom))]
+#[cfg(not(feature = "loom"))]
 mod plain {
     use std::collections::VecDeque;
 
@@ -143,7 +143,7 @@ mod plain {
     }
 }
 
-#[cfg(loom)]
+#[cfg(feature = "loom")]
 mod loom_model {
     use super::*;
 
