@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use podswitch_tests::kernel::set_sysctl;
 use podswitch_tests::objects::{delete, set};
-use podswitch_tests::traffic::udp_socket;
+use podswitch_tests::traffic::{ping, udp_socket};
 use podswitch_tests::uplink::plug;
 use podswitch_tests::{HUNG, Netns, Node, NodeConfig, Pod, eventually};
 use serde_json::{Value, json};
@@ -316,6 +316,19 @@ fn addresses_of_pods_are_announced_on_the_nics_own_subnet() {
             let known = bed.peer_knows(&address.to_string());
             (known.as_deref() == Some(NIC_MAC)).then_some(())
         });
+    }
+}
+
+#[test]
+fn the_switch_answers_on_the_nics_link_for_its_pods() {
+    let bed = Bed::with(&json!({}), in_the_subnet());
+    bed.route();
+    for address in [bed.pod.v4(), bed.pod.v6()] {
+        // What was announced is forgotten.
+        bed.peer.ip("neigh flush dev peer0");
+        ping(&bed.peer, address);
+        let known = bed.peer_knows(&address.to_string());
+        assert_eq!(known.as_deref(), Some(NIC_MAC), "{address}");
     }
 }
 

@@ -360,6 +360,22 @@ pub(crate) fn packet_socket(interface: u32, filter: &[libc::sock_filter]) -> io:
     let size = size_of_val(&address) as libc::socklen_t;
     // SAFETY: H3: one whole address, read only, and its size.
     check(unsafe { libc::bind(fd.as_raw_fd(), (&raw const address).cast(), size) })?;
+    // Solicitations for addresses of pods go to groups that the host itself is not in; the device stays in them as long as the socket is there.
+    let all_groups = libc::packet_mreq {
+        mr_ifindex: interface.cast_signed(),
+        mr_type: libc::PACKET_MR_ALLMULTI as libc::c_ushort,
+        mr_alen: 0,
+        mr_address: [0; 8],
+    };
+    // SAFETY: H8: integers, which hold no address.
+    unsafe {
+        set_option(
+            &fd,
+            libc::SOL_PACKET,
+            libc::PACKET_ADD_MEMBERSHIP,
+            &all_groups,
+        )
+    }?;
     Ok(fd)
 }
 

@@ -5,6 +5,9 @@
 //! for addresses of other ports in the same VRF. Unanswered, always: questions for the asker's own addresses,
 //! duplicate address detection (`0.0.0.0` or `::` asking, announcements), answers, router solicitations (pods are
 //! configured by CNI), advertisements and redirects.
+//!
+//! On an uplink the switch answers for the pods of this node, by the NIC's own MAC address, as a proxy (RFC 1027, RFC 4389); for the node's
+//! addresses its own stack does.
 
 use std::net::IpAddr;
 
@@ -79,8 +82,26 @@ fn to_the_gateway(ctx: &mut Context<'_>, port: &PortEntry, packet: &mut Packet) 
     Verdict::Drop(Reason::GatewayUnhandled)
 }
 
-/// Whether the gateway's MAC address is the answer to who has `target`.
+/// Handles a packet that came in by an uplink and stays on its link: ARP, neighbor discovery. `None` for others.
+#[inline(always)]
+pub(super) fn on_the_wire(
+    ctx: &mut Context<'_>,
+    uplink: &PortEntry,
+    packet: &mut Packet,
+) -> Option<Verdict> {
+    let parsed = &packet.meta.parsed;
+    if parsed.kind == Kind::Arp {
+        return Some(answer_arp(ctx, uplink, packet));
+    }
+    is_neighbor_discovery(parsed).then(|| neighbor_discovery(ctx, uplink, packet))
+}
+
+/// Whether the switch's MAC address on a port is the answer to who has `target`.
 fn answers_for(ctx: &Context<'_>, port: &PortEntry, target: IpAddr) -> bool {
+    if port.uplink().is_some() {
+        let owner = ctx.tables.neighbor_owner(port.vrf, target);
+        return owner.is_some_and(PortEntry::is_pod);
+    }
     let gateway = ctx.tables.gateway();
     if target == IpAddr::V4(gateway.v4) || target == IpAddr::V6(gateway.v6) {
         return true;
@@ -92,6 +113,7 @@ fn answers_for(ctx: &Context<'_>, port: &PortEntry, target: IpAddr) -> bool {
             .is_some_and(|owner| owner.id != port.id)
 }
 
+#[inline(never)]
 fn answer_arp(ctx: &mut Context<'_>, port: &PortEntry, packet: &mut Packet) -> Verdict {
     let unanswered = Verdict::Drop(Reason::ArpUnanswered);
     let l3 = usize::from(packet.meta.parsed.l3);
@@ -100,23 +122,34 @@ fn answer_arp(ctx: &mut Context<'_>, port: &PortEntry, packet: &mut Packet) -> V
     };
     let asks = request.is_request() && !request.is_probe() && !request.is_announcement();
     let target = IpAddr::from(request.target_ip);
-    let for_us = addressed_to_us(ctx, packet);
+    let own = port.router_mac(ctx.tables.gateway().mac);
+    let for_us = is_to(own, packet);
     if !asks || !for_us || !answers_for(ctx, port, target) {
         return unanswered;
     }
-    if !arp::reply_in_place(packet.frame.bytes_mut(), l3, ctx.tables.gateway().mac) {
+    if !arp::reply_in_place(packet.frame.bytes_mut(), l3, own) {
         return unanswered;
     }
     ctx.counters.event(Event::ArpReply, 1);
     Verdict::Reply
 }
 
-/// Whether the frame goes to the gateway's MAC address or to a group.
-fn addressed_to_us(ctx: &Context<'_>, packet: &Packet) -> bool {
+/// Whether the frame goes to this MAC address or to a group.
+fn is_to(own: MacAddr, packet: &Packet) -> bool {
     EthernetHeader::read(packet.frame.bytes())
-        .is_some_and(|eth| eth.dst == ctx.tables.gateway().mac || eth.dst.is_multicast())
+        .is_some_and(|eth| eth.dst == own || eth.dst.is_multicast())
 }
 
+/// The switch's address on a port, from which it says whose MAC address is whose.
+fn speaker(ctx: &Context<'_>, port: &PortEntry) -> Option<[u8; 16]> {
+    match (port.uplink(), port.first_address(false)) {
+        (None, _) => Some(ctx.tables.gateway().v6.octets()),
+        (Some(_), Some(IpAddr::V6(first))) => Some(first.octets()),
+        (Some(_), _) => None,
+    }
+}
+
+#[inline(never)]
 fn neighbor_discovery(ctx: &mut Context<'_>, port: &PortEntry, packet: &mut Packet) -> Verdict {
     let unanswered = Verdict::Drop(Reason::NdUnanswered);
     let bytes = packet.frame.bytes();
@@ -135,21 +168,25 @@ fn neighbor_discovery(ctx: &mut Context<'_>, port: &PortEntry, packet: &mut Pack
     if !asks || !answers_for(ctx, port, target) {
         return unanswered;
     }
+    let Some(src) = speaker(ctx, port) else {
+        return unanswered;
+    };
     let gateway = ctx.tables.gateway();
+    let mac = port.router_mac(gateway.mac);
     // A proxy does not override what the owner itself says (RFC 4861 section 7.2.8).
-    let own = if target == IpAddr::V6(gateway.v6) {
-        flags::OVERRIDE
-    } else {
-        0
+    let own = match (port.uplink(), target == IpAddr::V6(gateway.v6)) {
+        (Some(_), _) => 0,
+        (None, true) => flags::ROUTER | flags::OVERRIDE,
+        (None, false) => flags::ROUTER,
     };
     let advertisement = Advertisement {
         dst_mac: asker,
-        src_mac: gateway.mac,
-        src: gateway.v6.octets(),
+        src_mac: mac,
+        src,
         dst: neighbor.src,
         target: neighbor.target,
-        link_address: gateway.mac,
-        flags: flags::ROUTER | flags::SOLICITED | own,
+        link_address: mac,
+        flags: flags::SOLICITED | own,
     };
     let mut out = [0; nd::ADVERTISEMENT_FRAME];
     let written = nd::write_advertisement(&advertisement, &mut out);

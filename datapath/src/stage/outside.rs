@@ -3,6 +3,7 @@
 //!
 //! | packet | becomes |
 //! |---|---|
+//! | who has a pod's address? | answered ([`local`]) |
 //! | to another MAC address than the NIC's | dropped |
 //! | to the node's own address, of a tunnel | unwrapped, and goes on as one that came in by the tunnel ([`tunnel`]) |
 //! | to the node's own address, of a connection that left masqueraded | translated back, and goes on to its pod ([`nat`]) |
@@ -17,7 +18,7 @@
 
 use std::net::IpAddr;
 
-use super::{Context, nat, path_mtu, trim, tunnel};
+use super::{Context, local, nat, path_mtu, trim, tunnel};
 use crate::frame::Packet;
 use crate::tables::{Adjacency, Hop, PortEntry, Tables};
 use crate::verdict::{Reason, Verdict};
@@ -30,10 +31,13 @@ pub(super) fn arrive(ctx: &mut Context<'_>, uplink: &PortEntry, packet: &mut Pac
     if let Err(reason) = parse(packet) {
         return Verdict::Drop(reason);
     }
-    let parsed = &packet.meta.parsed;
     let Some(own) = uplink.uplink() else {
         return Verdict::Drop(Reason::NotForUs);
     };
+    if let Some(verdict) = local::on_the_wire(ctx, uplink, packet) {
+        return verdict;
+    }
+    let parsed = &packet.meta.parsed;
     if parsed.is_ip() && own.contains_key(&parsed.key.dst) {
         if !is_to(packet, uplink) {
             return Verdict::Drop(Reason::NotForUs);

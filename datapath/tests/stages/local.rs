@@ -4,7 +4,9 @@
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use podswitch_datapath::counters::Event;
+use podswitch_datapath::tables::{PortKindSpec, PortSpec};
 use podswitch_datapath::wire::MacAddr;
+use podswitch_datapath::{PortId, VrfId};
 
 use crate::frames::{self, V4, V6};
 use crate::node::*;
@@ -18,8 +20,12 @@ fn ask_arp(w: &mut World, from: u16, dst: MacAddr, sender: Ipv4Addr, target: Ipv
 }
 
 fn arp_answer(to: u16, target: Ipv4Addr) -> Vec<Out> {
-    let p = frames::arp(2, GATEWAY_MAC, target, mac(to), v4(to));
-    let mut f = frames::ethernet(mac(to), GATEWAY_MAC, 0x0806, &p);
+    arp_answer_by(GATEWAY_MAC, to, v4(to), target)
+}
+
+fn arp_answer_by(own: MacAddr, to: u16, asker: Ipv4Addr, target: Ipv4Addr) -> Vec<Out> {
+    let p = frames::arp(2, own, target, mac(to), asker);
+    let mut f = frames::ethernet(mac(to), own, 0x0806, &p);
     f.resize(60, 0);
     sent(to, f)
 }
@@ -140,18 +146,93 @@ fn ask_nd(w: &mut World, from: u16, src: Ipv6Addr, target: Ipv6Addr) -> Vec<Out>
 }
 
 fn nd_answer(to: u16, src: Ipv6Addr, target: Ipv6Addr, flags: u8) -> Vec<Out> {
+    nd_answer_by((gateway().v6, GATEWAY_MAC), to, src, target, flags)
+}
+
+fn nd_answer_by(
+    (own, own_mac): (Ipv6Addr, MacAddr),
+    to: u16,
+    src: Ipv6Addr,
+    target: Ipv6Addr,
+    flags: u8,
+) -> Vec<Out> {
     let mut data = target.octets().to_vec();
     data.extend([2, 1]);
-    data.extend(GATEWAY_MAC.0);
-    let message = frames::icmpv6(gateway().v6, src, 136, 0, [flags, 0, 0, 0], &data);
+    data.extend(own_mac.0);
+    let message = frames::icmpv6(own, src, 136, 0, [flags, 0, 0, 0], &data);
     let p = V6 {
         hop_limit: 255,
-        ..V6::new(gateway().v6, src, frames::ICMPV6, message)
+        ..V6::new(own, src, frames::ICMPV6, message)
     };
-    sent(
-        to,
-        frames::ethernet(mac(to), GATEWAY_MAC, 0x86dd, &p.bytes()),
-    )
+    sent(to, frames::ethernet(mac(to), own_mac, 0x86dd, &p.bytes()))
+}
+
+const NIC: MacAddr = MacAddr([2, 0, 0, 0, 0x0e, 1]);
+const NODE6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1);
+
+/// Pods of a node with a NIC; the node has one IPv6 address on it, or none.
+fn on_a_wire(address: Option<Ipv6Addr>) -> World {
+    let mut w = node();
+    w.edit(|e| {
+        e.set_port(PortSpec {
+            name: "uplink".to_owned(),
+            mac: NIC,
+            check_source: false,
+            kind: PortKindSpec::Uplink {
+                vrf: VrfId(0),
+                addresses: address.map(Into::into).into_iter().collect(),
+                masquerade: None,
+            },
+            ..pod(UPLINK)
+        });
+    });
+    w
+}
+
+#[test]
+fn on_a_wire_arp_is_answered_for_pods_alone() {
+    let mut w = on_a_wire(None);
+    let asker = Ipv4Addr::new(192, 0, 2, 9);
+    for dst in [MacAddr::BROADCAST, NIC] {
+        let answer = ask_arp(&mut w, UPLINK, dst, asker, v4(1));
+        assert_eq!(answer, arp_answer_by(NIC, UPLINK, asker, v4(1)));
+    }
+    let unanswered = dropped("arp_unanswered");
+    for (what, sender, target) in [
+        ("the gateway", asker, gateway().v4),
+        ("nobody's", asker, [203, 0, 113, 1].into()),
+        ("a probe", [0; 4].into(), v4(1)),
+        ("an announcement", v4(1), v4(1)),
+    ] {
+        let answer = ask_arp(&mut w, UPLINK, MacAddr::BROADCAST, sender, target);
+        assert_eq!(answer, unanswered, "{what}");
+    }
+    let elsewhere = ask_arp(&mut w, UPLINK, GATEWAY_MAC, asker, v4(1));
+    assert_eq!(elsewhere, unanswered, "to another station");
+    w.assert_no_leak();
+}
+
+#[test]
+fn on_a_wire_solicitations_are_answered_for_pods_alone() {
+    let asker: Ipv6Addr = "2001:db8::9".parse().unwrap();
+    let mut w = on_a_wire(Some(NODE6));
+    let answer = nd_answer_by((NODE6, NIC), UPLINK, asker, v6(1), 0x40);
+    assert_eq!(ask_nd(&mut w, UPLINK, asker, v6(1)), answer, "solicited");
+    let still_there = solicitation(asker, v6(1), v6(1), Some(mac(UPLINK)));
+    let frame = frames::ethernet(NIC, mac(UPLINK), 0x86dd, &still_there.bytes());
+    assert_eq!(w.send_one(UPLINK, &frame), answer, "by unicast");
+    let unanswered = dropped("nd_unanswered");
+    for (what, src, target) in [
+        ("the gateway", asker, gateway().v6),
+        ("nobody's", asker, "2001:db8::77".parse().unwrap()),
+        ("duplicate address detection", Ipv6Addr::UNSPECIFIED, v6(1)),
+    ] {
+        assert_eq!(ask_nd(&mut w, UPLINK, src, target), unanswered, "{what}");
+    }
+    w.assert_no_leak();
+    // It has no address to speak from.
+    let mut w = on_a_wire(None);
+    assert_eq!(ask_nd(&mut w, UPLINK, asker, v6(1)), unanswered);
 }
 
 #[test]

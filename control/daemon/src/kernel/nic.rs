@@ -67,7 +67,7 @@ pub struct Wanted {
     pub mode: XdpMode,
     /// VLAN whose frames are the switch's.
     pub vlan: Option<u16>,
-    /// Addresses whose packets are the switch's.
+    /// Addresses whose packets are the switch's, and for which it answers ARP and neighbor solicitations.
     pub pods: BTreeSet<IpAddr>,
     /// Ports of the node's addresses that lead to pods.
     pub host_ports: BTreeSet<HostPort>,
@@ -364,7 +364,10 @@ impl Attached {
     fn tell(&mut self, address: IpAddr) -> Result<(), KernelError> {
         match (self.node.contains(&address), self.pods.contains(&address)) {
             (true, _) => self.steering.set_address(address, Roles::NODE)?,
-            (false, true) => self.steering.set_address(address, Roles::POD)?,
+            (false, true) => {
+                let roles = Roles::POD.and(Roles::PROXY);
+                self.steering.set_address(address, roles)?;
+            }
             (false, false) => drop(self.steering.remove_address(address)?),
         }
         Ok(())
