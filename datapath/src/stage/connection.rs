@@ -119,6 +119,8 @@ pub(super) fn stamp(
         .wrapping_add(of(other))
         .wrapping_add(tables.address_stamp(&key.src))
         .wrapping_add(tables.address_stamp(&key.dst))
+        .wrapping_add(tables.route_stamp(&key.src))
+        .wrapping_add(tables.route_stamp(&key.dst))
 }
 
 /// Judges a packet that is not simply let on: of no connection (`found` is none), or of one that is to be judged again or whose

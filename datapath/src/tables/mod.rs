@@ -14,6 +14,7 @@ mod policy;
 mod port;
 mod route;
 mod segment;
+mod stamps;
 mod trie;
 mod tunnel;
 mod ways;
@@ -44,6 +45,7 @@ use crate::wire::{FlowKey, MacAddr};
 use paged::{Paged, Slab};
 use peers::Peers;
 use route::{Group, IpTrie, Link, Target, Vrf};
+use stamps::RouteStamps;
 use trie::{Trie, allocation};
 
 /// The addresses under which every pod sees its gateway. The same for all ports and VRFs, and as long as the switch
@@ -92,6 +94,7 @@ pub struct Tables {
     /// Uplinks, and the node's own ports, by id.
     node_ports: Arc<[PortId]>,
     common_stamp: u32,
+    route_stamps: RouteStamps,
     // What only edits need.
     /// Of each routed port, its static neighbors and links.
     behind: Paged<Option<Arc<Behind>>, 64>,
@@ -154,6 +157,7 @@ impl Tables {
             host_ports: Arc::default(),
             node_ports: Arc::default(),
             common_stamp: 1,
+            route_stamps: RouteStamps::default(),
             behind: Paged::default(),
             rule_ids: Slab::default(),
             remotes: IpTrie::default(),
@@ -285,11 +289,11 @@ impl Tables {
         self.peers.get(address)
     }
 
-    /// Grows whenever something changes that neither the stamps of ports nor those of addresses stand for: the way to
-    /// a port, routes, neighbors, segments, whom identities and ipBlocks match.
+    /// Grows whenever something changes that the stamps of neither ports nor addresses stand for: the way to a port, routes of
+    /// short prefixes, segments, whom identities and ipBlocks match.
     ///
     /// Of all stamps: a connection was judged under what holds now if and only if the wrapping sum of this one, of those
-    /// of its two ports and of those of its two addresses is the same.
+    /// of its two ports, and of both kinds of its two addresses, is the same.
     #[inline]
     pub fn common_stamp(&self) -> u32 {
         self.common_stamp
@@ -298,7 +302,14 @@ impl Tables {
     /// Grows whenever the identity behind the address changes; some other addresses share it.
     #[inline]
     pub fn address_stamp(&self, address: &[u8; 16]) -> u32 {
-        self.peers.stamps.get(address)
+        self.peers.stamps.get(stamps::bucket(address))
+    }
+
+    /// Grows whenever the way to the address changes by a route of its own VRF, unless [`common_stamp`](Tables::common_stamp) does; some other
+    /// addresses, and the same one of other VRFs, share it.
+    #[inline]
+    pub fn route_stamp(&self, address: &[u8; 16]) -> u32 {
+        self.route_stamps.get(stamps::part(address))
     }
 
     /// The port that has this address as its own.
@@ -454,6 +465,7 @@ impl Tables {
             segment.visit_allocations(f);
         });
         self.peers.visit_allocations(f);
+        self.route_stamps.visit_allocations(f);
         self.behind.visit_allocations(f);
         for (_, behind) in self.behind.iter() {
             let Some(behind) = behind else { continue };

@@ -16,6 +16,7 @@ mod host;
 mod local;
 mod masquerade;
 mod node;
+mod rejudged;
 mod routed;
 mod segments;
 mod tunnels;

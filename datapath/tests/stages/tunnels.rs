@@ -661,7 +661,7 @@ fn flows_are_spread_over_next_hops_and_leave_one_that_is_dead() {
     w.edit(|e| {
         e.set_route(
             VrfId(0),
-            "198.51.100.0/24".parse().unwrap(),
+            "203.0.113.128/25".parse().unwrap(),
             Route::Blackhole,
         );
     });

@@ -320,7 +320,11 @@ impl Node {
             Some(self.tables.port(*id)?.stamp)
         };
         let ports = ports.map(|name| port(name).unwrap_or(0));
-        let address = |address| self.tables.address_stamp(&key(address));
+        let address = |address| {
+            let key = key(address);
+            let stamp = self.tables.address_stamp(&key);
+            stamp.wrapping_add(self.tables.route_stamp(&key))
+        };
         [
             self.tables.common_stamp(),
             ports[0],

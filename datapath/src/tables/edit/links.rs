@@ -179,7 +179,8 @@ impl Build {
         }
     }
 
-    /// Frees a link and all behind it; nothing may use it.
+    /// Frees a link and all behind it; nothing may use it. Connections that know what is no more by its index are judged again: their
+    /// route or their port has changed.
     pub(super) fn free_link(&mut self, link: u32) {
         let generation = self.tables.generation;
         let Some(link) = self.tables.links.remove(link, generation) else {
@@ -191,8 +192,6 @@ impl Build {
                 .remove(station.adjacency, generation);
             self.unwrap(prefix, station.adjacency);
         });
-        // Connections may know what is no more by its index.
-        self.changed = true;
     }
 
     /// Frees the stations and links that nothing uses any more.
@@ -212,7 +211,8 @@ impl Build {
                 if let Some(adjacency) = self.tables.links.get(link).and_then(unused) {
                     self.tables.adjacencies.remove(adjacency, generation);
                     self.unwrap(host(address), adjacency);
-                    self.changed = true;
+                    // Connections to it, by a route without a next hop, know by its index what is no more.
+                    self.ways_changed(host(address));
                     if let Some(link) = self.link_mut(link) {
                         link.stations.remove(host(address));
                     }

@@ -19,7 +19,7 @@ use ipnet::IpNet;
 
 use super::{
     Direction, FdbKey, HostPortKey, NeighborKey, PortKind, PortPolicy, PortSpec, Route, RouteKey,
-    Rule, SegmentSpec, TableError, Tables,
+    Rule, SegmentSpec, TableError, Tables, stamps,
 };
 use crate::ids::{CidrClass, IdentityId, PeerClass, PortId, VrfId};
 use crate::wire::MacAddr;
@@ -246,7 +246,7 @@ struct Build {
     hops: BTreeSet<u32>,
     /// Ids whose use as VRF or segment changed.
     ids: BTreeSet<VrfId>,
-    /// Whether anything changed that no port or address stands for: every connection is judged again.
+    /// Whether anything changed that no port and no address stands for: every connection is judged again.
     changed: bool,
 }
 
@@ -254,5 +254,14 @@ impl Build {
     /// What is stamped with when it changes: grows with every edit.
     fn stamp(&self) -> u32 {
         self.tables.generation as u32
+    }
+
+    /// The ways to the addresses of a prefix may be others than before: connections with one of them are judged again.
+    fn ways_changed(&mut self, prefix: IpNet) {
+        let stamp = self.stamp();
+        match stamps::parts(prefix) {
+            Some(parts) => self.tables.route_stamps.set(parts, stamp),
+            None => self.changed = true,
+        }
     }
 }

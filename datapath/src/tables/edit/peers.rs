@@ -13,6 +13,7 @@ use crate::ids::{CidrClass, IdentityId, PeerClass, PortId};
 use crate::tables::limits::{MAX_CIDRS, MAX_IDENTITIES, MAX_PEERS};
 use crate::tables::peers::Identity;
 use crate::tables::route::host;
+use crate::tables::stamps::bucket;
 use crate::tables::{PortPolicy, PortSpec, TableError};
 use crate::wire::flow_key::map_v4;
 
@@ -75,7 +76,8 @@ impl Build {
                 IpAddr::V4(a) => map_v4(a.octets()),
                 IpAddr::V6(a) => a.octets(),
             };
-            table.stamps.set(&key, stamp);
+            let at = bucket(&key);
+            table.stamps.set(at..at + 1, stamp);
             let count = &mut self.tables.counts.peers;
             *count += usize::from(old.is_none());
             *count -= usize::from(identity.is_none());

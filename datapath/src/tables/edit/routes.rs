@@ -60,7 +60,7 @@ impl Build {
             }
             self.vrf_mut(key.vrf).fib.set_route(key.prefix, None);
             self.tables.counts.routes -= 1;
-            self.changed = true;
+            self.ways_changed(key.prefix);
             self.release(key.vrf, target);
         }
     }
@@ -79,7 +79,7 @@ impl Build {
             let fib = &mut self.vrf_mut(key.vrf).fib;
             fib.set_route(key.prefix, Some(target));
             self.tables.counts.routes += 1;
-            self.changed = true;
+            self.ways_changed(key.prefix);
             if self.tables.counts.routes > MAX_ROUTES {
                 return Err(TableError::limit(
                     key,
@@ -397,10 +397,15 @@ impl Build {
             if old == Some(mac) {
                 continue;
             }
+            let new_at_node = port.node && old.is_none();
             self.tables.counts.neighbors += usize::from(old.is_none());
             if self.tables.counts.neighbors > MAX_NEIGHBORS {
                 let count = self.tables.counts.neighbors;
                 return Err(TableError::limit(key, "neighbors", count, MAX_NEIGHBORS));
+            }
+            if new_at_node {
+                // Until now the node itself took what is for it.
+                self.ways_changed(host(key.address));
             }
             self.behind_mut(key.port)
                 .neighbors
