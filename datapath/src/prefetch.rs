@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Asking the processor for memory some time before it is read.
 
+use std::sync::Arc;
+
 /// Asks for the cache line at an address to come near.
 #[inline(always)]
 pub(crate) fn prefetch<T>(at: *const T) {
@@ -12,4 +14,12 @@ pub(crate) fn prefetch<T>(at: *const T) {
     }
     #[cfg(not(target_arch = "x86_64"))]
     let _ = at;
+}
+
+/// Asks for the counts of a shared pointer, some time before it is cloned. Where many are, it is the memory of counts that a copy waits for, of each in turn:
+/// an atomic operation lets none begin before it is done.
+#[inline(always)]
+pub(crate) fn prefetch_counts<T: ?Sized>(shared: &Arc<T>) {
+    // They stand right before what is shared.
+    prefetch(Arc::as_ptr(shared).cast::<[usize; 2]>().wrapping_sub(1));
 }

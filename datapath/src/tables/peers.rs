@@ -2,9 +2,11 @@
 //! Who is behind an address, as far as policy tells.
 #![forbid(unsafe_code)]
 
+use std::sync::Arc;
+
 use super::route::IpTrie;
 use super::stamps::AddressStamps;
-use super::trie::Trie;
+use super::trie::{Trie, allocation};
 use crate::ids::{CidrClass, IdentityId, PeerClass};
 
 /// Who is behind an address.
@@ -32,7 +34,8 @@ pub(super) struct Peers {
     pub(super) addresses: IpTrie<IdentityId>,
     pub(super) identities: Trie<u32, Identity>,
     pub(super) cidrs: IpTrie<CidrClass>,
-    pub(super) stamps: AddressStamps,
+    /// Shared, as tables with others are made more often than peers come and go, and it has many pages.
+    pub(super) stamps: Arc<AddressStamps>,
 }
 
 impl Peers {
@@ -52,6 +55,7 @@ impl Peers {
         self.addresses.visit_allocations(f);
         self.identities.visit_allocations(f);
         self.cidrs.visit_allocations(f);
+        allocation(&self.stamps, f);
         self.stamps.visit_allocations(f);
     }
 }

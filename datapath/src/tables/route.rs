@@ -186,6 +186,14 @@ impl<V: Clone> IpTrie<V> {
         }
     }
 
+    /// The value of one address, for writing.
+    pub(crate) fn get_mut(&mut self, address: IpAddr) -> Option<&mut V> {
+        match address {
+            IpAddr::V4(a) => self.v4.get_mut(a.to_bits()),
+            IpAddr::V6(a) => self.v6.get_mut(a.to_bits()),
+        }
+    }
+
     pub(crate) fn insert(&mut self, prefix: IpNet, value: V) -> Option<V> {
         match prefix {
             IpNet::V4(p) => self.v4.insert(p.addr().to_bits(), p.prefix_len(), value),

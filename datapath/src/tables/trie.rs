@@ -13,6 +13,8 @@
 
 use std::sync::Arc;
 
+use crate::prefetch::prefetch_counts;
+
 /// Bits of the key that a level looks at.
 const STRIDE: u32 = 5;
 const FANOUT: usize = 1 << STRIDE;
@@ -140,6 +142,20 @@ fn removed<T: Clone>(array: &Option<Arc<[T]>>, at: usize) -> Option<Arc<[T]>> {
     Some(before.iter().chain(after).cloned().collect())
 }
 
+/// The nodes for writing. Where they are copied, the counts of what they share are asked for first.
+fn nodes_mut<K: Clone, V>(nodes: &mut Arc<[Node<K, V>]>) -> &mut [Node<K, V>]
+where
+    Node<K, V>: Clone,
+{
+    if Arc::strong_count(nodes) > 1 {
+        for node in nodes.iter() {
+            node.values.iter().for_each(prefetch_counts);
+            node.children.iter().for_each(prefetch_counts);
+        }
+    }
+    Arc::make_mut(nodes)
+}
+
 impl<K: Key, V: Clone> Node<K, V> {
     fn new(key: K, shift: u8) -> Self {
         Node {
@@ -207,7 +223,7 @@ impl<K: Key, V: Clone> Node<K, V> {
             return None;
         }
         let rank = self.child_rank(at);
-        let children = Arc::make_mut(self.children.as_mut()?);
+        let children = nodes_mut(self.children.as_mut()?);
         children.get_mut(rank)?.insert(key, end, value)
     }
 
@@ -229,7 +245,7 @@ impl<K: Key, V: Clone> Node<K, V> {
             return Arc::make_mut(self.values.as_mut()?).get_mut(rank);
         }
         let rank = self.child_rank(at);
-        Arc::make_mut(self.children.as_mut()?)
+        nodes_mut(self.children.as_mut()?)
             .get_mut(rank)?
             .get_mut(key, end)
     }
@@ -247,7 +263,7 @@ impl<K: Key, V: Clone> Node<K, V> {
         let Some(child) = self
             .children
             .as_mut()
-            .and_then(|c| Arc::make_mut(c).get_mut(rank))
+            .and_then(|c| nodes_mut(c).get_mut(rank))
         else {
             return;
         };

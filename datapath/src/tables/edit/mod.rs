@@ -185,9 +185,10 @@ impl Edit {
     /// The next tables.
     pub fn build(self) -> Result<Tables, TableError> {
         self.check_values()?;
-        let mut tables = self.base.clone();
+        let before = self.base.ports.clone();
+        let mut tables = self.base;
         tables.generation += 1;
-        let was_in = |id: PortId| match self.base.port(id)?.kind {
+        let was_in = |id: PortId| match before.get(id.index())?.as_deref()?.kind {
             PortKind::L2 { segment, .. } => Some(segment),
             _ => None,
         };
@@ -201,7 +202,8 @@ impl Edit {
             ids: BTreeSet::new(),
             changed: false,
         };
-        build.remove_routes(&self.routes);
+        // A port that goes is asked for routes by it.
+        build.remove_routes(&self.routes, self.ports.is_empty());
         build.remove_neighbors(&self.neighbors);
         build.remove_fdb(&self.fdb);
         build.set_segments(&self.segments)?;

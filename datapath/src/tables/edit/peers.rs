@@ -77,7 +77,7 @@ impl Build {
                 IpAddr::V6(a) => a.octets(),
             };
             let at = bucket(&key);
-            table.stamps.set(at..at + 1, stamp);
+            Arc::make_mut(&mut table.stamps).set(at..at + 1, stamp);
             let count = &mut self.tables.counts.peers;
             *count += usize::from(old.is_none());
             *count -= usize::from(identity.is_none());

@@ -49,8 +49,13 @@ impl Build {
         vrf.fib.route(key.prefix)
     }
 
-    /// Takes out routes that go or become different.
-    pub(super) fn remove_routes(&mut self, routes: &BTreeMap<RouteKey, Option<Route>>) {
+    /// Gives up what routes refer to that go or become others, and takes out those that go; all of them, unless the others can be changed
+    /// `in_place`.
+    pub(super) fn remove_routes(
+        &mut self,
+        routes: &BTreeMap<RouteKey, Option<Route>>,
+        in_place: bool,
+    ) {
         for (key, new) in routes {
             let Some(target) = self.route(key) else {
                 continue;
@@ -58,27 +63,31 @@ impl Build {
             if *new == self.tables.untargeted(target) {
                 continue;
             }
+            self.release(key.vrf, target);
+            if new.is_some() && in_place {
+                continue;
+            }
             self.vrf_mut(key.vrf).fib.set_route(key.prefix, None);
             self.tables.counts.routes -= 1;
             self.ways_changed(key.prefix);
-            self.release(key.vrf, target);
         }
     }
 
-    /// Puts in routes that are not there.
+    /// Puts in routes that are not there or are to be others.
     pub(super) fn set_routes(
         &mut self,
         routes: &BTreeMap<RouteKey, Option<Route>>,
     ) -> Result<(), TableError> {
         for (key, route) in routes {
-            let Some(route) = route else { continue };
-            if self.route(key).is_some() {
+            let Some(new) = route else { continue };
+            let old = self.route(key);
+            if old.is_some_and(|old| self.tables.untargeted(old) == *route) {
                 continue;
             }
-            let target = self.target(key, route)?;
+            let target = self.target(key, new)?;
             let fib = &mut self.vrf_mut(key.vrf).fib;
             fib.set_route(key.prefix, Some(target));
-            self.tables.counts.routes += 1;
+            self.tables.counts.routes += usize::from(old.is_none());
             self.ways_changed(key.prefix);
             if self.tables.counts.routes > MAX_ROUTES {
                 return Err(TableError::limit(
@@ -260,11 +269,10 @@ impl Build {
         let Some(link) = self.link_mut(link) else {
             return 0;
         };
-        let Some(mut station) = link.stations.get(host(address)).copied() else {
+        let Some(station) = link.stations.get_mut(address) else {
             return 0;
         };
         station.routes = station.routes.saturating_add_signed(change);
-        link.stations.insert(host(address), station);
         station.routes
     }
 
@@ -282,13 +290,13 @@ impl Build {
                 "add the port first",
             ));
         };
-        let name = format!("port {id} \"{}\"", port.name);
+        let name = || format!("port {id} \"{}\"", port.name);
         match port.kind {
             PortKind::L2 { .. } => {
                 let hint = "that port is in an L2 segment; name a routed one";
                 Err(TableError::dangling(
                     object,
-                    format!("{name} to be routed"),
+                    format!("{} to be routed", name()),
                     hint,
                 ))
             }
@@ -296,7 +304,7 @@ impl Build {
                 let hint = "use the port's own VRF";
                 Err(TableError::dangling(
                     object,
-                    format!("{name} to be in VRF {vrf}, not {}", port.vrf),
+                    format!("{} to be in VRF {vrf}, not {}", name(), port.vrf),
                     hint,
                 ))
             }

@@ -2,17 +2,60 @@
 //! IPv4 prefixes and addresses of ports.
 #![forbid(unsafe_code)]
 
+use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 
 use super::code;
 use super::list::{Item, LOCAL, List, cleared, overlap};
 use super::page::{Page, Tails};
 use crate::blocks::{self, Codes};
+use crate::prefetch::prefetch_counts;
 use crate::tables::route::Target;
 use crate::tables::trie::allocation;
 
-/// A level of four bits.
-type Sixteen<T> = [Option<Arc<T>>; 16];
+/// A level of four bits. Whoever copies it, or drops a copy, asks for all of its counts before changing the first.
+#[derive(Debug)]
+struct Sixteen<T>([Option<Arc<T>>; 16]);
+
+impl<T> Sixteen<T> {
+    fn prefetch(&self) {
+        self.0.iter().flatten().for_each(prefetch_counts);
+    }
+}
+
+impl<T> Default for Sixteen<T> {
+    fn default() -> Self {
+        Sixteen([const { None }; 16])
+    }
+}
+
+impl<T> Clone for Sixteen<T> {
+    fn clone(&self) -> Self {
+        self.prefetch();
+        Sixteen(self.0.clone())
+    }
+}
+
+impl<T> Drop for Sixteen<T> {
+    fn drop(&mut self) {
+        self.prefetch();
+    }
+}
+
+impl<T> Deref for Sixteen<T> {
+    type Target = [Option<Arc<T>>; 16];
+
+    #[inline(always)]
+    fn deref(&self) -> &Self::Target {
+        &self.0
+    }
+}
+
+impl<T> DerefMut for Sixteen<T> {
+    fn deref_mut(&mut self) -> &mut Self::Target {
+        &mut self.0
+    }
+}
 
 /// Pages have blocks, however little is in them, while there are fewer blocks than one for so many items.
 const ITEMS_A_BLOCK: usize = 16;
@@ -67,10 +110,10 @@ impl Octet {
     }
 
     fn pages(&self) -> impl Iterator<Item = (u32, &Page)> {
-        let groups = (0..).zip(&self.pages);
+        let groups = (0..).zip(self.pages.iter());
         let groups = groups.filter_map(|(g, group)| Some((g << 20, group.as_deref()?)));
         groups.flat_map(|(high, group)| {
-            let pages = (0..).zip(group);
+            let pages = (0..).zip(group.iter());
             pages.filter_map(move |(p, page)| Some((high | p << 16, page.as_deref()?)))
         })
     }
@@ -214,10 +257,10 @@ impl Root {
     }
 
     fn octets(&self) -> impl Iterator<Item = (u32, &Octet)> {
-        let rows = (0..).zip(&self.octets);
+        let rows = (0..).zip(self.octets.iter());
         let rows = rows.filter_map(|(r, row)| Some((r << 28, row.as_deref()?)));
         rows.flat_map(|(high, row)| {
-            let octets = (0..).zip(row);
+            let octets = (0..).zip(row.iter());
             octets.filter_map(move |(o, octet)| Some((high | o << 24, octet.as_deref()?)))
         })
     }
@@ -237,7 +280,7 @@ impl Octet {
         let group = &mut self.pages[four(address, 20)];
         let slot = &mut Arc::make_mut(group.get_or_insert_default())[four(address, 16)];
         let page = Arc::make_mut(slot.get_or_insert_with(|| Arc::new(Page::new(of))));
-        let before = page.blocks_of(address);
+        let (before, had) = (page.blocks_of(address), page.block());
         let old = page.set(address, length, target, tails, roomy);
         let more = page.blocks_of(address) - before;
         if page.is_empty() {
@@ -248,7 +291,14 @@ impl Octet {
                 *group = None;
             }
         }
-        self.repaint(of, 16);
+        match (had, self.page(of).and_then(Page::block)) {
+            // The code of what is shorter stays.
+            (Some(_), Some(block)) => {
+                let entry = &mut self.entries[usize::from(eight(of, 16))];
+                *entry = block << code::BITS | (*entry & u32::from(code::SEARCH));
+            }
+            _ => self.repaint(of, 16),
+        }
         (old, more)
     }
 }

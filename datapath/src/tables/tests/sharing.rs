@@ -109,6 +109,10 @@ fn one_change_copies_a_few_kib_of_a_large_table() {
                 host(&Ipv4Addr::from(0x0a00_0003 + 4 * i as u32).to_string()),
             );
         });
+        change("route by another way", &|e| {
+            let there = Ipv4Addr::from(0x0a00_0003 + 4 * i as u32);
+            e.set_route(VrfId(0), host(&there.to_string()), Route::Blackhole);
+        });
         change("pod", &|e| {
             e.set_port(routed(200, 0, &[&v4.to_string(), &v6.to_string()]));
         });
