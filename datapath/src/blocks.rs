@@ -128,6 +128,11 @@ impl Block {
         self.number
     }
 
+    /// Asks for all of its codes.
+    pub(crate) fn prefetch(&self) {
+        crate::prefetch::prefetch_slice(self.codes);
+    }
+
     pub(crate) fn read(&self) -> [u16; BLOCK] {
         std::array::from_fn(|at| self.codes[at].load(Ordering::Relaxed))
     }

@@ -23,3 +23,15 @@ pub(crate) fn prefetch_counts<T: ?Sized>(shared: &Arc<T>) {
     // They stand right before what is shared.
     prefetch(Arc::as_ptr(shared).cast::<[usize; 2]>().wrapping_sub(1));
 }
+
+/// Asks for all of a slice.
+#[inline(always)]
+pub(crate) fn prefetch_slice<T>(items: &[T]) {
+    const LINE: usize = 64;
+    let items = items.as_ptr_range();
+    let mut at = items.start.cast::<u8>();
+    while at < items.end.cast() {
+        prefetch(at);
+        at = at.wrapping_add(LINE);
+    }
+}

@@ -15,6 +15,9 @@ use crate::tables::{
 };
 use crate::wire::MacAddr;
 
+/// As many routes are looked for in memory together.
+const FEW_ROUTES: usize = 4;
+
 impl Target {
     /// Whether it uses a link.
     pub(super) fn uses(self, tables: &Tables, link: u32) -> bool {
@@ -56,6 +59,13 @@ impl Build {
         routes: &BTreeMap<RouteKey, Option<Route>>,
         in_place: bool,
     ) {
+        // Of many changes in one edit, most of what is to be copied has been.
+        let few = routes.len() <= FEW_ROUTES;
+        for key in routes.keys().filter(|_| few) {
+            if let Some(vrf) = self.tables.vrfs.get_exact(key.vrf.0) {
+                vrf.fib.prefetch_change(key.prefix);
+            }
+        }
         for (key, new) in routes {
             let Some(target) = self.route(key) else {
                 continue;

@@ -5,6 +5,7 @@
 use std::sync::Arc;
 
 use super::code;
+use crate::prefetch::{prefetch_counts, prefetch_slice};
 use crate::tables::route::Target;
 use crate::tables::trie::allocation;
 
@@ -48,6 +49,12 @@ pub(super) struct List(Arc<[Item]>);
 impl List {
     pub(super) fn len(&self) -> usize {
         self.0.len()
+    }
+
+    /// Asks for all of it.
+    pub(super) fn prefetch(&self) {
+        prefetch_counts(&self.0);
+        prefetch_slice(&self.0);
     }
 
     fn find(&self, address: u32, length: u8) -> Result<usize, usize> {

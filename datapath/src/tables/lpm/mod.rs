@@ -118,6 +118,13 @@ impl Fib {
         }
     }
 
+    /// Asks for what a change of a route copies, some time before it is made.
+    pub(crate) fn prefetch_change(&self, prefix: IpNet) {
+        if let IpNet::V4(p) = prefix {
+            self.v4.prefetch_change(p.addr().to_bits(), p.prefix_len());
+        }
+    }
+
     /// The route of exactly this prefix.
     pub(crate) fn route(&self, prefix: IpNet) -> Option<Target> {
         match prefix {

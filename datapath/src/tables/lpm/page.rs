@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::code;
 use super::list::{List, cleared};
 use crate::blocks::{BLOCK, Block};
+use crate::prefetch::prefetch_counts;
 use crate::tables::paged::Slab;
 use crate::tables::route::Target;
 use crate::tables::trie::allocation;
@@ -106,6 +107,16 @@ impl Page {
             list: List::default(),
             tails: Arc::default(),
             block: None,
+        }
+    }
+
+    /// Asks for what a change copies.
+    pub(super) fn prefetch(&self) {
+        self.list.prefetch();
+        prefetch_counts(&self.tails);
+        if let Some(block) = &self.block {
+            prefetch_counts(block);
+            block.prefetch();
         }
     }
 

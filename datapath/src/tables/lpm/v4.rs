@@ -9,7 +9,7 @@ use super::code;
 use super::list::{Item, LOCAL, List, cleared, overlap};
 use super::page::{Page, Tails};
 use crate::blocks::{self, Codes};
-use crate::prefetch::prefetch_counts;
+use crate::prefetch::{prefetch_counts, prefetch_slice};
 use crate::tables::route::Target;
 use crate::tables::trie::allocation;
 
@@ -178,6 +178,20 @@ impl Root {
         }
     }
 
+    /// Asks for what a change of a prefix longer than /16 copies.
+    fn prefetch_change(&self, address: u32) -> Option<()> {
+        self.octets.prefetch();
+        let row = self.octets[four(address, 28)].as_ref()?;
+        row.prefetch();
+        let octet = row[four(address, 24)].as_ref()?;
+        octet.pages.prefetch();
+        prefetch_slice(&octet.entries);
+        let group = octet.pages[four(address, 20)].as_ref()?;
+        group.prefetch();
+        group[four(address, 16)].as_ref()?.prefetch();
+        Some(())
+    }
+
     /// The rest of a lookup, where a block says that something longer than /24 is near, or that there is no code.
     #[inline(never)]
     fn rare(&self, found: u16, address: u32) -> Option<Target> {
@@ -325,6 +339,13 @@ impl V4 {
     pub(super) fn prefetch(&self, address: u32) {
         if let Some(root) = &self.0 {
             root.prefetch(address);
+        }
+    }
+
+    /// Asks for what a change copies, some time before it is made.
+    pub(super) fn prefetch_change(&self, address: u32, length: u8) {
+        if let Some(root) = self.0.as_ref().filter(|_| length > 16) {
+            root.prefetch_change(address);
         }
     }
 
