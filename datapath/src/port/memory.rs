@@ -22,6 +22,7 @@ pub const MEMORY_CAPS: Caps = Caps {
     local_sender: true,
     superframes: false,
     takes_partial_checksum: false,
+    joins_segments: false,
     max_segments: MAX_SEGMENTS,
 };
 

@@ -13,6 +13,7 @@ mod fault;
 mod generator;
 mod memory;
 mod nic;
+mod packet;
 mod pcap;
 pub mod xdp;
 
@@ -32,6 +33,7 @@ pub use pcap::{
 use crate::frame::{Arena, Batch, Frame, Pool};
 use crate::ids::PortId;
 use crate::verdict::Reason;
+pub(crate) use packet::mark as mark_stream;
 use xdp::{ClosingPort, XdpPort};
 
 /// Chunks that may wait for a device which has no plan of its own.
@@ -48,6 +50,9 @@ pub struct Caps {
     pub superframes: bool,
     /// Transmit passes a partial checksum on to the receiver (AF_XDP transmit metadata, a virtio-net header).
     pub takes_partial_checksum: bool,
+    /// Transmit sends TCP by a way of its own, on which segments of a connection leave together, checksums are passed on and
+    /// frames may be of any arena ([`packet`]).
+    pub joins_segments: bool,
     /// Most segments of a frame it transmits.
     pub max_segments: u8,
 }
@@ -99,6 +104,8 @@ port_counters! {
     kicks_failed,
     /// Frames the port took no more of because its transmit queue was full.
     tx_full,
+    /// TCP segments sent together with others of their connection, as one superframe.
+    tx_joined,
     /// Times the fill ring could not be kept full for want of free chunks.
     fill_starved,
     /// Received frames freed because they had more segments or bytes than a frame holds.

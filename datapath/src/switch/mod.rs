@@ -540,6 +540,8 @@ fn open_nic(
     let open = |queue| {
         let mut config = XdpConfig::new(id, Queue { interface, queue }, plan.of(queue));
         config.wire = true;
+        // Frames are sent by the first queue.
+        config.joins_segments = queue == 0;
         config.local_sender = local_sender;
         plot.umem.open(&config)
     };

@@ -11,7 +11,7 @@ use super::schedule::Balance;
 use crate::counters::{Event, WorkerCounters};
 use crate::frame::{Frame, Meta, Packet, Pool};
 use crate::ids::{MAX_PORTS, PortId, WorkerId};
-use crate::port::{Caps, Closed, Link, Port};
+use crate::port::{Caps, Closed, Link, Port, mark_stream};
 use crate::stage::segment;
 use crate::tables::Tables;
 use crate::verdict::{Reason, Verdict};
@@ -243,7 +243,11 @@ impl Outlets {
         if frame.segments() > slot.caps.max_segments {
             return self.discard(frame, meta, Reason::FrameTooLong);
         }
-        if frame.offload.partial_checksum {
+        if slot.caps.joins_segments && !meta.sealed {
+            mark_stream(&mut frame, &meta.parsed);
+        }
+        let stream = frame.offload.gso_type != 0;
+        if frame.offload.partial_checksum && !stream {
             let field = frame.offload.checksum_field();
             // What a device is asked for is an Internet checksum.
             if !slot.caps.takes_partial_checksum || field.is_crc32c() {
@@ -251,7 +255,7 @@ impl Outlets {
                 self.counters.event(Event::ChecksumFilled, 1);
             }
         }
-        if !frame.is_of(slot.port.arena()) {
+        if !stream && !frame.is_of(slot.port.arena()) {
             let Some(copy) = self.pool.copy(&frame, slot.port.arena()) else {
                 return self.discard(frame, meta, Reason::NoMemory);
             };

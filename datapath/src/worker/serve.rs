@@ -37,6 +37,7 @@ const NO_CAPS: Caps = Caps {
     local_sender: false,
     superframes: false,
     takes_partial_checksum: false,
+    joins_segments: false,
     max_segments: 0,
 };
 

@@ -108,6 +108,7 @@ impl World {
                 local_sender: true,
                 superframes: true,
                 takes_partial_checksum: false,
+                joins_segments: false,
                 max_segments: 18,
             },
         }

@@ -156,6 +156,7 @@ impl PcapPort {
                 local_sender: spec.local_sender,
                 superframes: false,
                 takes_partial_checksum: false,
+                joins_segments: false,
                 max_segments: MAX_SEGMENTS,
             },
             replay,

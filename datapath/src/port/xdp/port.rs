@@ -18,6 +18,7 @@ use super::socket::{KernelDrops, Rings, Socket};
 use super::umem::XdpConfig;
 use crate::frame::{Arena, CHUNK_SIZE, MAX_SEGMENTS, Owner, Pool};
 use crate::ids::PortId;
+use crate::port::packet::PacketWay;
 use crate::port::{Caps, Link, PortCounters};
 
 mod receive;
@@ -55,6 +56,8 @@ pub struct XdpPort {
     rings: Rings,
     plan: PortPlan,
     caps: Caps,
+    /// By which TCP is sent, if it is not by the socket.
+    packets: Option<Box<PacketWay>>,
     kicks_per_turn: u32,
     link: Link,
     /// Inside a received frame that is too long: its descriptors are given back until it ends.
@@ -84,8 +87,16 @@ impl XdpPort {
         socket: Arc<Socket>,
         rings: Rings,
         features: Features,
-    ) -> XdpPort {
-        XdpPort {
+    ) -> Result<XdpPort, XdpError> {
+        let packets = match config.joins_segments && features.joined_segments {
+            true => {
+                let way = PacketWay::open(config.queue.interface, config.wire);
+                let way = way.map_err(|e| XdpError::call("a packet socket", config.queue, e))?;
+                Some(Box::new(way))
+            }
+            false => None,
+        };
+        Ok(XdpPort {
             id: config.id,
             arena,
             socket,
@@ -95,15 +106,17 @@ impl XdpPort {
                 local_sender: config.local_sender,
                 superframes: config.superframes,
                 takes_partial_checksum: features.tx_metadata && !config.wire,
+                joins_segments: packets.is_some(),
                 max_segments: if features.segments { MAX_SEGMENTS } else { 1 },
             },
+            packets,
             kicks_per_turn: config.kicks_per_turn.max(1),
             link: Link::Up,
             skipping: false,
             starved: false,
             counters: PortCounters::default(),
             causes: KickCauses::default(),
-        }
+        })
     }
 
     pub(super) fn adopt(
@@ -113,7 +126,7 @@ impl XdpPort {
         features: Features,
     ) -> Result<XdpPort, XdpError> {
         let rings = socket.map(&config.plan.rings)?;
-        let port = XdpPort::new(config, arena, socket, rings, features);
+        let port = XdpPort::new(config, arena, socket, rings, features)?;
         let (fill, transmit) = port.tagged();
         let wrong = |what: &str, tagged: u32, held: u32| XdpError::Adopt {
             what: config.queue.to_string(),

@@ -16,6 +16,7 @@ use super::socket::{DEFAULT_TX_BUDGET, Queue, Socket};
 use super::umem::{Umem, XdpConfig};
 use crate::frame::{Arena, Offload, Pool};
 use crate::ids::{PortId, WorkerId};
+use crate::port::packet::PacketWay;
 
 /// Oldest kernel the switch runs on.
 pub const KERNEL_FLOOR: (u32, u32) = (6, 1);
@@ -31,6 +32,8 @@ pub struct Features {
     pub tx_metadata: bool,
     /// More than 32 descriptors a transmit call (`XDP_MAX_TX_SKB_BUDGET`, Linux 6.17).
     pub tx_budget: bool,
+    /// TCP by packet sockets, segments of a burst together (`PACKET_VNET_HDR`).
+    pub joined_segments: bool,
 }
 
 /// What came of trying a feature.
@@ -261,6 +264,13 @@ impl Table {
             budget,
             "set per socket",
             &format!("{DEFAULT_TX_BUDGET} descriptors a transmit call"),
+        );
+        let packets = PacketWay::open(LOOPBACK.interface, false).map(|_| ());
+        self.features.joined_segments = self.want(
+            "joined TCP segments",
+            packets,
+            "sent by packet sockets with PACKET_VNET_HDR",
+            "each segment is sent for itself, by AF_XDP",
         );
         let shared = try_sharing(self.features);
         self.need(

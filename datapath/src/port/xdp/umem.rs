@@ -37,6 +37,8 @@ pub struct XdpConfig {
     pub wire: bool,
     /// See [`Caps::local_sender`](crate::port::Caps::local_sender).
     pub local_sender: bool,
+    /// TCP is sent by a packet socket, on which segments leave together, where [`Features::joined_segments`] is there.
+    pub joins_segments: bool,
     /// Most transmit system calls of one [`XdpPort::kick`]; a worker counts those of a turn itself.
     pub kicks_per_turn: u32,
     /// Most descriptors of one transmit system call, 32 to the transmit ring's size; used where the kernel lets it be
@@ -54,6 +56,7 @@ impl XdpConfig {
             superframes: false,
             wire: false,
             local_sender: true,
+            joins_segments: true,
             kicks_per_turn: 4,
             tx_budget: 64,
         }
@@ -97,7 +100,7 @@ impl Umem {
         let (socket, rings) = self.patiently_bound(config)?;
         let socket = Arc::new(socket);
         let arena = self.arena.clone();
-        let port = XdpPort::new(config, arena, socket.clone(), rings, self.features);
+        let port = XdpPort::new(config, arena, socket.clone(), rings, self.features)?;
         self.sockets.push(Arc::downgrade(&socket));
         Ok(port)
     }

@@ -8,6 +8,7 @@ use super::{CHUNK_SHIFT, XdpPort};
 use crate::frame::{Frame, METADATA_ROOM, Owner, Pool};
 use crate::ids::PortId;
 use crate::port::Link;
+use crate::port::packet::is_marked;
 
 const ETHERNET_HEADER: u32 = 14;
 
@@ -33,14 +34,18 @@ pub struct KickCauses {
 
 impl XdpPort {
     /// Moves as many whole frames as the transmit ring and the port's cap allow from `outbox` to the kernel, and says how
-    /// many. A frame that cannot be sent at all (shorter than an Ethernet header, another arena's, or the interface is
-    /// gone) is freed and counted.
+    /// many; those for the packet socket are sent. A frame that cannot be sent at all (shorter than an Ethernet header,
+    /// another arena's, or the interface is gone) is freed and counted.
     pub fn transmit(&mut self, id: PortId, pool: &mut Pool, outbox: &mut VecDeque<Frame>) -> usize {
         debug_assert_eq!(id, self.id);
-        let mut sent = 0;
-        let mut pending = self.pending();
+        let mut sent = self.transmit_packets(pool, outbox);
+        let (mut pushed, mut pending) = (0, self.pending());
         while let Some(frame) = outbox.front() {
             let segments = u32::from(frame.segments());
+            // What the packet socket takes no more of waits in front.
+            if self.packets.is_some() && is_marked(frame) && self.link != Link::Gone {
+                break;
+            }
             if !self.sendable(frame) {
                 self.counters.tx_refused += 1;
                 self.counters.tx_refused_bytes += u64::from(frame.len());
@@ -56,13 +61,25 @@ impl XdpPort {
             if let Some(frame) = outbox.pop_front() {
                 self.push(frame);
                 pending += segments;
-                sent += 1;
+                pushed += 1;
             }
         }
-        if sent > 0 {
+        if pushed > 0 {
             self.rings.tx.publish();
         }
+        sent += pushed;
         sent
+    }
+
+    /// Sends what the packet socket takes; how many frames.
+    #[inline]
+    fn transmit_packets(&mut self, pool: &mut Pool, outbox: &mut VecDeque<Frame>) -> usize {
+        match &mut self.packets {
+            Some(packets) if self.link != Link::Gone => {
+                packets.transmit(pool, outbox, &mut self.link, &mut self.counters)
+            }
+            _ => 0,
+        }
     }
 
     /// Whether the kernel can take the frame: it neither completes nor skips descriptors it finds invalid.
