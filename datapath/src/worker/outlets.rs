@@ -246,6 +246,7 @@ impl Outlets {
         if slot.caps.joins_segments && !meta.sealed {
             mark_stream(&mut frame, &meta.parsed);
         }
+        // By a packet socket, whose kernel finishes checksums and reads chunks of any arena.
         let stream = frame.offload.gso_type != 0;
         if frame.offload.partial_checksum && !stream {
             let field = frame.offload.checksum_field();
