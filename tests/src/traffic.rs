@@ -202,6 +202,19 @@ pub fn udp_echo(socket: &UdpSocket, bytes: &[u8], wait: Duration) -> bool {
     matches!(socket.recv(&mut back), Ok(length) if back[..length] == *bytes)
 }
 
+/// Whether a datagram to a port is refused: somebody says that nobody is there.
+///
+/// # Panics
+/// If there is no way to `to`.
+#[track_caller]
+pub fn udp_is_refused(from: &Netns, to: IpAddr, port: u16) -> bool {
+    let socket = udp_socket(from, to, port);
+    socket.set_read_timeout(Some(HUNG)).expect("a read timeout");
+    socket.send(b"anybody?").expect("send");
+    let heard = socket.recv(&mut [0; 8]);
+    heard.is_err_and(|e| e.kind() == ErrorKind::ConnectionRefused)
+}
+
 /// A one-shot `iperf3 -s` in a namespace.
 #[derive(Debug)]
 pub struct IperfServer {

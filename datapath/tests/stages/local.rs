@@ -4,9 +4,7 @@
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use podswitch_datapath::counters::Event;
-use podswitch_datapath::tables::{PortKindSpec, PortSpec};
 use podswitch_datapath::wire::MacAddr;
-use podswitch_datapath::{PortId, VrfId};
 
 use crate::frames::{self, V4, V6};
 use crate::node::*;
@@ -174,17 +172,11 @@ const NODE6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1);
 fn on_a_wire(address: Option<Ipv6Addr>) -> World {
     let mut w = node();
     w.edit(|e| {
-        e.set_port(PortSpec {
-            name: "uplink".to_owned(),
-            mac: NIC,
-            check_source: false,
-            kind: PortKindSpec::Uplink {
-                vrf: VrfId(0),
-                addresses: address.map(Into::into).into_iter().collect(),
-                masquerade: None,
-            },
-            ..pod(UPLINK)
-        });
+        e.set_port(nic(
+            NIC,
+            address.map(Into::into).into_iter().collect(),
+            None,
+        ));
     });
     w
 }

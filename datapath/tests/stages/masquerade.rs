@@ -4,7 +4,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use podswitch_datapath::stage::Rate;
-use podswitch_datapath::tables::{HostPortKey, PortKindSpec, PortSpec};
+use podswitch_datapath::tables::{HostPortKey, PortSpec};
 use podswitch_datapath::wire::MacAddr;
 use podswitch_datapath::wire::translate::Endpoint;
 use podswitch_datapath::{PortId, VrfId, WorkerId};
@@ -33,17 +33,10 @@ fn node_on(pods: u8, uplink: u8) -> World {
                 ..pod(n)
             });
         }
+        let except = vec!["198.51.100.0/24".parse().unwrap()];
         e.set_port(PortSpec {
-            name: "uplink".to_owned(),
             worker: WorkerId(uplink),
-            mac: NIC,
-            check_source: false,
-            kind: PortKindSpec::Uplink {
-                vrf: VrfId(0),
-                addresses: vec![NODE4.into(), NODE6.into()],
-                masquerade: Some(vec!["198.51.100.0/24".parse().unwrap()]),
-            },
-            ..pod(UPLINK)
+            ..nic(NIC, vec![NODE4.into(), NODE6.into()], Some(except))
         });
         for (prefix, router) in [("0.0.0.0/0", "192.0.2.254"), ("::/0", "fe80::fe")] {
             let router: IpAddr = router.parse().unwrap();
@@ -380,17 +373,7 @@ fn what_has_no_ports_does_not_leave() {
 fn without_an_address_or_ports_nothing_leaves() {
     let mut w = node_on(0, 0);
     w.edit(|e| {
-        e.set_port(PortSpec {
-            name: "uplink".to_owned(),
-            mac: NIC,
-            check_source: false,
-            kind: PortKindSpec::Uplink {
-                vrf: VrfId(0),
-                addresses: vec![NODE6.into()],
-                masquerade: Some(Vec::new()),
-            },
-            ..pod(UPLINK)
-        });
+        e.set_port(nic(NIC, vec![NODE6.into()], Some(Vec::new())));
     });
     let question = frame4(1, &udp((v4(1), 4000), (SERVER4, 53)));
     assert_eq!(w.send_one(1, &question), dropped("nat_no_address"));

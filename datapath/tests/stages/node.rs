@@ -3,6 +3,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use ipnet::IpNet;
 use podswitch_datapath::stage::Rate;
 use podswitch_datapath::tables::{Action, Edit, PortKindSpec, PortSpec, Route};
 use podswitch_datapath::wire::MacAddr;
@@ -40,6 +41,25 @@ pub(crate) fn pod(n: u16) -> PortSpec {
         node: false,
         egress_default: Action::Allow,
         ingress_default: Action::Allow,
+    }
+}
+
+/// The node's NIC, on which the node has these addresses.
+pub(crate) fn nic(
+    mac: MacAddr,
+    addresses: Vec<IpAddr>,
+    masquerade: Option<Vec<IpNet>>,
+) -> PortSpec {
+    PortSpec {
+        name: "uplink".to_owned(),
+        mac,
+        check_source: false,
+        kind: PortKindSpec::Uplink {
+            vrf: VrfId(0),
+            addresses,
+            masquerade,
+        },
+        ..pod(UPLINK)
     }
 }
 
