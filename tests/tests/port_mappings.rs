@@ -108,6 +108,16 @@ fn the_world_reaches_a_pod_by_ports_of_the_node_by_one_worker() {
     world_reaches_the_pod(&bed);
     session.goes_on("connections to pods");
     session.end();
+    // Who asks why is told where the port leads.
+    let asked = json!({"from": {"address": PEER_V4}, "to": {"address": NODE_V4}, "protocol": "udp", "port": LED});
+    let why = bed.node.rpc("why", &asked).expect("why");
+    assert_eq!(why["allowed"], true, "{why}");
+    assert_eq!(
+        why["leads_to"]["to"]["address"],
+        json!(bed.pod.v4()),
+        "{why}"
+    );
+    assert_eq!(why["leads_to"]["container_port"], ECHO, "{why}");
     // The pod sees who it is.
     let server = bed.pod.netns.run(|| UdpSocket::bind(("0.0.0.0", ECHO)));
     let server = server.expect("a socket");

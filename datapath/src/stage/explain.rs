@@ -8,6 +8,7 @@ use crate::ids::{PolicyRuleId, PortId, RuleId, VrfId};
 use crate::tables::{Adjacency, Direction, Hop, Peer, PortEntry, PortPolicy, Tables};
 use crate::verdict::Reason;
 use crate::wire::FlowKey;
+use crate::wire::translate::Endpoint;
 
 /// What decided at one end.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -48,6 +49,8 @@ pub struct Explained<'t> {
     pub route: Result<&'t Adjacency, Reason>,
     /// The receiver's end; none without a way out.
     pub ingress: Option<Said>,
+    /// Whom the port of the node leads to that the connection is to, if it is to one.
+    pub led_to: Option<Endpoint>,
 }
 
 impl Explained<'_> {
@@ -67,10 +70,16 @@ pub fn explain<'t>(tables: &'t Tables, vrf: VrfId, key: &FlowKey) -> Explained<'
         Hop::Adjacency(way) => Ok(way),
         Hop::Drop(reason) => Err(reason),
     };
+    let led_to = tables.host_port(key);
+    let itself = led_to.is_some_and(|to| to.address == key.src);
+    let key = &led_to.map_or(*key, |to| key.with_destination(&to));
     let source: IpAddr = crate::wire::flow_key::to_ip(&key.src);
     let back = || tables.port(way(&key.reversed()).ok()?.port);
     let sender = tables.neighbor_owner(vrf, source).or_else(back);
-    let route = way(key);
+    let route = match itself {
+        true => Err(Reason::NatHairpin),
+        false => way(key),
+    };
     let receiver = route.ok().and_then(|way| tables.port(way.port));
     let said = |direction, port: Option<&'t PortEntry>, other| {
         let end = End {
@@ -84,6 +93,7 @@ pub fn explain<'t>(tables: &'t Tables, vrf: VrfId, key: &FlowKey) -> Explained<'
         egress: said(Direction::Egress, sender, receiver),
         route,
         ingress: said(Direction::Ingress, receiver, sender),
+        led_to,
     }
 }
 

@@ -28,7 +28,8 @@ pub use stats::{
 };
 
 pub use why::{
-    DecidedBy, PolicyRuleRef, WhyEnd, WhyJudgement, WhyParams, WhyParty, WhyResult, WhyRoute,
+    DecidedBy, PolicyRuleRef, WhyEnd, WhyJudgement, WhyLed, WhyParams, WhyParty, WhyResult,
+    WhyRoute,
 };
 
 use schemars::JsonSchema;

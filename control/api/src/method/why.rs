@@ -60,6 +60,9 @@ pub struct WhyResult {
     pub from: WhyParty,
     /// Whom it is for.
     pub to: WhyParty,
+    /// Where that port of the node leads, if it leads to a pod; everything below is about that pod.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub leads_to: Option<WhyLed>,
     /// What the sender's end says; absent where the sender is behind no port of this node.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub egress: Option<WhyJudgement>,
@@ -82,6 +85,16 @@ pub struct WhyParty {
     /// The port of the switch it is behind.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub port: Option<String>,
+}
+
+/// Where a port of the node leads.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(remote = "Self", deny_unknown_fields)]
+pub struct WhyLed {
+    /// The pod's end.
+    pub to: WhyParty,
+    /// Its port.
+    pub container_port: u16,
 }
 
 /// What decided at one end.
@@ -183,6 +196,7 @@ crate::by_name!(
     WhyEnd,
     WhyResult,
     WhyParty,
+    WhyLed,
     WhyJudgement,
     PolicyRuleRef,
     WhyRoute

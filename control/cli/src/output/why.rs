@@ -18,10 +18,15 @@ pub(crate) fn why(r: &WhyResult) -> String {
         Some(judgement) => said(judgement, "ingress"),
         None => "not asked: there is no way out".to_owned(),
     };
+    let led = r.leads_to.as_ref().map(|led| {
+        let (to, port) = (party(&led.to), led.container_port);
+        format!("\n  leads to {to}, port {port}")
+    });
     format!(
-        "{verdict}\n  from     {}\n  to       {}\n  egress   {egress}\n  route    {}\n  ingress  {ingress}\n",
+        "{verdict}\n  from     {}\n  to       {}{}\n  egress   {egress}\n  route    {}\n  ingress  {ingress}\n",
         party(&r.from),
         party(&r.to),
+        led.unwrap_or_default(),
         route(&r.route),
     )
 }

@@ -14,11 +14,11 @@ fn ports_are_listed_as_a_table() {
     let text = daemon.ctl(&["port", "list"]).ok();
     assert_eq!(
         text,
-        "NAME   STATE    DEVICE  MODE    WORKER   MTU  MAC                VRF/SEGMENT      ADDRESSES         POD\n\
-         db     faulted  psw2    -            0  1500  02:00:00:00:00:02  0                10.0.0.2          -\n\
-         left   up       psw3    native       0  1500  -                  lab vlan 10      -                 -\n\
-         right  up       psw4    native       0  1500  -                  lab trunk 10,20  -                 -\n\
-         web    up       psw1    native       0  1500  02:00:00:00:00:01  0                10.0.0.1,fd00::1  default/web-0:eth0\n\
+        "NAME   STATE    DEVICE  MODE    WORKER   MTU  MAC                VRF/SEGMENT      ADDRESSES         POD                 HOST PORTS\n\
+         db     faulted  psw2    -            0  1500  02:00:00:00:00:02  0                10.0.0.2          -                   -\n\
+         left   up       psw3    native       0  1500  -                  lab vlan 10      -                 -                   -\n\
+         right  up       psw4    native       0  1500  -                  lab trunk 10,20  -                 -                   -\n\
+         web    up       psw1    native       0  1500  02:00:00:00:00:01  0                10.0.0.1,fd00::1  default/web-0:eth0  -\n\
          db: interface psw2 does not exist\n"
     );
     let one = daemon.ctl(&["port", "list", "--address", "10.0.0.1"]).ok();
@@ -51,7 +51,7 @@ fn objects_of_every_kind_are_added_shown_and_deleted() {
     let daemon = Daemon::furnished();
     for (words, kind, key) in [
         (
-            "port add new --interface psw9 --mode generic --mac 02:00:00:00:00:09 --address 10.0.0.9 --mtu 1400 --egress-default deny",
+            "port add new --interface psw9 --mode generic --mac 02:00:00:00:00:09 --address 10.0.0.9 --mtu 1400 --egress-default deny --host-port 8080:80 --host-port udp/192.0.2.1:53:5353",
             "port",
             "new",
         ),

@@ -4,13 +4,15 @@
 use std::net::IpAddr;
 
 use podswitch_api::method::{
-    DecidedBy, PolicyRuleRef, WhyEnd, WhyJudgement, WhyParams, WhyParty, WhyResult, WhyRoute,
+    DecidedBy, PolicyRuleRef, WhyEnd, WhyJudgement, WhyLed, WhyParams, WhyParty, WhyResult,
+    WhyRoute,
 };
 use podswitch_api::object::{self, Kind, NamespacedName, Port};
 use podswitch_api::{ErrorCode, MacAddr, RpcError};
 use podswitch_datapath::stage::{By, Said, explain};
 use podswitch_datapath::tables::{Direction, Tables};
 use podswitch_datapath::wire::FlowKey;
+use podswitch_datapath::wire::flow_key::to_ip;
 use podswitch_datapath::{PortId, RuleId, VrfId};
 use podswitch_policy::{PolicyKey, RuleName};
 
@@ -54,6 +56,10 @@ impl Engine {
             reason: explained.drop().map(|reason| reason.name().to_owned()),
             from: self.party(tables, vrf, from),
             to: self.party(tables, vrf, to),
+            leads_to: explained.led_to.map(|led| WhyLed {
+                to: self.party(tables, vrf, to_ip(&led.address)),
+                container_port: led.port,
+            }),
             egress: explained.egress.map(|s| judge(s, Direction::Egress)),
             route: match explained.route {
                 Ok(way) => WhyRoute {
