@@ -2,7 +2,7 @@
 //! A node's NIC: a veth that plays a wire between the node and a peer on it, and a connection of the host's own over it.
 
 use std::io::{Read, Write};
-use std::net::{IpAddr, Ipv4Addr, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use crate::frames::{Ends, parse_mac};
 use crate::netns::Netns;
 use crate::node::Node;
+use crate::objects::set;
 use crate::programs::run;
 use crate::traffic::{Echo, tcp_connect};
 use crate::wait::{HUNG, eventually};
@@ -23,6 +24,10 @@ pub const NIC: &str = "eth0";
 pub const NODE_V4: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 /// The peer's.
 pub const PEER_V4: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 9);
+/// The node's IPv6 address, where there are any.
+pub const NODE_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 2, 0, 0, 0, 0, 0, 1);
+/// The peer's.
+pub const PEER_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 2, 0, 0, 0, 0, 0, 9);
 /// Between two messages of a [`Session`].
 const EVERY: Duration = Duration::from_millis(10);
 
@@ -61,6 +66,25 @@ impl Uplink {
             plug(end, NIC);
         }
         Uplink { peer }
+    }
+
+    /// The same with IPv6 addresses, too.
+    #[track_caller]
+    pub fn of_both_families(node: &Node, queues: u32) -> Uplink {
+        let uplink = Uplink::new(node, queues);
+        for (end, address) in [(node.netns(), NODE_V6), (&uplink.peer, PEER_V6)] {
+            end.ip(&format!("address add {address}/64 dev {NIC} nodad"));
+        }
+        uplink
+    }
+
+    /// Changes that make the peer the way to everybody, of both families.
+    pub fn default_routes() -> [Value; 2] {
+        [("0.0.0.0/0", PEER_V4.into()), ("::/0", PEER_V6.into())].map(
+            |(prefix, via): (_, IpAddr)| {
+                set(json!({"kind": "route", "prefix": prefix, "port": "uplink", "via": via}))
+            },
+        )
     }
 
     /// The port on the NIC, as an object.

@@ -2,7 +2,7 @@
 //! Pods talk to a world that knows nothing of them: what they begin leaves as the node's own, by ports that are nobody else's.
 
 use std::io::{Read, Write};
-use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::ops::RangeInclusive;
 
 use podswitch_tests::kernel::set_sysctl;
@@ -10,13 +10,11 @@ use podswitch_tests::objects::set;
 use podswitch_tests::traffic::{
     Echo, ping, ping_once, tcp_connect, tcp_echo, udp_echo, udp_is_refused, udp_socket,
 };
-use podswitch_tests::uplink::{NIC, NODE_V4, PEER_V4, Session, Uplink};
+use podswitch_tests::uplink::{NIC, NODE_V4, NODE_V6, PEER_V4, PEER_V6, Session, Uplink};
 use podswitch_tests::{HUNG, Node, NodeConfig, Pod};
 use serde_json::{Value, json};
 
 const PORTS: RangeInclusive<u16> = 61_000..=65_535;
-const NODE_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 2, 0, 0, 0, 0, 0, 1);
-const WORLD_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 2, 0, 0, 0, 0, 0, 9);
 /// The world's, too; not masqueraded.
 const EXCEPTED: &str = "198.51.100.9";
 
@@ -39,18 +37,12 @@ struct Bed {
 impl Bed {
     fn new(workers: &[u32]) -> Bed {
         let node = Node::new(config(workers));
-        let uplink = Uplink::new(&node, 1);
-        for (end, address) in [(node.netns(), NODE_V6), (&uplink.peer, WORLD_V6)] {
-            end.ip(&format!("address add {address}/64 dev {NIC} nodad"));
-        }
+        let uplink = Uplink::of_both_families(&node, 1);
         uplink.peer.ip(&format!("address add {EXCEPTED}/32 dev lo"));
         let pod = node.pod();
         let bed = Bed { node, pod, uplink };
-        bed.node.apply(&[
-            set(masquerading()),
-            set(json!({"kind": "route", "prefix": "0.0.0.0/0", "port": "uplink", "via": PEER_V4})),
-            set(json!({"kind": "route", "prefix": "::/0", "port": "uplink", "via": WORLD_V6})),
-        ]);
+        let [v4, v6] = Uplink::default_routes();
+        bed.node.apply(&[set(masquerading()), v4, v6]);
         for to in WORLD {
             ping(&bed.pod.netns, to());
         }
@@ -77,7 +69,7 @@ fn masquerading() -> Value {
     json!({"kind": "port", "name": "uplink", "device": device})
 }
 
-const WORLD: [fn() -> IpAddr; 2] = [|| PEER_V4.into(), || WORLD_V6.into()];
+const WORLD: [fn() -> IpAddr; 2] = [|| PEER_V4.into(), || PEER_V6.into()];
 
 #[track_caller]
 fn is_node(from: SocketAddr) {

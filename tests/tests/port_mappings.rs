@@ -2,19 +2,17 @@
 //! Ports of the node that lead to pods (hostPort), as the runtime asks for them: `portMappings` of CNI, without any other plugin.
 
 use std::io::ErrorKind;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsRawFd;
 
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrStorage, bind, connect, socket};
 use podswitch_tests::cni::Call;
 use podswitch_tests::objects::set;
 use podswitch_tests::traffic::{Echo, tcp_connect, tcp_echo, udp_echo, udp_is_refused, udp_socket};
-use podswitch_tests::uplink::{NIC, NODE_V4, PEER_V4, Session, Uplink};
+use podswitch_tests::uplink::{NODE_V4, NODE_V6, PEER_V4, Session, Uplink};
 use podswitch_tests::{HUNG, Netns, Node, NodeConfig, Pod, eventually};
 use serde_json::{Value, json};
 
-const NODE_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 2, 0, 0, 0, 0, 0, 1);
-const PEER_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 2, 0, 0, 0, 0, 0, 9);
 /// The pod's servers, and one where nobody is.
 const ECHO: u16 = 7000;
 const NOBODY: u16 = 7001;
@@ -59,15 +57,9 @@ impl Bed {
             workers: workers.to_vec(),
             ..NodeConfig::default()
         });
-        let uplink = Uplink::new(&node, 1);
-        for (end, address) in [(node.netns(), NODE_V6), (&uplink.peer, PEER_V6)] {
-            end.ip(&format!("address add {address}/64 dev {NIC} nodad"));
-        }
-        node.apply(&[
-            set(uplink.port("native")),
-            set(json!({"kind": "route", "prefix": "0.0.0.0/0", "port": "uplink", "via": PEER_V4})),
-            set(json!({"kind": "route", "prefix": "::/0", "port": "uplink", "via": PEER_V6})),
-        ]);
+        let uplink = Uplink::of_both_families(&node, 1);
+        let [v4, v6] = Uplink::default_routes();
+        node.apply(&[set(uplink.port("native")), v4, v6]);
         let pod = node.pod_with(mapped(&[
             mapping("tcp", LED, ECHO),
             mapping("udp", LED, ECHO),
