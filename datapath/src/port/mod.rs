@@ -33,7 +33,7 @@ pub use pcap::{
 use crate::frame::{Arena, Batch, Frame, Pool};
 use crate::ids::PortId;
 use crate::verdict::Reason;
-pub(crate) use packet::mark as mark_stream;
+pub(crate) use packet::{is_marked as is_stream, mark as mark_stream};
 use xdp::{ClosingPort, XdpPort};
 
 /// Chunks that may wait for a device which has no plan of its own.

@@ -11,7 +11,7 @@ use super::schedule::Balance;
 use crate::counters::{Event, WorkerCounters};
 use crate::frame::{Frame, Meta, Packet, Pool};
 use crate::ids::{MAX_PORTS, PortId, WorkerId};
-use crate::port::{Caps, Closed, Link, Port, mark_stream};
+use crate::port::{Caps, Closed, Link, Port, is_stream, mark_stream};
 use crate::stage::segment;
 use crate::tables::Tables;
 use crate::verdict::{Reason, Verdict};
@@ -247,7 +247,7 @@ impl Outlets {
             mark_stream(&mut frame, &meta.parsed);
         }
         // By a packet socket, whose kernel finishes checksums and reads chunks of any arena.
-        let stream = frame.offload.gso_type != 0;
+        let stream = is_stream(&frame);
         if frame.offload.partial_checksum && !stream {
             let field = frame.offload.checksum_field();
             // What a device is asked for is an Internet checksum.
