@@ -96,7 +96,9 @@ impl Lots {
 /// A frame that waits for others to pass.
 struct Late {
     frame: Vec<u8>,
+    /// It goes once so many have passed.
     behind: u64,
+    passed: u64,
     since: Instant,
 }
 
@@ -134,25 +136,26 @@ impl Way {
             self.late.push(Late {
                 frame,
                 behind: 1 + self.lots.below(4),
+                passed: 0,
                 since: Instant::now(),
             });
         } else {
             self.send(&frame);
             for late in &mut self.late {
-                late.behind = late.behind.saturating_sub(1);
+                late.passed += 1;
             }
-            let freed = self.release(|late| late.behind == 0);
-            self.state.overtaken.fetch_add(freed, Ordering::Relaxed);
+            self.release(|late| late.passed == late.behind);
         }
     }
 
-    /// Sends late frames on; how many.
-    fn release(&mut self, which: impl Fn(&Late) -> bool) -> u64 {
-        let (go, stay) = std::mem::take(&mut self.late).into_iter().partition(which);
-        self.late = stay;
-        let go: Vec<Late> = go;
-        go.iter().for_each(|late| self.send(&late.frame));
-        go.len() as u64
+    /// Sends late frames on.
+    fn release(&mut self, which: impl Fn(&Late) -> bool) {
+        for late in self.late.extract_if(.., |late| which(late)).collect::<Vec<_>>() {
+            self.send(&late.frame);
+            // One that waited in vain was overtaken by none.
+            let overtaken = u64::from(late.passed > 0);
+            self.state.overtaken.fetch_add(overtaken, Ordering::Relaxed);
+        }
     }
 
     /// A device that is down or gone loses frames, too.
