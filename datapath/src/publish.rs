@@ -5,7 +5,7 @@
 //! and takes out what a reader has not fetched; [`Reader::refresh`] looks into its mailbox with one relaxed load and
 //! takes what is in it. The publisher keeps a pointer of its own to everything a reader may still have, so a reader
 //! that lets go of a pointer only counts down; [`Publisher::reclaim`] frees, on the publisher's thread, what nobody
-//! else has.
+//! else has. It is not part of a publication, whose effect need not wait for it.
 //!
 //! A reader about to sleep puts its tables back into the mailbox ([`Reader::rest`]), from where the next publication
 //! takes them: who sleeps holds nothing up, and has new tables at once when it wakes. Publishing need not wake it.
@@ -14,7 +14,8 @@
 //! |---|---|---|
 //! | reader | `refresh`, nothing new | one load of a line that only publications write |
 //! | reader | `refresh`, something new | one swap, one count down |
-//! | publisher | `publish` | one swap a reader, and freeing what became free |
+//! | publisher | `publish` | one swap a reader |
+//! | publisher | `reclaim` | freeing what became free; at the latest when [`KEPT`] wait |
 //!
 //! The model in this file's tests runs this code under loom.
 
@@ -23,6 +24,9 @@ use std::ptr;
 
 use crate::sync::{Arc, AtomicPtr, Ordering};
 use crate::tables::Tables;
+
+/// Replaced values that a publication leaves to a later [`Publisher::reclaim`].
+const KEPT: usize = 8;
 
 /// Room for one shared pointer, on a cache line of its own.
 #[derive(Debug)]
@@ -112,7 +116,7 @@ impl<T> Publisher<T> {
         }
     }
 
-    /// Gives every reader a new value, and frees the old ones that no reader has any more.
+    /// Gives every reader a new value. The old ones wait for [`reclaim`](Publisher::reclaim), unless there are many.
     pub fn publish(&mut self, next: T) {
         let old = std::mem::replace(&mut self.current, Arc::new(next));
         self.retired.push(old);
@@ -120,7 +124,9 @@ impl<T> Publisher<T> {
             // What comes out is also in `retired`, so nothing is freed here.
             drop(mailbox.swap(Some(self.current.clone())));
         }
-        self.reclaim();
+        if self.retired.len() > KEPT {
+            self.reclaim();
+        }
     }
 
     /// Frees the old values that no reader has any more, and forgets readers that are gone; returns how many old
@@ -310,6 +316,7 @@ mod loom_model {
                 reader
             });
             publisher.publish(Watched::new(1));
+            publisher.reclaim();
             publisher.publish(Watched::new(2));
             let mut reader = worker.join().unwrap();
             assert_eq!(reader.refresh().get(), 2);
@@ -334,6 +341,7 @@ mod loom_model {
                 reader
             });
             publisher.publish(Watched::new(1));
+            publisher.reclaim();
             publisher.publish(Watched::new(2));
             let mut reader = worker.join().unwrap();
             assert_eq!(publisher.reclaim(), 0);
@@ -358,6 +366,7 @@ mod loom_model {
                 })
                 .collect();
             publisher.publish(Watched::new(1));
+            publisher.reclaim();
             let readers: Vec<_> = workers.into_iter().map(|w| w.join().unwrap()).collect();
             assert_eq!(publisher.reclaim(), 0);
             drop(readers);

@@ -34,6 +34,8 @@ const BREATH: Duration = Duration::from_millis(2);
 struct Times {
     build: u64,
     publish: u64,
+    /// Freeing what it replaced, once it is in force.
+    free: u64,
 }
 
 /// A switch under full load whose routes change.
@@ -111,9 +113,12 @@ impl Rig {
         let tables = edit.build().expect("tables");
         let built = cycles();
         self.node.switch.publish(tables);
+        let published = cycles();
+        self.node.switch.reclaim();
         Times {
             build: built - began,
-            publish: cycles() - built,
+            publish: published - built,
+            free: cycles() - published,
         }
     }
 
@@ -161,7 +166,9 @@ pub fn measure(outcome: &mut Outcome, settings: Settings, public: &Public, core:
         for (part, samples) in [
             ("edit and build", of(|t| t.build)),
             ("publish", of(|t| t.publish)),
-            ("all", of(|t| t.build + t.publish)),
+            ("until it is in force", of(|t| t.build + t.publish)),
+            ("freeing what it replaced", of(|t| t.free)),
+            ("all", of(|t| t.build + t.publish + t.free)),
         ] {
             outcome.add_distribution(&format!("a prefix, {what}: {part}"), "us", samples);
         }

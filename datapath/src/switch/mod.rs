@@ -314,8 +314,8 @@ impl Switch {
         Edit::new(self.publisher.current(), self.publisher.oldest())
     }
 
-    /// Gives all workers new tables. Never waits: each worker has them at its next turn; those that sleep are woken. Old
-    /// tables are freed here and in [`Switch::tidy`], once no worker uses them.
+    /// Gives all workers new tables. Never waits: each worker has them at its next turn; those that sleep are woken. The
+    /// old ones are left to [`Switch::reclaim`] unless many wait for it.
     pub fn publish(&mut self, tables: Tables) {
         self.prepare_rules(Some(&tables));
         self.prepare_tunnels(&tables);
@@ -323,6 +323,11 @@ impl Switch {
         for handle in &self.workers {
             handle.mailbox.knock();
         }
+    }
+
+    /// Frees the old tables that no worker uses any more.
+    pub fn reclaim(&mut self) {
+        self.publisher.reclaim();
     }
 
     /// Waits until every worker has the tables published last: what it receives from now on meets these or newer ones.
@@ -441,7 +446,7 @@ impl Switch {
     /// # Errors
     /// When a worker does not answer.
     pub fn tidy(&mut self) -> Result<(), SwitchError> {
-        self.publisher.reclaim();
+        self.reclaim();
         for at in 0..self.workers.len() {
             let id = self.workers[at].id;
             let empty = |p: &Plot| p.ports == 0;
