@@ -150,7 +150,11 @@ impl Way {
 
     /// Sends late frames on.
     fn release(&mut self, which: impl Fn(&Late) -> bool) {
-        for late in self.late.extract_if(.., |late| which(late)).collect::<Vec<_>>() {
+        for late in self
+            .late
+            .extract_if(.., |late| which(late))
+            .collect::<Vec<_>>()
+        {
             self.send(&late.frame);
             // One that waited in vain was overtaken by none.
             let overtaken = u64::from(late.passed > 0);

@@ -23,6 +23,8 @@ use crate::wire::partial::PartialChecksum;
 
 /// Most segments of a frame: what one AF_XDP transmit takes (`MAX_SKB_FRAGS + 1`).
 pub const MAX_SEGMENTS: u8 = 18;
+/// Bytes that come near together.
+const CACHE_LINE: usize = 64;
 /// Most bytes of a frame: Ethernet and one VLAN tag over a 65535-byte packet, within 18 segments.
 pub const MAX_FRAME: u32 = 65_553;
 
@@ -182,6 +184,13 @@ impl Frame {
     pub fn prefetch(&self) {
         let at = self.arena().at(self.head, self.offset.into());
         crate::prefetch::prefetch(at.as_ptr());
+    }
+
+    /// Asks the processor to bring near what [`push_front`](Frame::push_front) adds first.
+    #[inline]
+    pub fn prefetch_front(&self) {
+        let before = usize::from(self.offset).saturating_sub(CACHE_LINE);
+        crate::prefetch::prefetch(self.arena().at(self.head, before).as_ptr());
     }
 
     /// The chunks of the chain in order, as ring descriptors name them.

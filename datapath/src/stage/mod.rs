@@ -31,6 +31,7 @@
 mod connection;
 mod explain;
 mod fragment;
+mod heard;
 mod icmp_error;
 mod limit;
 mod local;
@@ -48,6 +49,7 @@ mod trim;
 mod tunnel;
 
 pub use explain::{By, Explained, Said, explain};
+pub use heard::Heard;
 pub use limit::{Rate, RateLimiter};
 pub use segment::{Learned, LearnedEntry};
 use source::Own;
@@ -95,6 +97,8 @@ pub struct Context<'a> {
     pub refusals: &'a mut Refusals,
     /// Neighbors that packets could not leave for.
     pub misses: &'a mut Misses,
+    /// Tunnels heard of late.
+    pub heard: &'a mut Heard,
     /// Learned MAC addresses and the segments' flood limits.
     pub fdb: &'a mut Learned,
     /// Limit of ICMP errors.
@@ -194,10 +198,15 @@ fn arrive_all<const UPLINK: bool>(
     batch: &mut Batch,
 ) -> [Candidate; BATCH_SIZE] {
     let own = Own::of(port);
+    // Who leaves through a tunnel gets headers in front.
+    let wraps = !UPLINK && ctx.tables.has_tunnels();
     let mut candidates = [Candidate::NONE; BATCH_SIZE];
     for i in 0..batch.len() + BEHIND {
         if let Some(later) = batch.get(i + AHEAD) {
             later.frame.prefetch();
+            if wraps {
+                later.frame.prefetch_front();
+            }
         }
         if let Some(packet) = batch.get_mut(i) {
             packet.meta.verdict = match UPLINK {

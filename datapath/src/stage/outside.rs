@@ -28,6 +28,11 @@ use crate::wire::{FlowKey, Kind, parse_into};
 /// What comes before the flow table for each packet of an uplink.
 #[inline(always)]
 pub(super) fn arrive(ctx: &mut Context<'_>, uplink: &PortEntry, packet: &mut Packet) -> Verdict {
+    if ctx.tables.has_tunnels()
+        && let Some(verdict) = tunnel::unwrap_known(ctx, uplink, packet)
+    {
+        return verdict;
+    }
     if let Err(reason) = parse(packet) {
         return Verdict::Drop(reason);
     }

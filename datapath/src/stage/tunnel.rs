@@ -16,7 +16,7 @@ use crate::wire::ipv4::Ipv4Header;
 use crate::wire::ipv6::Ipv6Header;
 use crate::wire::partial::{self, PartialChecksum};
 use crate::wire::udp::{self, UdpHeader};
-use crate::wire::vxlan::{self, Template, Wrapped};
+use crate::wire::vxlan::{self, Outer, Template, Wrapped};
 use crate::wire::{Fragment, Kind, Parsed, ecn, protocol};
 
 /// Wraps a packet, already rewritten, that leaves by the adjacency of a tunnel.
@@ -108,10 +108,22 @@ pub(super) fn is_one(ctx: &Context<'_>, outer: &Parsed) -> bool {
     outer.protocol == protocol::UDP && ctx.tables.is_tunnel_port(outer.key.dport)
 }
 
+/// Takes a packet out of its tunnel if the last ones from there were of a tunnel; `None` for others. As [`unwrap`] else, which notes them.
+#[inline(always)]
+pub(super) fn unwrap_known(
+    ctx: &mut Context<'_>,
+    uplink: &PortEntry,
+    packet: &mut Packet,
+) -> Option<Verdict> {
+    let (outer, tos) = Outer::read(packet.frame.bytes(), packet.frame.len())?;
+    let tunnel = ctx.heard.find(ctx.tables, uplink.id, &outer)?;
+    let tunnel = ctx.tables.port(tunnel)?;
+    Some(come_out(ctx, tunnel, packet, (vxlan::OVERHEAD_V4, tos)))
+}
+
 /// Takes a packet out of its tunnel. `Continue`: it is one to be routed, that came in by the tunnel's port.
 #[inline(never)]
 pub(super) fn unwrap(ctx: &mut Context<'_>, uplink: &PortEntry, packet: &mut Packet) -> Verdict {
-    let outer = packet.meta.parsed;
     let tunnel = match tunnel_of(ctx, uplink, packet) {
         Ok(tunnel) => tunnel,
         Err(reason) => return Verdict::Drop(reason),
@@ -119,8 +131,24 @@ pub(super) fn unwrap(ctx: &mut Context<'_>, uplink: &PortEntry, packet: &mut Pac
     if !ctx.caps.local_sender && !is_checksum_right(packet) {
         return Verdict::Drop(Reason::BadUdpChecksum);
     }
-    let headers = outer.l4 + (udp::HEADER_LEN + vxlan::HEADER_LEN) as u16;
-    if !packet.frame.pull_front(headers) {
+    if let Some((outer, _)) = Outer::read(packet.frame.bytes(), packet.frame.len()) {
+        ctx.heard.note(ctx.tables, uplink.id, outer, tunnel.id);
+    }
+    let outer = &packet.meta.parsed;
+    let headers = usize::from(outer.l4) + udp::HEADER_LEN + vxlan::HEADER_LEN;
+    let tos = outer.tos;
+    come_out(ctx, tunnel, packet, (headers, tos))
+}
+
+/// A packet comes out of a tunnel: what is left without so many bytes of headers, which had a type of service.
+#[inline(always)]
+fn come_out(
+    ctx: &mut Context<'_>,
+    tunnel: &PortEntry,
+    packet: &mut Packet,
+    (headers, tos): (usize, u8),
+) -> Verdict {
+    if !packet.frame.pull_front(headers as u16) {
         return Verdict::Drop(Reason::TunnelHeaderInvalid);
     }
     let (id, bytes) = (tunnel.id, packet.frame.len());
@@ -132,7 +160,7 @@ pub(super) fn unwrap(ctx: &mut Context<'_>, uplink: &PortEntry, packet: &mut Pac
     if !packet.meta.parsed.is_ip() {
         return Verdict::Drop(Reason::EthertypeUnknown);
     }
-    if !set_ecn(packet, outer.tos) {
+    if !set_ecn(packet, tos) {
         return Verdict::Drop(Reason::TunnelCongestion);
     }
     outside::admit(ctx, tunnel, packet)

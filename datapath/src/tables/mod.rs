@@ -256,6 +256,12 @@ impl Tables {
         all.into_iter()
     }
 
+    /// Whether there is any tunnel.
+    #[inline]
+    pub fn has_tunnels(&self) -> bool {
+        !self.tunnel_ports.is_empty()
+    }
+
     /// Whether some tunnel ends at this UDP port.
     #[inline]
     pub fn is_tunnel_port(&self, port: u16) -> bool {

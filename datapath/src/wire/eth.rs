@@ -7,6 +7,8 @@ use std::str::FromStr;
 use zerocopy::byteorder::big_endian::U16;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
+use super::array_at;
+
 /// Length of an Ethernet header without tags, bytes.
 pub const HEADER_LEN: usize = 14;
 /// Length of one 802.1Q tag, bytes.
@@ -26,6 +28,16 @@ pub mod ethertype {
     pub const SERVICE_VLAN: u16 = 0x88a8;
     /// Values below this are an IEEE 802.3 length, not a type.
     pub const MIN: u16 = 0x0600;
+}
+
+/// Whether the frame has this EtherType, without tags, and is from one station.
+#[inline(always)]
+pub(crate) fn is_from_one<const N: usize>(head: &[u8; N], ethertype: u16) -> bool {
+    let Some(tail) = array_at::<8>(head, 6) else {
+        return false;
+    };
+    let tail = u64::from_be_bytes(*tail);
+    (tail as u16 == ethertype) & (tail >> 16 != 0) & (tail & 1 << 56 == 0)
 }
 
 /// A 48-bit MAC address.

@@ -4,7 +4,7 @@
 use std::net::IpAddr;
 
 use super::checksum;
-use super::eth::{self, MacAddr};
+use super::eth::{self, MacAddr, ethertype};
 use super::ipv4::{self, Ipv4Header};
 use super::ipv6::{self, Ipv6Header};
 use super::udp::{self, UdpHeader};
@@ -13,7 +13,7 @@ use super::{array_at, array_at_mut, ecn, protocol};
 /// Length, bytes.
 pub const HEADER_LEN: usize = 8;
 /// What stands in front of the inner frame over IPv4: Ethernet, IP, UDP, VXLAN; bytes.
-const OVERHEAD_V4: usize = eth::HEADER_LEN + ipv4::HEADER_LEN + udp::HEADER_LEN + HEADER_LEN;
+pub const OVERHEAD_V4: usize = eth::HEADER_LEN + ipv4::HEADER_LEN + udp::HEADER_LEN + HEADER_LEN;
 /// The same over IPv6.
 const OVERHEAD_V6: usize = eth::HEADER_LEN + ipv6::HEADER_LEN + udp::HEADER_LEN + HEADER_LEN;
 /// Largest network identifier (24 bits).
@@ -44,6 +44,67 @@ pub fn source_port(hash: u64) -> u16 {
 /// Whether [`source_port`] gives such a port.
 pub fn is_source_port(port: u16) -> bool {
     port & FIRST_SPORT == FIRST_SPORT
+}
+
+/// What is the same in the outer headers of all packets of one tunnel from one other end, over IPv4 and without a UDP checksum: who sends it to whom,
+/// and which tunnel it is of. Equal words are of equal headers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Outer([u64; 6]);
+
+/// Where its words begin, and which of their bytes count.
+const OUTER: [(usize, [u8; 8]); 6] = [
+    // Destination MAC address.
+    (0, [255, 255, 255, 255, 255, 255, 0, 0]),
+    // EtherType; version and header length.
+    (8, [0, 0, 0, 0, 255, 255, 255, 0]),
+    // More fragments and fragment offset; protocol.
+    (16, [0, 0, 0, 0, 0x3f, 255, 0, 255]),
+    // Addresses.
+    (26, [255; 8]),
+    // Destination port; checksum.
+    (34, [0, 0, 255, 255, 0, 0, 255, 255]),
+    // Flag of the network identifier, and that.
+    (42, [VNI_VALID, 0, 0, 0, 255, 255, 255, 0]),
+];
+
+impl Outer {
+    /// Those of a frame of so many bytes, which begin with such headers, and the type of service. `None`: others, or something is wrong with them
+    /// that [`parse`](super::parse::parse) or [`read_vni`] would find.
+    #[inline(always)]
+    pub fn read(frame: &[u8], total_len: u32) -> Option<(Outer, u8)> {
+        const IP: usize = eth::HEADER_LEN;
+        const UDP: usize = IP + ipv4::HEADER_LEN;
+        let head = frame.first_chunk::<OVERHEAD_V4>()?;
+        let network: &[u8; ipv4::HEADER_LEN] = array_at(head, IP)?;
+        let ip = Ipv4Header::read(network)?;
+        let udp = UdpHeader::read(head.get(UDP..)?)?;
+        let (l3_len, udp_len) = (u32::from(ip.total_length.get()), udp.length.get());
+        let right = eth::is_from_one(head, ethertype::IPV4)
+            & (ip.version_ihl == 0x45)
+            & !ip.is_fragment()
+            & (ip.protocol == protocol::UDP)
+            & (checksum::sum_fixed(network) == 0xffff)
+            & (IP as u32 + l3_len <= total_len)
+            & (usize::from(udp_len) >= udp::HEADER_LEN + HEADER_LEN)
+            & (u32::from(udp_len) + ipv4::HEADER_LEN as u32 <= l3_len)
+            & (udp.checksum.get() == 0)
+            & (head[OVERHEAD_V4 - HEADER_LEN] & VNI_VALID != 0);
+        if !right {
+            return None;
+        }
+        let mut words = [0; OUTER.len()];
+        for (word, (at, mask)) in words.iter_mut().zip(OUTER) {
+            *word = u64::from_ne_bytes(*array_at(head, at)?) & u64::from_ne_bytes(mask);
+        }
+        Some((Outer(words), ip.tos))
+    }
+
+    /// Tells most other ends and tunnels apart in its lower bits.
+    #[inline(always)]
+    pub fn hash(&self) -> u64 {
+        let [.., addresses, _, vni] = self.0;
+        (addresses ^ vni.rotate_left(17)).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32
+    }
 }
 
 /// What differs between the packets of a tunnel to one other end.
@@ -110,7 +171,7 @@ impl Template {
     fn set_v4(&mut self, src: [u8; 4], dst: [u8; 4]) -> Option<usize> {
         let (link, network) = self.bytes.split_at_mut_checked(eth::HEADER_LEN)?;
         link.get_mut(12..)?
-            .copy_from_slice(&eth::ethertype::IPV4.to_be_bytes());
+            .copy_from_slice(&ethertype::IPV4.to_be_bytes());
         let ip = Ipv4Header::read_mut(network)?;
         ip.version_ihl = 0x45;
         // An atomic datagram: what is too large for the way is said, not cut (RFC 6864; RFC 7348 section 4.3).
@@ -126,7 +187,7 @@ impl Template {
     fn set_v6(&mut self, src: [u8; 16], dst: [u8; 16]) -> Option<usize> {
         let (link, network) = self.bytes.split_at_mut_checked(eth::HEADER_LEN)?;
         link.get_mut(12..)?
-            .copy_from_slice(&eth::ethertype::IPV6.to_be_bytes());
+            .copy_from_slice(&ethertype::IPV6.to_be_bytes());
         let ip = Ipv6Header::read_mut(network)?;
         ip.version_class_label.set(6 << 28);
         ip.next_header = protocol::UDP;

@@ -25,7 +25,7 @@ use crate::events::{Misses, Refusals};
 use crate::flow::{FlowTable, Fragments, Nat};
 use crate::ids::WorkerId;
 use crate::publish::Reader;
-use crate::stage::{Learned, RateLimiter};
+use crate::stage::{Heard, Learned, RateLimiter};
 use crate::tables::Tables;
 use clock::{Clock, cycles};
 use health::{Stats, WorkerCycles};
@@ -101,6 +101,7 @@ impl Worker {
                     icmp: parts.icmp,
                     refusals: parts.refusals,
                     misses: parts.misses,
+                    heard: Heard::default(),
                 },
                 clock.monotonic(now) + parts.joins_for.as_nanos() as u64,
                 Outlets::new(parts.id, parts.peers, parts.counters, parts.kicks),

@@ -18,7 +18,7 @@ use crate::flow::{FlowTable, Fragments, Nat};
 use crate::frame::{BATCH_SIZE, Batch, Packet};
 use crate::ids::PortId;
 use crate::port::{Caps, Closed};
-use crate::stage::{self, Context, Learned, Now, RateLimiter};
+use crate::stage::{self, Context, Heard, Learned, Now, RateLimiter};
 use crate::tables::Tables;
 
 /// Time that a port or peer is given each round: less than a burst takes, so that shares are exact.
@@ -50,6 +50,7 @@ pub(super) struct Memory {
     pub(super) icmp: RateLimiter,
     pub(super) refusals: Refusals,
     pub(super) misses: Misses,
+    pub(super) heard: Heard,
 }
 
 /// Everything that moves frames.
@@ -251,6 +252,7 @@ impl Engine {
             icmp: &mut memory.icmp,
             refusals: &mut memory.refusals,
             misses: &mut memory.misses,
+            heard: &mut memory.heard,
             pool: &mut self.outlets.pool,
             extra: &mut self.extra,
             now,

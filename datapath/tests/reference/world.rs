@@ -13,7 +13,7 @@ use podswitch_datapath::events::{MissReader, Misses, Refusal, Refusals, refusals
 use podswitch_datapath::flow::{Bindings, FlowTable, Fragments, Nat, Timeouts};
 use podswitch_datapath::frame::{Arena, Batch, Frame, Packet, Pool};
 use podswitch_datapath::port::Caps;
-use podswitch_datapath::stage::{self, Context, Learned, Now, Rate, RateLimiter, segment};
+use podswitch_datapath::stage::{self, Context, Heard, Learned, Now, Rate, RateLimiter, segment};
 use podswitch_datapath::tables::{Edit, Gateway, NeighborKey, Tables};
 use podswitch_datapath::wire::MacAddr;
 use podswitch_datapath::wire::partial::{self, PartialChecksum};
@@ -38,6 +38,7 @@ pub(crate) struct WorkerState {
     pub(crate) nat: Nat,
     pub(crate) refusals: Refusals,
     pub(crate) misses: Misses,
+    heard: Heard,
     /// Samples of what was refused; as long as it is there, they can be taken.
     _refused: Receiver<Refusal>,
     pub(crate) fdb: Learned,
@@ -92,6 +93,7 @@ impl World {
                 nat,
                 refusals,
                 misses: misses.worker(),
+                heard: Heard::default(),
                 _refused: refused,
                 fdb: Learned::new(256, 77 + u64::from(n)),
                 icmp: RateLimiter::new(icmp),
@@ -197,6 +199,7 @@ impl World {
             nat: &mut state.nat,
             refusals: &mut state.refusals,
             misses: &mut state.misses,
+            heard: &mut state.heard,
             fdb: &mut state.fdb,
             icmp: &mut state.icmp,
             pool: &mut state.pool,

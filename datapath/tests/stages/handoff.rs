@@ -65,7 +65,7 @@ fn each_worker_judges_its_own_end() {
 #[test]
 fn a_port_that_went_on_its_way_elsewhere_is_gone() {
     use podswitch_datapath::frame::Batch;
-    use podswitch_datapath::stage::{self, Context, Now, RateLimiter};
+    use podswitch_datapath::stage::{self, Context, Heard, Now, RateLimiter};
     use podswitch_datapath::{Reason, Verdict};
     let mut w = node_of(2, Rate::UNLIMITED);
     let caps = w.caps;
@@ -83,6 +83,7 @@ fn a_port_that_went_on_its_way_elsewhere_is_gone() {
             nat: &mut state.nat,
             refusals: &mut state.refusals,
             misses: &mut state.misses,
+            heard: &mut Heard::default(),
             fdb: &mut state.fdb,
             icmp: &mut RateLimiter::new(Rate::UNLIMITED),
             pool: &mut state.pool,

@@ -12,6 +12,7 @@ mod connections;
 mod errors;
 mod fragments;
 mod handoff;
+mod heard;
 mod host;
 mod local;
 mod masquerade;

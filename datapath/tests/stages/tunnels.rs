@@ -14,7 +14,7 @@ use crate::frames::{self, V4, V6};
 use crate::node::*;
 use crate::world::{GATEWAY_MAC, Out, World, gateway};
 
-const TUNNEL: u16 = 8;
+pub(crate) const TUNNEL: u16 = 8;
 const VNI: u32 = 0x00ab_cdef;
 const NIC_MTU: u32 = 1500;
 
@@ -30,11 +30,11 @@ fn vtep(node: u8) -> MacAddr {
     MacAddr([2, 0, 2, 0, 0, node])
 }
 
-fn node_v4(node: u8) -> IpAddr {
+pub(crate) fn node_v4(node: u8) -> IpAddr {
     IpAddr::from([192, 0, 2, node])
 }
 
-fn node_v6(node: u8) -> IpAddr {
+pub(crate) fn node_v6(node: u8) -> IpAddr {
     ip(&format!("2001:db8::{node}"))
 }
 
@@ -113,7 +113,7 @@ fn node_on(node: u8, other_end: IpAddr, workers: [u8; 3]) -> World {
     w
 }
 
-fn pair(over: fn(u8) -> IpAddr) -> (World, World) {
+pub(crate) fn pair(over: fn(u8) -> IpAddr) -> (World, World) {
     (node_with_tunnel(1, over(2)), node_with_tunnel(2, over(1)))
 }
 

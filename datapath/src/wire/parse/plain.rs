@@ -27,7 +27,7 @@ pub(crate) fn parse_plain_ipv4(frame: &[u8], total_len: u32, out: &mut Parsed) -
     };
     let ip: &Ipv4Header = zerocopy::transmute_ref!(header);
     let l3_len = ip.total_length.get() as u32;
-    let plain = is_link(head, ethertype::IPV4)
+    let plain = eth::is_from_one(head, ethertype::IPV4)
         & (ip.version_ihl == 0x45)
         & !ip.is_fragment()
         & (checksum::sum_fixed(header) == 0xffff)
@@ -78,7 +78,7 @@ pub(crate) fn parse_plain_ipv6(frame: &[u8], total_len: u32, out: &mut Parsed) -
     let ip: &Ipv6Header = zerocopy::transmute_ref!(header);
     let l4_len = ip.payload_length.get() as u32;
     let l3_len = ipv6::HEADER_LEN as u32 + l4_len;
-    let plain = is_link(head, ethertype::IPV6)
+    let plain = eth::is_from_one(head, ethertype::IPV6)
         & (ip.version() == 6)
         & (l4_len >= udp::HEADER_LEN as u32)
         & (L3 as u32 + l3_len <= total_len)
@@ -111,16 +111,6 @@ pub(crate) fn parse_plain_ipv6(frame: &[u8], total_len: u32, out: &mut Parsed) -
         icmp_code: 0,
     };
     true
-}
-
-/// Whether the frame has this EtherType and a unicast source.
-#[inline(always)]
-fn is_link<const N: usize>(head: &[u8; N], ethertype: u16) -> bool {
-    let Some(tail) = array_at::<8>(head, 6) else {
-        return false;
-    };
-    let tail = u64::from_be_bytes(*tail);
-    (tail as u16 == ethertype) & (tail >> 16 != 0) & (tail & 1 << 56 == 0)
 }
 
 /// What a TCP or UDP header says.
