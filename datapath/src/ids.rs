@@ -69,3 +69,53 @@ id!(
     /// The set of ipBlocks that an address is in, dense from 0.
     CidrClass(u32)
 );
+
+/// A set of ports.
+#[derive(Clone, Debug)]
+pub struct PortSet([u64; MAX_PORTS / 64]);
+
+impl Default for PortSet {
+    fn default() -> PortSet {
+        PortSet([0; MAX_PORTS / 64])
+    }
+}
+
+impl PortSet {
+    /// Whether a port is in it.
+    #[inline]
+    pub fn contains(&self, port: PortId) -> bool {
+        let word = self.0.get(port.index() / 64);
+        word.is_some_and(|word| word >> (port.index() % 64) & 1 != 0)
+    }
+
+    /// Puts a port in, or takes it out.
+    #[inline]
+    pub fn set(&mut self, port: PortId, is_in: bool) {
+        if let Some(word) = self.0.get_mut(port.index() / 64) {
+            let bit = port.index() % 64;
+            *word = *word & !(1 << bit) | u64::from(is_in) << bit;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ports_are_put_into_a_set_and_taken_out() {
+        let mut set = PortSet::default();
+        let ports = [0, 1, 63, 64, 4095].map(PortId);
+        for port in ports {
+            assert!(!set.contains(port));
+            set.set(port, true);
+            set.set(port, true);
+            assert!(set.contains(port));
+        }
+        set.set(PortId(63), false);
+        let left = (0..u16::MAX).map(PortId).filter(|p| set.contains(*p));
+        assert!(left.eq([0, 1, 64, 4095].map(PortId)));
+        set.set(PortId(4096), true);
+        assert!(!set.contains(PortId(4096)), "no port has it");
+    }
+}

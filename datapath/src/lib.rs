@@ -67,5 +67,7 @@ pub mod verdict;
 pub mod wire;
 pub mod worker;
 
-pub use ids::{CidrClass, IdentityId, PeerClass, PolicyRuleId, PortId, RuleId, VrfId, WorkerId};
+pub use ids::{
+    CidrClass, IdentityId, PeerClass, PolicyRuleId, PortId, PortSet, RuleId, VrfId, WorkerId,
+};
 pub use verdict::{Reason, Verdict};

@@ -10,6 +10,7 @@ use podswitch_tests::fabric::{
 use podswitch_tests::programs::run;
 use podswitch_tests::traffic::{Echo, IperfServer, iperf, ping, tcp_connect, tcp_echo};
 use podswitch_tests::{HUNG, Netns, Node, NodeConfig, Pod};
+use serde_json::json;
 
 /// A frame with a packet of 1500 bytes.
 const LARGEST: u64 = 1514;
@@ -50,22 +51,45 @@ fn stream(from: &Pod, to: &Pod, address: IpAddr) {
     iperf(&from.netns, address, &server, 1, &[]);
 }
 
-#[test]
-fn from_pod_to_pod_segments_arrive_together() {
+/// A pod on a port in an XDP mode.
+fn pod(node: &Node, mode: &str) -> Pod {
+    node.pod_with(|conf| conf["mode"] = json!(mode))
+}
+
+/// Superframes that the switch has cut itself.
+fn cut(node: &Node) -> u64 {
+    // What never happened is left out.
+    let stats = node.stats();
+    stats["events"]["segmented"].as_u64().unwrap_or(0)
+}
+
+fn from_pod_to_pod(mode: &str) {
     let node = Node::new(NodeConfig::default());
-    let (from, to) = (node.pod(), node.pod());
+    let (from, to) = (pod(&node, mode), pod(&node, mode));
     echo(&from, &to);
     for address in at(&to) {
         let size = average(&to.netns, "eth0", || stream(&from, &to, address));
         assert!(size > LARGEST, "{size} bytes a frame");
     }
+    assert_eq!(cut(&node), 0);
     for pod in [&from, &to] {
         assert_checksums_right(&pod.netns);
     }
 }
 
+#[test]
+fn from_pod_to_pod_segments_arrive_together() {
+    from_pod_to_pod("native");
+}
+
+/// In generic XDP mode a pod hands over superframes, which stay what they are.
+#[test]
+fn from_pod_to_pod_superframes_stay_whole() {
+    from_pod_to_pod("generic");
+}
+
 /// Two nodes with a pod each whose NICs are on one bridge, where the first one's end is `port1`. `tso`: the NICs segment.
-fn two_nodes(switch: &Netns, tso: bool) -> [(Node, Pod); 2] {
+fn two_nodes(switch: &Netns, mode: &str, tso: bool) -> [(Node, Pod); 2] {
     switch.ip("link add bridge0 type bridge mcast_snooping 0");
     switch.ip("link set bridge0 up");
     [(1, 2), (2, 1)].map(|(n, other)| {
@@ -81,14 +105,14 @@ fn two_nodes(switch: &Netns, tso: bool) -> [(Node, Pod); 2] {
         }
         node.start();
         node.apply(&objects(n, &[other], Way::Native));
-        let pod = node.pod();
+        let pod = pod(&node, mode);
         (node, pod)
     })
 }
 
-fn over_a_wire(tso: bool) {
+fn over_a_wire(mode: &str, tso: bool) {
     let switch = Netns::new("wire");
-    let [(_one, from), (_two, to)] = two_nodes(&switch, tso);
+    let [(one, from), (_two, to)] = two_nodes(&switch, mode, tso);
     echo(&from, &to);
     echo(&to, &from);
     for address in at(&to) {
@@ -99,6 +123,7 @@ fn over_a_wire(tso: bool) {
         assert!(size > LARGEST, "{size} bytes a frame for the pod");
         assert_eq!(on_wire > LARGEST, tso, "{on_wire} bytes a frame");
     }
+    assert_eq!(cut(&one), 0);
     for pod in [&from, &to] {
         assert_checksums_right(&pod.netns);
     }
@@ -106,10 +131,20 @@ fn over_a_wire(tso: bool) {
 
 #[test]
 fn over_a_nic_that_does_not_segment() {
-    over_a_wire(false);
+    over_a_wire("native", false);
 }
 
 #[test]
 fn over_a_nic_that_segments() {
-    over_a_wire(true);
+    over_a_wire("native", true);
+}
+
+#[test]
+fn superframes_over_a_nic_that_does_not_segment() {
+    over_a_wire("generic", false);
+}
+
+#[test]
+fn superframes_over_a_nic_that_segments() {
+    over_a_wire("generic", true);
 }

@@ -33,7 +33,7 @@ pub use pcap::{
 use crate::frame::{Arena, Batch, Frame, Pool};
 use crate::ids::PortId;
 use crate::verdict::Reason;
-pub(crate) use packet::{is_marked as is_stream, mark as mark_stream};
+pub(crate) use packet::{is_marked as is_stream, mark as mark_stream, mark_whole};
 use xdp::{ClosingPort, XdpPort};
 
 /// Chunks that may wait for a device which has no plan of its own.
@@ -212,6 +212,17 @@ impl Port {
             Port::Memory(p) => p.receive(id, pool, batch, budget),
             Port::Pcap(p) => p.receive(id, pool, batch, budget),
             Port::Fault(p) => p.receive(id, pool, batch, budget),
+        }
+    }
+
+    /// Whether it takes TCP superframes longer than its MTU, which it or its device cuts ([`packet`]); may change with each transmission.
+    #[inline]
+    pub fn takes_superframes(&self) -> bool {
+        match self {
+            Port::Xdp(p) => p.takes_superframes(),
+            Port::Nic(p) => p.takes_superframes(),
+            Port::Memory(_) | Port::Pcap(_) => false,
+            Port::Fault(p) => p.inner().takes_superframes(),
         }
     }
 

@@ -62,6 +62,11 @@ impl NicPort {
         self.first().caps()
     }
 
+    #[inline]
+    pub(super) fn takes_superframes(&self) -> bool {
+        self.first().takes_superframes()
+    }
+
     pub(super) fn backlog(&self) -> u32 {
         self.first().plan().backlog
     }

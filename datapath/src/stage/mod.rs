@@ -58,7 +58,7 @@ use crate::counters::{Event, WorkerCounters};
 use crate::events::{Misses, Refusals};
 use crate::flow::{Candidate, Conversation, FlowTable, Found, Fragments, Nat};
 use crate::frame::{BATCH_SIZE, Batch, Meta, Packet, Pool};
-use crate::ids::WorkerId;
+use crate::ids::{PortSet, WorkerId};
 use crate::port::Caps;
 use crate::tables::{Adjacency, Direction, PortEntry, PortKind, Tables};
 use crate::verdict::{Reason, Verdict};
@@ -105,6 +105,8 @@ pub struct Context<'a> {
     pub icmp: &'a mut RateLimiter,
     /// Free chunks.
     pub pool: &'a mut Pool,
+    /// Ports of this worker that take TCP superframes longer than their MTU.
+    pub superframes: &'a PortSet,
     /// Packets that came to be here (fragments); dispatched after the batch, in order. Never grown: it takes as many
     /// as it has capacity.
     pub extra: &'a mut Vec<Packet>,
@@ -511,6 +513,7 @@ fn leave_in_pieces(
     }
     let (verdict, begin) = (Verdict::Forward(way.port), ctx.extra.len());
     let cut = match superframe {
+        true if superframe::leaves_whole(ctx, packet, mtu, way.port) => return verdict,
         true => superframe::cut(ctx, packet, mtu, verdict),
         false => fragment::cut(ctx, packet, mtu, verdict),
     };

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Cuts a TCP superframe into segments. A pod whose port runs in generic XDP mode keeps its segmentation offload, so
+//! TCP superframes: cut into segments where they leave by a device that does not. A pod whose port runs in generic XDP mode keeps its segmentation offload, so
 //! its stack hands over many segments as one packet and leaves the cutting to a device that is not there. AF_XDP does not
 //! say how long the segments were to be; any length that fits the way is right, as TCP is a stream of bytes
 //! (RFC 9293 section 3.8.3).
@@ -8,7 +8,8 @@ use super::Context;
 use super::fragment::range;
 use crate::counters::Event;
 use crate::frame::{Packet, Pool};
-use crate::port::Caps;
+use crate::ids::PortId;
+use crate::port::{Caps, mark_whole};
 use crate::verdict::{Reason, Verdict};
 use crate::wire::checksum;
 use crate::wire::ipv4::{self, Ipv4Header};
@@ -28,6 +29,12 @@ pub(super) fn is_one(caps: Caps, packet: &Packet) -> bool {
         && packet.frame.offload.partial_checksum
         && parsed.protocol == protocol::TCP
         && parsed.fragment == Fragment::NotFragment
+}
+
+/// Leaves `packet`, already rewritten for its way, whole for the port it leaves by, if that takes superframes: it or its device cuts it into segments of
+/// at most `mtu` bytes.
+pub(super) fn leaves_whole(ctx: &Context<'_>, packet: &mut Packet, mtu: u32, out: PortId) -> bool {
+    ctx.superframes.contains(out) && mark_whole(&mut packet.frame, &packet.meta.parsed, mtu)
 }
 
 /// Cuts `packet`, already rewritten or tagged for its way, into segments of at most `mtu` bytes. The packet becomes the first,

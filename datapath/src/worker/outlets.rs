@@ -10,7 +10,7 @@ use super::peers::Peers;
 use super::schedule::Balance;
 use crate::counters::{Event, WorkerCounters};
 use crate::frame::{Frame, Meta, Packet, Pool};
-use crate::ids::{MAX_PORTS, PortId, WorkerId};
+use crate::ids::{MAX_PORTS, PortId, PortSet, WorkerId};
 use crate::port::{Caps, Closed, Link, Port, is_stream, mark_stream};
 use crate::stage::segment;
 use crate::tables::Tables;
@@ -74,6 +74,8 @@ pub(crate) struct Outlets {
     /// Place of each port among the slots.
     index: Box<[u16]>,
     touched: Vec<u16>,
+    /// Ports that take TCP superframes now.
+    pub(crate) superframes: PortSet,
     pub(crate) peers: Peers,
     pub(crate) pool: Pool,
     pub(crate) counters: Arc<WorkerCounters>,
@@ -98,6 +100,7 @@ impl Outlets {
             slots: Vec::new(),
             index: vec![NOWHERE; MAX_PORTS].into(),
             touched: Vec::new(),
+            superframes: PortSet::default(),
             peers,
             pool: Pool::new(me),
             counters,
@@ -116,6 +119,7 @@ impl Outlets {
     pub(crate) fn add(&mut self, id: PortId, port: Port) {
         self.index[id.index()] = self.slots.len() as u16;
         let abroad = self.peers.spent_on(id);
+        self.superframes.set(id, port.takes_superframes());
         self.slots.push(Slot {
             id,
             caps: port.caps(),
@@ -141,6 +145,7 @@ impl Outlets {
     pub(crate) fn remove(&mut self, id: PortId) -> Option<Closed> {
         let at = self.at(id)?;
         let mut slot = self.slots.swap_remove(at);
+        self.superframes.set(id, false);
         self.index[id.index()] = NOWHERE;
         if let Some(moved) = self.slots.get(at) {
             self.index[moved.id.index()] = at as u16;
@@ -305,6 +310,9 @@ impl Outlets {
         self.counters
             .transmitted(slot.id, sent as u64, slot.waiting.0 - left.0 - refused);
         slot.waiting = left;
+        if slot.caps.joins_segments {
+            self.superframes.set(slot.id, slot.port.takes_superframes());
+        }
         slot.sent = slot.sent.saturating_add(sent as u32);
         if slot.turn != self.turn {
             (slot.turn, slot.kicks) = (self.turn, self.kicks);

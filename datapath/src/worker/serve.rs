@@ -254,6 +254,7 @@ impl Engine {
             misses: &mut memory.misses,
             heard: &mut memory.heard,
             pool: &mut self.outlets.pool,
+            superframes: &self.outlets.superframes,
             extra: &mut self.extra,
             now,
             me: self.outlets.me,

@@ -17,7 +17,7 @@ use podswitch_datapath::stage::{self, Context, Heard, Learned, Now, Rate, RateLi
 use podswitch_datapath::tables::{Edit, Gateway, NeighborKey, Tables};
 use podswitch_datapath::wire::MacAddr;
 use podswitch_datapath::wire::partial::{self, PartialChecksum};
-use podswitch_datapath::{PortId, Reason, Verdict, WorkerId};
+use podswitch_datapath::{PortId, PortSet, Reason, Verdict, WorkerId};
 
 /// What came of a frame that was sent into the switch.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -39,6 +39,8 @@ pub(crate) struct WorkerState {
     pub(crate) refusals: Refusals,
     pub(crate) misses: Misses,
     heard: Heard,
+    /// Ports that take TCP superframes.
+    pub(crate) superframes: PortSet,
     /// Samples of what was refused; as long as it is there, they can be taken.
     _refused: Receiver<Refusal>,
     pub(crate) fdb: Learned,
@@ -94,6 +96,7 @@ impl World {
                 refusals,
                 misses: misses.worker(),
                 heard: Heard::default(),
+                superframes: PortSet::default(),
                 _refused: refused,
                 fdb: Learned::new(256, 77 + u64::from(n)),
                 icmp: RateLimiter::new(icmp),
@@ -203,6 +206,7 @@ impl World {
             fdb: &mut state.fdb,
             icmp: &mut state.icmp,
             pool: &mut state.pool,
+            superframes: &state.superframes,
             extra: &mut state.extra,
             now: Now(self.now),
             me: state.id,

@@ -182,14 +182,37 @@ fn later_fragments_are_routed_and_judged_without_ports() {
     );
 }
 
+/// A segment or superframe of 1400 bytes from pod 1 to pod 4, its checksum left to a device.
+fn tcp_with(flags: u8) -> V4 {
+    let mut message = frames::tcp(v4(1).into(), v4(4).into(), 1, 2, flags, &[5; 1400]);
+    let sum = frames::pseudo(v4(1).into(), v4(4).into(), frames::TCP, message.len());
+    message[16..18].copy_from_slice(&sum.to_be_bytes());
+    V4::new(v4(1), v4(4), frames::TCP, message)
+}
+
+/// A port that takes superframes gets them whole, unless cutting them takes more than repeating headers.
+#[test]
+fn a_superframe_is_left_whole_for_a_port_that_takes_it() {
+    const ACK: u8 = 0x10;
+    const CWR: u8 = 0x80;
+    let mut w = node();
+    w.workers[0].superframes.set(PortId(4), true);
+    let p = tcp_with(ACK);
+    let out = only(w.send_one(1, &frame4(1, &p)), 4);
+    let whole = frames::tcp(v4(1).into(), v4(4).into(), 1, 2, ACK, &[5; 1400]);
+    let whole = V4::new(v4(1), v4(4), frames::TCP, whole);
+    assert!(out == routed4(&whole, mac(4)), "{} bytes", out.len());
+    assert!(w.send_one(1, &frame4(1, &tcp_with(ACK | CWR))).len() > 1);
+    w.workers[0].superframes.set(PortId(4), false);
+    assert!(w.send_one(1, &frame4(1, &p)).len() > 1);
+    w.assert_no_leak();
+}
+
 /// A pod in generic XDP mode with a large MTU, whose peer has told it to send small segments.
 #[test]
 fn a_superframe_within_its_senders_mtu_is_cut() {
     let mut w = node();
-    let mut message = frames::tcp(v4(1).into(), v4(4).into(), 1, 2, 0x10, &[5; 1400]);
-    let sum = frames::pseudo(v4(1).into(), v4(4).into(), frames::TCP, message.len());
-    message[16..18].copy_from_slice(&sum.to_be_bytes());
-    let p = frame4(1, &V4::new(v4(1), v4(4), frames::TCP, message));
+    let p = frame4(1, &tcp_with(0x10));
     let out = w.send_one(1, &p);
     let lengths: Vec<usize> = out
         .iter()

@@ -66,7 +66,7 @@ fn each_worker_judges_its_own_end() {
 fn a_port_that_went_on_its_way_elsewhere_is_gone() {
     use podswitch_datapath::frame::Batch;
     use podswitch_datapath::stage::{self, Context, Heard, Now, RateLimiter};
-    use podswitch_datapath::{Reason, Verdict};
+    use podswitch_datapath::{PortSet, Reason, Verdict};
     let mut w = node_of(2, Rate::UNLIMITED);
     let caps = w.caps;
     let run = |w: &mut crate::world::World, out: u16| {
@@ -87,6 +87,7 @@ fn a_port_that_went_on_its_way_elsewhere_is_gone() {
             fdb: &mut state.fdb,
             icmp: &mut RateLimiter::new(Rate::UNLIMITED),
             pool: &mut state.pool,
+            superframes: &PortSet::default(),
             extra: &mut Vec::new(),
             now: Now(0),
             me: WorkerId(1),

@@ -8,7 +8,7 @@
 //! ones of its connection join no earlier one, so that none overtakes another.
 #![forbid(unsafe_code)]
 
-use crate::frame::Frame;
+use crate::frame::{Frame, Offload};
 use crate::wire::ipv4::{self, Ipv4Header};
 use crate::wire::ipv6::{self, Ipv6Header};
 use crate::wire::tcp::{self, TcpHeader, flags};
@@ -32,7 +32,7 @@ const LAST: u8 = flags::PSH | flags::FIN;
 /// be of the packet that the frame answers, so its own bytes are asked.
 #[inline]
 pub(crate) fn mark(frame: &mut Frame, parsed: &Parsed) {
-    if parsed.protocol != protocol::TCP {
+    if parsed.protocol != protocol::TCP || is_whole(frame) {
         return;
     }
     let bytes = frame.bytes();
@@ -62,6 +62,35 @@ pub(crate) fn mark(frame: &mut Frame, parsed: &Parsed) {
         offload.hdr_len = end as u16;
         offload.gso_size = if joinable { payload as u16 } else { 0 };
     }
+}
+
+/// Notes in the offload of a frame of TCP that it is a superframe, which the device cuts into segments of packets of at most `mtu` bytes. False, and
+/// nothing is noted, when it is more than plain.
+pub(crate) fn mark_whole(frame: &mut Frame, parsed: &Parsed, mtu: u32) -> bool {
+    let before = frame.offload;
+    mark(frame, parsed);
+    let offload = &mut frame.offload;
+    let headers = u32::from(offload.hdr_len).checked_sub(parsed.l3.into());
+    let each = headers.and_then(|headers| mtu.checked_sub(headers));
+    match each.and_then(|each| u16::try_from(each).ok()) {
+        Some(each @ 1..) if (each + 1..).contains(&offload.gso_size) => {
+            offload.gso_size = each;
+            true
+        }
+        _ => {
+            *offload = before;
+            false
+        }
+    }
+}
+
+/// Whether a frame was [marked whole](mark_whole).
+#[inline]
+pub(crate) fn is_whole(frame: &Frame) -> bool {
+    let Offload {
+        gso_size, hdr_len, ..
+    } = frame.offload;
+    gso_size > 0 && frame.len() > u32::from(gso_size) + u32::from(hdr_len)
 }
 
 /// Whether a frame was [marked](mark).
@@ -141,7 +170,8 @@ impl Plan {
             }
             let known = frame.offload.hdr_len > 0;
             let tag = if known { tag(frame) } else { 0 };
-            let joined = joining && known && self.join(frames, at, barrier, tag);
+            let whole = is_whole(frame);
+            let joined = joining && known && !whole && self.join(frames, at, barrier, tag);
             if !joined {
                 if self.groups.len() == most {
                     return;
@@ -152,7 +182,7 @@ impl Plan {
                     last: at as u16,
                     frames: 1,
                     payload: frame.offload.gso_size.into(),
-                    open: frame.offload.gso_size > 0 && flags_of(frame) & LAST == 0,
+                    open: !whole && frame.offload.gso_size > 0 && flags_of(frame) & LAST == 0,
                     sound: frame.offload.partial_checksum,
                     tag,
                 });

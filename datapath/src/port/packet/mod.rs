@@ -17,7 +17,7 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::io;
 
-pub(crate) use join::{is_marked, mark};
+pub(crate) use join::{is_marked, is_whole, mark, mark_whole};
 
 use super::{Link, PortCounters};
 use crate::frame::{Frame, Offload, Pool};
@@ -26,7 +26,7 @@ use socket::{MOST_MESSAGES, MOST_PIECES, PacketSocket, VIRTIO_HEADER};
 
 /// Most frames that are looked at together.
 const MOST_FRAMES: usize = 128;
-/// Frames that leave one by one after a device has refused a superframe, before another is tried.
+/// Frames that leave as single segments after a device has refused a superframe, before another is tried.
 const PAUSE: u32 = 4096;
 /// `VIRTIO_NET_HDR_F_NEEDS_CSUM`.
 const NEEDS_CHECKSUM: u8 = 1;
@@ -83,6 +83,12 @@ impl PacketWay {
             fronts: Vec::with_capacity(MOST_MESSAGES),
             pause: 0,
         })
+    }
+
+    /// Whether it takes frames that are [whole](mark_whole).
+    #[inline]
+    pub(crate) fn takes_whole(&self) -> bool {
+        self.pause == 0
     }
 
     /// Sends the frames of `outbox` that are [marked](mark), in order, and leaves the others in theirs; what the device takes
@@ -165,7 +171,8 @@ impl PacketWay {
                 }
                 Err(errno) => errno,
             };
-            match judge(errno, *direct, next.frames > 1) {
+            let whole = is_whole(&staged[usize::from(next.first)]);
+            match judge(errno, *direct, next.frames > 1, whole) {
                 Fate::Waits(state) => {
                     counters.kicks_again += u64::from(state == Link::Up);
                     *link = state;
@@ -177,6 +184,12 @@ impl PacketWay {
                 }
                 Fate::Again => {}
                 Fate::Dropped => done += 1,
+                Fate::Uncut => {
+                    counters.tx_refused += 1;
+                    counters.tx_refused_bytes += u64::from(staged[usize::from(next.first)].len());
+                    *pause = PAUSE;
+                    done += 1;
+                }
                 Fate::Refused => {
                     let bytes = plan.frames_of(next).map(|at| u64::from(staged[at].len()));
                     counters.tx_refused += u64::from(next.frames);
@@ -213,14 +226,16 @@ enum Fate {
     Waits(Link),
     /// Its frames are sent one by one.
     Alone,
+    /// It is lost; later ones are to be cut before.
+    Uncut,
     /// The device has dropped it, and says so in its own statistics.
     Dropped,
     /// It is lost.
     Refused,
 }
 
-/// From the error number; `direct` as the socket is, `joined`: it is of several frames.
-fn judge(errno: i32, direct: bool, joined: bool) -> Fate {
+/// From the error number; `direct` as the socket is, `joined`: it is of several frames, `whole`: it came as one that is longer than the device takes.
+fn judge(errno: i32, direct: bool, joined: bool, whole: bool) -> Fate {
     match errno {
         libc::EINTR => Fate::Again,
         libc::EAGAIN => Fate::Waits(Link::Up),
@@ -228,6 +243,7 @@ fn judge(errno: i32, direct: bool, joined: bool) -> Fate {
         libc::ENXIO | libc::ENODEV | libc::EBADF => Fate::Waits(Link::Gone),
         // The device does not segment, or its peer has no room for now.
         libc::ENOBUFS if direct && joined => Fate::Alone,
+        _ if whole => Fate::Uncut,
         libc::ENOBUFS if direct => Fate::Dropped,
         _ => Fate::Refused,
     }
@@ -249,10 +265,13 @@ fn front(group: &Group, frames: &[Frame]) -> (Front, usize) {
         *virtio = virtio_header(&whole);
         return (front, VIRTIO_HEADER + len);
     }
-    let alone = Offload {
-        gso_type: 0,
-        gso_size: 0,
-        ..first.offload
+    let alone = match is_whole(first) {
+        true => first.offload,
+        false => Offload {
+            gso_type: 0,
+            gso_size: 0,
+            ..first.offload
+        },
     };
     front[..VIRTIO_HEADER].copy_from_slice(&virtio_header(&alone));
     (front, VIRTIO_HEADER)

@@ -287,6 +287,13 @@ impl XdpPort {
             .wrapping_sub(self.rings.completion.position())
     }
 
+    /// See [`Port::takes_superframes`](crate::port::Port::takes_superframes).
+    #[inline]
+    pub fn takes_superframes(&self) -> bool {
+        let packets = self.packets.as_ref();
+        packets.is_some_and(|packets| packets.takes_whole())
+    }
+
     /// Whether the kernel has fewer chunks to receive into than it should, for want of free ones. A worker whose ports
     /// are starved must not sleep without a deadline: completions that would help wake nobody.
     #[inline]

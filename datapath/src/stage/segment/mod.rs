@@ -231,7 +231,7 @@ fn unicast(
         return Err(Reason::NoMemory);
     }
     let verdict = Verdict::Forward(out.id);
-    if fits.is_err() {
+    if fits.is_err() && !superframe::leaves_whole(ctx, packet, out.mtu, out.id) {
         superframe::cut(ctx, packet, out.mtu, verdict)?;
     }
     Ok(verdict)
