@@ -26,7 +26,14 @@ use switch::Switches;
 /// After the load has changed, before anything is counted.
 const SETTLE: Duration = Duration::from_millis(150);
 /// Names of the sides, in order.
-const LABELS: [&str; 3] = ["switch", "kernel, sets", "kernel, list of rules"];
+const LABELS: [&str; 4] = [
+    "switch",
+    "kernel, sets",
+    "kernel, list of rules",
+    "switch, pods in generic XDP mode",
+];
+/// What is compared to what.
+const RATIOS: [(usize, usize); 3] = [(0, 1), (0, 2), (3, 1)];
 
 /// A sample of datagrams.
 #[derive(Clone, Copy)]
@@ -35,13 +42,14 @@ struct Slice {
     offered: f64,
 }
 
-/// The three, by one way over the wire.
+/// All of them, by one way over the wire.
 fn sides(core: usize, vxlan: bool, flowtable: bool) -> Vec<Side> {
     let sets = Rules::Sets { flowtable };
     vec![
-        Side::new(LABELS[0], Box::new(Switches::new(core, vxlan))),
+        Side::new(LABELS[0], Box::new(Switches::new(core, vxlan, "native"))),
         Side::new(LABELS[1], Box::new(Kernels::new(core, vxlan, sets))),
         Side::new(LABELS[2], Box::new(Kernels::new(core, vxlan, Rules::List))),
+        Side::new(LABELS[3], Box::new(Switches::new(core, vxlan, "generic"))),
     ]
 }
 
@@ -135,9 +143,10 @@ fn streams(outcome: &mut Outcome, what: &str, sides: &[Side], settings: Settings
 }
 
 fn report(outcome: &mut Outcome, what: &str, unit: &str, taken: [Vec<f64>; LABELS.len()]) {
-    for n in 1..LABELS.len() {
-        let ratio = by_round(&taken[0], &taken[n], |a, b| a / b);
-        outcome.add_comparison(&format!("{what}: switch / {}", LABELS[n]), "ratio", ratio);
+    for (of, to) in RATIOS {
+        let ratio = by_round(&taken[of], &taken[to], |a, b| a / b);
+        let label = format!("{what}: {} / {}", LABELS[of], LABELS[to]);
+        outcome.add_comparison(&label, "ratio", ratio);
     }
     for (label, samples) in LABELS.iter().zip(taken) {
         outcome.add_series(&format!("{what}: {label}"), unit, samples);
@@ -153,8 +162,8 @@ fn method(flowtable: bool) -> String {
     };
     format!(
         "A pod on each of two nodes (namespaces) that a veth without offloads joins, as a wire; {POLICIES} policies let one peer each on to the receiver, the last
-         one the sender. The switch: two podswitchd, both workers on the last core, NetworkPolicies. The kernel: routes, its VXLAN device, and either {flowtable}, a verdict map by pod and a set, or a list of rules from the top for each packet; what the sender's veth receives is steered to the last core, and all that follows happens there. 60-byte datagrams of {FLOWS} flows, which were answered once,
+         one the sender. The switch: two podswitchd, both workers on the last core, NetworkPolicies; once more with the pods' ports in generic XDP mode. The kernel: routes, its VXLAN device, and either {flowtable}, a verdict map by pod and a set, or a list of rules from the top for each packet; what the sender's veth receives is steered to the last core, and all that follows happens there. 60-byte datagrams of {FLOWS} flows, which were answered once,
          sent as fast as the first core can (an XDP program on live frames), counted at the receiver's eth0 and dropped there. One TCP stream of iperf3, unpinned, as its receiver
-         counts it. In rounds of A B C C B A."
+         counts it. In rounds of A B C D D C B A."
     )
 }

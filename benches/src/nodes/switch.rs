@@ -22,14 +22,15 @@ pub struct Switches {
 }
 
 impl Switches {
-    /// Whose workers have a core, the same for both.
+    /// Whose workers have a core, the same for both, and whose pods' ports are in an XDP mode.
     ///
     /// # Panics
     /// When something cannot be made.
-    pub fn new(core: usize, vxlan: bool) -> Switches {
+    pub fn new(core: usize, vxlan: bool, mode: &str) -> Switches {
         let prepared = |n: u8| {
             Node::without_daemon(NodeConfig {
                 workers: vec![core as u32],
+                daemon: format!("[xdp]\nmode = \"{mode}\"\n"),
                 ipam: json!({"type": "podswitch", "ranges": [[{"subnet": pods_of(n)}], [{"subnet": format!("fd00:244:{n}::/64")}]]}),
                 ..NodeConfig::default()
             })
