@@ -7,6 +7,7 @@
 mod arena;
 mod batch;
 mod pool;
+mod tag;
 #[cfg(test)]
 mod tests;
 
@@ -14,6 +15,7 @@ pub(crate) use arena::Link;
 pub use arena::{Arena, CHUNK_SIZE, HEADROOM, MAX_CHUNKS, METADATA_ROOM, Owner};
 pub use batch::{BATCH_SIZE, Batch, Meta, Packet, SeenAs};
 pub use pool::{Audit, Chunk, Pool};
+pub(crate) use tag::MACS;
 
 use std::fmt;
 use std::ptr::NonNull;
