@@ -67,7 +67,7 @@ reasons! {
     // Parsing
     TruncatedEthernet = "truncated_ethernet", "The frame is shorter than an Ethernet header (14 bytes).";
     TruncatedVlan = "truncated_vlan", "The frame ends inside an IEEE 802.1Q tag.";
-    VlanNotExpected = "vlan_not_expected", "A VLAN-tagged frame on a routed port, or a VLAN the L2 segment port is no member of.";
+    VlanNotExpected = "vlan_not_expected", "A VLAN-tagged frame on a routed port, a frame of another VLAN than the uplink's, or a VLAN the L2 segment port is no member of.";
     VlanStackTooDeep = "vlan_stack_too_deep", "More VLAN tags than the switch reads (two).";
     EthertypeUnknown = "ethertype_unknown", "Neither IPv4, IPv6 nor ARP on a routed port.";
     SourceMacInvalid = "source_mac_invalid", "The source MAC address is zero, broadcast or multicast.";

@@ -249,6 +249,7 @@ fn switch(bed: &mut Bed, steering: &mut NicSteering, faults: Option<FaultPlan>) 
         interface: bed.pods[0].ifindex,
         queues: QUEUES,
         local_sender: false,
+        vlan: None,
     };
     let pod = Device::Xdp {
         queue: bed.queue(1),

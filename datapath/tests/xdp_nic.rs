@@ -131,6 +131,13 @@ fn only_frames_to_the_nic_and_of_its_vlan_are_looked_at() {
         eth(NIC, tpid, &inner)
     };
     let plain = eth(NIC, 0x0800, &packet);
+    // A tag within a tag.
+    let stacked = |tpid: u16, tci: u16| {
+        let inner = tagged(0x8100, 7);
+        let tci = tci.to_be_bytes();
+        let outer = [&tpid.to_be_bytes()[..], &tci].concat();
+        [&inner[..12], &outer, &inner[12..]].concat()
+    };
     nic.all(&[
         (
             "another station's",
@@ -142,13 +149,60 @@ fn only_frames_to_the_nic_and_of_its_vlan_are_looked_at() {
         ("a priority alone", tagged(0x8100, 0xe000), SWITCH),
         ("of a VLAN", tagged(0x8100, 0x0007), PASS),
         ("a service tag", tagged(0x88a8, 0), PASS),
+        ("a VLAN with a priority", stacked(0x8100, 0), PASS),
+        ("a VLAN in a service tag", stacked(0x88a8, 0), PASS),
     ]);
     nic.steering.set_vlan(Some(7)).unwrap();
     nic.all(&[
         ("untagged now", plain, PASS),
+        ("a priority alone, now", tagged(0x8100, 0xe000), PASS),
+        ("a service tag of its id", tagged(0x88a8, 7), PASS),
+        ("twice", stacked(0x8100, 7), PASS),
+        ("with a priority", stacked(0x8100, 0), PASS),
+        ("in a service tag", stacked(0x88a8, 7), PASS),
         ("of the VLAN", tagged(0x8100, 0xe007), SWITCH),
         ("of another", tagged(0x8100, 0x0008), PASS),
         ("a tag that is cut", tagged(0x8100, 7)[..16].to_vec(), PASS),
+    ]);
+    // What is looked for in it is the same as without.
+    let in_vlan = |to, ethertype: u16, packet: &[u8]| {
+        let inner = [&[0, 7][..], &ethertype.to_be_bytes(), packet].concat();
+        eth(to, 0x8100, &inner)
+    };
+    let to_node = |port| ipv4(PEER, NODE, 17, &ports(9, port));
+    let to_node6 = |port| ipv6(PEER6, NODE6, 17, &ports(9, port));
+    nic.all(&[
+        (
+            "a pod's over IPv6",
+            in_vlan(NIC, 0x86dd, &ipv6(PEER6, POD6, 6, &ports(1, 22))),
+            SWITCH,
+        ),
+        (
+            "a tunnel's",
+            in_vlan(NIC, 0x0800, &to_node(OVERLAY)),
+            SWITCH,
+        ),
+        (
+            "a tunnel's over IPv6",
+            in_vlan(NIC, 0x86dd, &to_node6(OVERLAY)),
+            SWITCH,
+        ),
+        (
+            "by a reserved port",
+            in_vlan(NIC, 0x0800, &to_node(20_000)),
+            SWITCH,
+        ),
+        ("the host's", in_vlan(NIC, 0x0800, &to_node(22)), PASS),
+        (
+            "who has a pod's address",
+            in_vlan([0xff; 6], 0x0806, &arp(1, NEAR)),
+            SWITCH,
+        ),
+        (
+            "who has the node's",
+            in_vlan([0xff; 6], 0x0806, &arp(1, NODE)),
+            PASS,
+        ),
     ]);
     nic.steering.set_mac(MacAddr([2, 0, 0, 0, 1, 9])).unwrap();
     nic.expect("its old address", &tagged(0x8100, 7), PASS);

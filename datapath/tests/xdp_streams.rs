@@ -35,13 +35,14 @@ fn segments() -> Vec<Vec<u8>> {
     (0..COUNT).map(segment).collect()
 }
 
-/// Their frames, with what the worker notes of them.
-fn frames(bed: &mut Bed) -> VecDeque<Frame> {
+/// Their frames, with what the worker notes of them, and the tag of the port's VLAN.
+fn frames(bed: &mut Bed, vlan: Option<u16>) -> VecDeque<Frame> {
     let frame = |bytes: Vec<u8>| {
         let mut frame = bed.pool.alloc_bytes(&bed.arena, &bytes).unwrap();
         let offload = &mut frame.offload;
         (offload.gso_type, offload.hdr_len, offload.gso_size) = (1, HEADERS as u16, EACH as u16);
         (offload.csum_start, offload.csum_offset) = (34, 16);
+        assert!(vlan.is_none_or(|vlan| frame.push_tag(vlan)));
         frame
     };
     segments().into_iter().map(frame).collect()
@@ -49,9 +50,13 @@ fn frames(bed: &mut Bed) -> VecDeque<Frame> {
 
 /// A bed of one pod, whose veth's host end segments or not, and its port.
 fn bed(segments: bool, wire: bool) -> (Bed, Attached) {
+    bed_of(segments, wire, None)
+}
+
+fn bed_of(segments: bool, wire: bool, vlan: Option<u16>) -> (Bed, Attached) {
     let mut bed = Bed::new(Mode::Native, 1500, 1);
     let mut config = bed.config(0);
-    config.wire = wire;
+    (config.wire, config.vlan) = (wire, vlan);
     let attached = bed.attach_with(0, &config);
     assert!(attached.port.caps().joins_segments);
     let set = || {
@@ -69,7 +74,7 @@ fn bed(segments: bool, wire: bool) -> (Bed, Attached) {
 
 /// Sends them, with a frame of no connection among them, and says what the pod got of each kind.
 fn send(bed: &mut Bed, a: &mut Attached) -> Vec<Vec<u8>> {
-    let mut outbox = frames(bed);
+    let mut outbox = frames(bed, a.port.caps().vlan);
     let other = bed.frame(200, 5);
     outbox.insert(3, other);
     assert_eq!(a.port.transmit(a.id, &mut bed.pool, &mut outbox), COUNT + 1);
@@ -126,18 +131,27 @@ fn the_kernel_segments_for_a_wire() {
     close(bed, a);
 }
 
+/// The stack at the other end takes the tag out of what it hears.
+#[test]
+fn the_kernel_segments_what_is_of_a_vlan() {
+    let (mut bed, mut a) = bed_of(false, true, Some(7));
+    assert_eq!(send(&mut bed, &mut a), segments());
+    assert_eq!(a.port.counters().tx_joined, COUNT as u64);
+    close(bed, a);
+}
+
 #[test]
 fn they_wait_for_a_link_and_end_with_the_interface() {
     let (mut bed, mut a) = bed(true, false);
     link::set_up(&mut bed.links, "pod0", false).unwrap();
-    let mut outbox = frames(&mut bed);
+    let mut outbox = frames(&mut bed, None);
     assert_eq!(a.port.transmit(a.id, &mut bed.pool, &mut outbox), 0);
     assert_eq!((a.port.link(), outbox.len()), (Link::Down, COUNT));
     link::set_up(&mut bed.links, "pod0", true).unwrap();
     assert_eq!(a.port.transmit(a.id, &mut bed.pool, &mut outbox), COUNT);
     assert_eq!((a.port.link(), outbox.len()), (Link::Up, 0));
     link::delete(&mut bed.links, "pod0").unwrap();
-    let mut outbox = frames(&mut bed);
+    let mut outbox = frames(&mut bed, None);
     assert_eq!(a.port.transmit(a.id, &mut bed.pool, &mut outbox), 0);
     assert_eq!((a.port.link(), outbox.len()), (Link::Gone, 0));
     let counters = a.port.counters();

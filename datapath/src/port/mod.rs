@@ -55,6 +55,8 @@ pub struct Caps {
     pub joins_segments: bool,
     /// Most segments of a frame it transmits.
     pub max_segments: u8,
+    /// The VLAN that its frames are of: each has the tag on the wire, and none within the switch. `None`: they have no tag. Of uplinks.
+    pub vlan: Option<u16>,
 }
 
 /// Whether the device under a port can be used.

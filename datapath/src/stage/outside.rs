@@ -3,6 +3,7 @@
 //!
 //! | packet | becomes |
 //! |---|---|
+//! | of another VLAN than the uplink's, or with a second tag | dropped; the tag of a right one is taken out |
 //! | who has a pod's address? | answered ([`local`]) |
 //! | to another MAC address than the NIC's | dropped |
 //! | to the node's own address, of a tunnel | unwrapped, and goes on as one that came in by the tunnel ([`tunnel`]) |
@@ -19,21 +20,26 @@
 use std::net::IpAddr;
 
 use super::{Context, local, nat, path_mtu, trim, tunnel};
-use crate::frame::Packet;
+use crate::frame::{MACS, Packet};
 use crate::tables::{Adjacency, Hop, PortEntry, Tables};
 use crate::verdict::{Reason, Verdict};
-use crate::wire::eth::EthernetHeader;
+use crate::wire::eth::{self, EthernetHeader, ethertype};
 use crate::wire::{FlowKey, Kind, parse_into};
 
 /// What comes before the flow table for each packet of an uplink.
 #[inline(always)]
 pub(super) fn arrive(ctx: &mut Context<'_>, uplink: &PortEntry, packet: &mut Packet) -> Verdict {
+    if let Some(vlan) = ctx.caps.vlan
+        && let Err(reason) = untag(vlan, packet)
+    {
+        return Verdict::Drop(reason);
+    }
     if ctx.tables.has_tunnels()
         && let Some(verdict) = tunnel::unwrap_known(ctx, uplink, packet)
     {
         return verdict;
     }
-    if let Err(reason) = parse(packet) {
+    if let Err(reason) = parse_outer(ctx, packet) {
         return Verdict::Drop(reason);
     }
     let Some(own) = uplink.uplink() else {
@@ -61,6 +67,34 @@ pub(super) fn arrive(ctx: &mut Context<'_>, uplink: &PortEntry, packet: &mut Pac
 
 fn is_to(packet: &Packet, port: &PortEntry) -> bool {
     EthernetHeader::read(packet.frame.bytes()).is_some_and(|eth| eth.dst == port.mac)
+}
+
+/// Reads the headers of a frame from the wire.
+#[inline(always)]
+fn parse_outer(ctx: &Context<'_>, packet: &mut Packet) -> Result<(), Reason> {
+    match parse(packet) {
+        Err(Reason::VlanNotExpected) if ctx.caps.vlan.is_none() => parse_tagged(packet),
+        parsed => parsed,
+    }
+}
+
+/// Where there is no VLAN, a tag that has only a priority is none.
+#[cold]
+#[inline(never)]
+fn parse_tagged(packet: &mut Packet) -> Result<(), Reason> {
+    untag(0, packet)?;
+    parse(packet)
+}
+
+/// Takes out the tag of a VLAN. `Err` when the outer tag is not a customer tag of the VLAN, or there is none.
+fn untag(vlan: u16, packet: &mut Packet) -> Result<(), Reason> {
+    let frame = &mut packet.frame;
+    let tag = eth::read_tag(frame.bytes(), MACS);
+    let is_of = |tag: eth::Tag| tag.tpid == ethertype::VLAN && tag.vid() == vlan;
+    match tag.is_some_and(is_of) && frame.pull_tag() {
+        true => Ok(()),
+        false => Err(Reason::VlanNotExpected),
+    }
 }
 
 /// Reads the headers of a frame.

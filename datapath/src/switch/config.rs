@@ -142,6 +142,8 @@ pub enum Device {
         queues: u32,
         /// See [`Caps::local_sender`](crate::port::Caps::local_sender): the host of this machine is, or another one on it.
         local_sender: bool,
+        /// See [`Caps::vlan`](crate::port::Caps::vlan).
+        vlan: Option<u16>,
     },
     /// Memory.
     Memory(MemoryDevice),

@@ -513,8 +513,21 @@ fn open(id: PortId, spec: PortSpec, plot: &mut Plot) -> Result<(Port, Watch), Sw
             interface,
             queues,
             local_sender,
+            vlan,
         } => {
-            let port = open_nic(id, interface, queues, local_sender, plot);
+            let nic = |queue| XdpConfig {
+                wire: true,
+                // Frames are sent by the first queue.
+                joins_segments: queue == 0,
+                local_sender,
+                vlan,
+                ..XdpConfig::new(
+                    id,
+                    Queue { interface, queue },
+                    NicPlan::new(queues).of(queue),
+                )
+            };
+            let port = open_nic(queues, nic, plot);
             let port = port.map_err(|source| SwitchError::Xdp { port: id, source })?;
             watch.xdp = port.handles();
             Port::Nic(Box::new(port))
@@ -533,23 +546,13 @@ fn open(id: PortId, spec: PortSpec, plot: &mut Plot) -> Result<(Port, Watch), Sw
     })
 }
 
-/// Opens all queues of a NIC, or none.
+/// Opens all queues of a NIC, or none, each as `nic` says.
 fn open_nic(
-    id: PortId,
-    interface: u32,
     queues: u32,
-    local_sender: bool,
+    nic: impl Fn(u32) -> XdpConfig,
     plot: &mut Plot,
 ) -> Result<NicPort, XdpError> {
-    let plan = NicPlan::new(queues);
-    let open = |queue| {
-        let mut config = XdpConfig::new(id, Queue { interface, queue }, plan.of(queue));
-        config.wire = true;
-        // Frames are sent by the first queue.
-        config.joins_segments = queue == 0;
-        config.local_sender = local_sender;
-        plot.umem.open(&config)
-    };
-    let queues: Result<Vec<_>, _> = (0..plan.queues).map(open).collect();
+    let queues = 0..NicPlan::new(queues).queues;
+    let queues: Result<Vec<_>, _> = queues.map(|queue| plot.umem.open(&nic(queue))).collect();
     Ok(NicPort::new(queues?).expect("a plan has a queue at least"))
 }

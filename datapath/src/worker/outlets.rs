@@ -268,6 +268,11 @@ impl Outlets {
             self.counters.event(Event::Copied, 1);
             self.pool.free(std::mem::replace(&mut frame, copy));
         }
+        if let Some(vlan) = slot.caps.vlan
+            && !frame.push_tag(vlan)
+        {
+            return self.discard(frame, meta, Reason::NoMemory);
+        }
         slot.waiting.0 += u64::from(frame.len());
         slot.waiting.1 += u32::from(frame.segments());
         slot.fed_by = meta.in_port;

@@ -39,6 +39,7 @@ const NO_CAPS: Caps = Caps {
     takes_partial_checksum: false,
     joins_segments: false,
     max_segments: 0,
+    vlan: None,
 };
 
 /// What a worker remembers from packet to packet.

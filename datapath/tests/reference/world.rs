@@ -16,7 +16,7 @@ use podswitch_datapath::port::Caps;
 use podswitch_datapath::stage::{self, Context, Heard, Learned, Now, Rate, RateLimiter, segment};
 use podswitch_datapath::tables::{Edit, Gateway, NeighborKey, Tables};
 use podswitch_datapath::wire::MacAddr;
-use podswitch_datapath::wire::partial::{self, PartialChecksum};
+use podswitch_datapath::wire::partial;
 use podswitch_datapath::{PortId, PortSet, Reason, Verdict, WorkerId};
 
 /// What came of a frame that was sent into the switch.
@@ -56,7 +56,7 @@ pub(crate) struct World {
     pub(crate) now: u64,
     /// Connections may be joined.
     pub(crate) joins: bool,
-    /// Capabilities of every port.
+    /// Capabilities of every port; of uplinks alone the VLAN.
     pub(crate) caps: Caps,
 }
 
@@ -115,6 +115,7 @@ impl World {
                 takes_partial_checksum: false,
                 joins_segments: false,
                 max_segments: 18,
+                vlan: None,
             },
         }
     }
@@ -225,19 +226,12 @@ impl World {
         }
     }
 
-    fn dispatch(&mut self, worker: usize, mut packet: Packet, out: &mut Vec<Out>) {
+    fn dispatch(&mut self, worker: usize, packet: Packet, out: &mut Vec<Out>) {
         let in_port = packet.meta.in_port;
         match packet.meta.verdict {
             Verdict::Continue => panic!("a packet without a verdict"),
             Verdict::Drop(reason) => self.drop(worker, packet, reason, out),
-            Verdict::Reply => {
-                let state = &mut self.workers[worker];
-                out.push(Out::Sent(
-                    in_port.0,
-                    sent(&mut packet.frame, packet.meta.parsed.frame_len()),
-                ));
-                state.pool.free(packet.frame);
-            }
+            Verdict::Reply => self.put(worker, packet, in_port, out),
             Verdict::Forward(port) => self.forward(worker, packet, port, out),
             Verdict::Flood => {
                 let (tables, me) = (self.tables.clone(), self.workers[worker].id);
@@ -263,22 +257,35 @@ impl World {
         }
     }
 
-    fn forward(&mut self, worker: usize, mut packet: Packet, port: PortId, out: &mut Vec<Out>) {
+    fn forward(&mut self, worker: usize, packet: Packet, port: PortId, out: &mut Vec<Out>) {
         match self.tables.port(port).map(|p| p.worker.index()) {
             None => self.drop(worker, packet, Reason::PortGone, out),
-            Some(owner) if owner == worker => {
-                out.push(Out::Sent(
-                    port.0,
-                    sent(&mut packet.frame, packet.meta.parsed.frame_len()),
-                ));
-                self.workers[worker].pool.free(packet.frame);
-            }
+            Some(owner) if owner == worker => self.put(worker, packet, port, out),
             Some(owner) => {
                 let mut batch = Batch::new();
                 batch.push_packet(packet).expect("room");
                 self.stages(owner, &mut batch, true, out);
             }
         }
+    }
+
+    /// The frame leaves by a port of the worker: a checksum that is still partial is finished, and an uplink's VLAN has its tag.
+    fn put(&mut self, worker: usize, packet: Packet, port: PortId, out: &mut Vec<Out>) {
+        let Packet { mut frame, meta } = packet;
+        if frame.offload.partial_checksum {
+            let field = frame.offload.checksum_field();
+            assert!(partial::fill(
+                field,
+                meta.parsed.frame_len(),
+                frame.iter_mut()
+            ));
+        }
+        let out_port = self.tables.port(port).expect("a port");
+        if let Some(vlan) = self.caps.vlan.filter(|_| out_port.uplink().is_some()) {
+            assert!(frame.push_tag(vlan));
+        }
+        out.push(Out::Sent(port.0, frame.iter().flatten().copied().collect()));
+        self.workers[worker].pool.free(frame);
     }
 
     fn drop(&mut self, worker: usize, packet: Packet, reason: Reason, out: &mut Vec<Out>) {
@@ -318,17 +325,4 @@ impl World {
             );
         }
     }
-}
-
-/// A frame as it leaves: a checksum that is still partial is finished.
-fn sent(frame: &mut Frame, len: u32) -> Vec<u8> {
-    let offload = frame.offload;
-    if offload.partial_checksum {
-        let at = PartialChecksum {
-            start: offload.csum_start,
-            offset: offload.csum_offset,
-        };
-        assert!(partial::fill(at, len, frame.iter_mut()));
-    }
-    frame.iter().flatten().copied().collect()
 }

@@ -114,7 +114,12 @@ fn arp_is_not_answered_for_a_second_own_address() {
     );
 }
 
-fn solicitation(src: Ipv6Addr, dst: Ipv6Addr, target: Ipv6Addr, own: Option<MacAddr>) -> V6 {
+pub(crate) fn solicitation(
+    src: Ipv6Addr,
+    dst: Ipv6Addr,
+    target: Ipv6Addr,
+    own: Option<MacAddr>,
+) -> V6 {
     let mut data = target.octets().to_vec();
     if let Some(mac) = own {
         data.extend([1, 1]);
@@ -127,7 +132,7 @@ fn solicitation(src: Ipv6Addr, dst: Ipv6Addr, target: Ipv6Addr, own: Option<MacA
     }
 }
 
-fn solicited_node(target: Ipv6Addr) -> (Ipv6Addr, MacAddr) {
+pub(crate) fn solicited_node(target: Ipv6Addr) -> (Ipv6Addr, MacAddr) {
     let [.., a, b, c] = target.octets();
     let group = Ipv6Addr::from([0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0xff, a, b, c]);
     (group, MacAddr([0x33, 0x33, 0xff, a, b, c]))

@@ -21,3 +21,4 @@ mod rejudged;
 mod routed;
 mod segments;
 mod tunnels;
+mod vlans;

@@ -48,7 +48,7 @@ fn node_on(pods: u8, uplink: u8) -> World {
 }
 
 /// Wherever pods and uplink are.
-fn everywhere(test: impl Fn(&mut World)) {
+pub(crate) fn everywhere(test: impl Fn(&mut World)) {
     for (pods, uplink) in [(0, 0), (0, 1), (1, 0)] {
         let mut w = node_on(pods, uplink);
         test(&mut w);
@@ -60,7 +60,7 @@ fn to_world4(packet: &V4) -> Vec<u8> {
     frames::ethernet(ROUTER, NIC, 0x0800, &packet.bytes())
 }
 
-fn from_world4(packet: &V4) -> Vec<u8> {
+pub(crate) fn from_world4(packet: &V4) -> Vec<u8> {
     frames::ethernet(NIC, ROUTER, 0x0800, &packet.bytes())
 }
 
@@ -87,7 +87,7 @@ fn hop6(packet: V6) -> V6 {
     }
 }
 
-fn udp(src: (Ipv4Addr, u16), dst: (Ipv4Addr, u16)) -> V4 {
+pub(crate) fn udp(src: (Ipv4Addr, u16), dst: (Ipv4Addr, u16)) -> V4 {
     let data = frames::udp(src.0.into(), dst.0.into(), src.1, dst.1, b"question");
     V4::new(src.0, dst.0, frames::UDP, data)
 }

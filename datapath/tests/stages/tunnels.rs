@@ -22,7 +22,7 @@ fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
 }
 
-fn nic(node: u8) -> MacAddr {
+pub(crate) fn nic(node: u8) -> MacAddr {
     MacAddr([2, 0, 1, 0, 0, node])
 }
 
@@ -118,7 +118,7 @@ pub(crate) fn pair(over: fn(u8) -> IpAddr) -> (World, World) {
 }
 
 /// A packet as it leaves to the pod at the end: one hop less for each node.
-fn arrived4(packet: &V4, to: u16) -> Vec<u8> {
+pub(crate) fn arrived4(packet: &V4, to: u16) -> Vec<u8> {
     let packet = V4 {
         ttl: packet.ttl - 2,
         ..packet.clone()
@@ -126,7 +126,7 @@ fn arrived4(packet: &V4, to: u16) -> Vec<u8> {
     frames::ethernet(mac(to), GATEWAY_MAC, 0x0800, &packet.bytes())
 }
 
-fn arrived6(packet: &V6, to: u16) -> Vec<u8> {
+pub(crate) fn arrived6(packet: &V6, to: u16) -> Vec<u8> {
     let packet = V6 {
         hop_limit: packet.hop_limit - 2,
         ..packet.clone()

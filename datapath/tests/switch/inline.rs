@@ -70,6 +70,41 @@ fn a_port_gets_partial_checksums_filled_or_passed_on() {
     }
 }
 
+/// The last thing that happens to a frame: what is left to do to it is done where it says.
+#[test]
+fn a_port_of_a_vlan_sends_frames_with_its_tag() {
+    for copied in [false, true] {
+        let plan = if copied {
+            small_arenas(64)
+        } else {
+            Default::default()
+        };
+        let mut switch = start(SwitchConfig {
+            memory: plan,
+            ..inline(1)
+        });
+        let sender = pod(&mut switch, 0, 0);
+        let caps = port::Caps {
+            vlan: Some(100),
+            ..MEMORY_CAPS
+        };
+        let receiver = pod_with(&mut switch, 1, caps);
+        let whole = sized(0, 1, 5, 100);
+        let mut partial = whole.clone();
+        let pseudo = frames::pseudo(v4(0).into(), v4(1).into(), frames::UDP, 108);
+        partial[40..42].copy_from_slice(&pseudo.to_be_bytes());
+        let tagged = frames::tagged(&arrived(0, 1, 5, 100), 100);
+        for frame in [&whole, &partial] {
+            sender.send(frame);
+            settle(&mut switch);
+            assert_eq!(receiver.receive().as_ref(), Some(&tagged));
+        }
+        let sent = switch.counters().ports[&PortId(1)].tx.bytes;
+        assert_eq!(sent, 2 * tagged.len() as u64);
+        assert_at_rest(&mut switch);
+    }
+}
+
 /// CRC32c of RFC 9260 appendix A, bit by bit, in the order its bytes are sent.
 fn crc32c(bytes: &[u8]) -> [u8; 4] {
     let crc = bytes.iter().fold(u32::MAX, |crc, byte| {

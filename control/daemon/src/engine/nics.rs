@@ -92,6 +92,7 @@ impl Engine {
                 interface: found.link.index,
                 queues: found.queues,
                 local_sender: found.local_sender,
+                vlan: None,
             },
             faults: None,
         };

@@ -17,8 +17,8 @@ use crate::wire::{Fragment, Parsed, checksum, eth, protocol};
 /// `VIRTIO_NET_HDR_GSO_TCPV4` and `_TCPV6`.
 const TCP_OVER_V4: u8 = 1;
 const TCP_OVER_V6: u8 = 4;
-/// Longest headers of a segment that may be joined: Ethernet, IPv6, TCP with all options.
-pub(super) const MAX_HEADERS: usize = eth::HEADER_LEN + ipv6::HEADER_LEN + 60;
+/// Longest headers of a segment that may be joined: Ethernet with a tag, IPv6, TCP with all options.
+pub(super) const MAX_HEADERS: usize = eth::HEADER_LEN + eth::TAG_LEN + ipv6::HEADER_LEN + 60;
 /// Longest packet of a superframe, bytes from the IP header on.
 const MAX_PACKET: u32 = 65_535;
 /// Most segments of a superframe.
@@ -231,7 +231,16 @@ impl Plan {
 
 /// Network and transport headers of a frame whose headers are known, bytes.
 fn headers_len(frame: &Frame) -> u32 {
-    u32::from(frame.offload.hdr_len) - eth::HEADER_LEN as u32
+    u32::from(frame.offload.hdr_len) - l3(frame) as u32
+}
+
+/// Of a frame whose headers are known, its network header's place: behind a tag, if there is one.
+fn l3(frame: &Frame) -> usize {
+    let header = match frame.offload.gso_type {
+        TCP_OVER_V4 => ipv4::HEADER_LEN,
+        _ => ipv6::HEADER_LEN,
+    };
+    l4(frame) - header
 }
 
 /// Of a frame whose headers are known, its transport header's place.
@@ -263,16 +272,16 @@ fn continues(first: &Frame, next: &Frame, payload: u32, frames: u16) -> bool {
     if (a.gso_type, a.hdr_len, a.csum_start) != (b.gso_type, b.hdr_len, b.csum_start) {
         return false;
     }
-    let (l4, end) = (l4(first), usize::from(a.hdr_len));
+    let (l3, l4, end) = (l3(first), l4(first), usize::from(a.hdr_len));
     let (Some(a_head), Some(b_head)) = (first.bytes().get(..end), next.bytes().get(..end)) else {
         return false;
     };
     let (a_ip, a_tcp) = a_head.split_at(l4);
     let (b_ip, b_tcp) = b_head.split_at(l4);
-    a_ip[..eth::HEADER_LEN] == b_ip[..eth::HEADER_LEN]
+    a_ip[..l3] == b_ip[..l3]
         && match a.gso_type {
-            TCP_OVER_V4 => same_v4(&a_ip[eth::HEADER_LEN..], &b_ip[eth::HEADER_LEN..], frames),
-            _ => same_v6(&a_ip[eth::HEADER_LEN..], &b_ip[eth::HEADER_LEN..]),
+            TCP_OVER_V4 => same_v4(&a_ip[l3..], &b_ip[l3..], frames),
+            _ => same_v6(&a_ip[l3..], &b_ip[l3..]),
         }
         && same_tcp(a_tcp, b_tcp, payload)
 }
@@ -328,7 +337,7 @@ fn pseudo_sum(gso_type: u8, network: &[u8], len: u32) -> Option<u16> {
 /// Whether the checksum of a frame whose headers are known is right: joining must not make a damaged segment a good one.
 fn is_sound(frame: &Frame) -> bool {
     let l4 = l4(frame);
-    let network = frame.bytes().get(eth::HEADER_LEN..).unwrap_or_default();
+    let network = frame.bytes().get(l3(frame)..).unwrap_or_default();
     let len = frame.len() - l4 as u32;
     let Some(pseudo) = pseudo_sum(frame.offload.gso_type, network, len) else {
         return false;
@@ -355,7 +364,7 @@ pub(super) fn write_headers(
     out.copy_from_slice(first.bytes().get(..end)?);
     let packet = headers_len(first) + group.payload;
     let (network, transport) = out.split_at_mut(l4);
-    let network = network.get_mut(eth::HEADER_LEN..)?;
+    let network = network.get_mut(l3(first)..)?;
     let tcp_len = packet - network.len() as u32;
     match first.offload.gso_type {
         TCP_OVER_V4 => {

@@ -67,16 +67,16 @@ enum End {
 }
 
 impl PacketWay {
-    /// Opens one in the calling thread's network namespace, to a wire or to a pod.
+    /// Opens one in the calling thread's network namespace, to a wire or to a pod; `tagged`: all frames have an 802.1Q tag.
     ///
     /// # Errors
     /// What the kernel said.
-    pub(crate) fn open(interface: u32, wire: bool) -> io::Result<PacketWay> {
+    pub(crate) fn open(interface: u32, wire: bool, tagged: bool) -> io::Result<PacketWay> {
         // Traffic control on a pod's veth drops whatever comes by it. Superframes to a wire must pass there, where the kernel
         // segments for devices that do not.
         let direct = !wire;
         Ok(PacketWay {
-            socket: PacketSocket::open(interface, direct)?,
+            socket: PacketSocket::open(interface, direct, tagged)?,
             direct,
             staged: Vec::with_capacity(MOST_FRAMES),
             plan: Plan::with_capacity(MOST_MESSAGES, MOST_FRAMES),

@@ -22,6 +22,9 @@ pub(super) struct PacketSocket {
     /// How many pieces each message has, while a burst is made.
     lengths: Vec<usize>,
     messages: Vec<libc::mmsghdr>,
+    /// Where messages go whose frames have a tag. A superframe's EtherType the kernel takes from its virtio-net header, and so does not see the
+    /// tag, unless it is told (`packet_snd`).
+    tagged: Option<Box<libc::sockaddr_ll>>,
 }
 
 // SAFETY: (X6) the pointers in the lists mean something only while a `Burst` borrows the socket.
@@ -30,7 +33,8 @@ unsafe impl Send for PacketSocket {}
 impl PacketSocket {
     /// A socket in the calling thread's network namespace. `direct`: frames pass the interface's traffic control by, as those of
     /// AF_XDP do, and a device that does not segment refuses superframes; otherwise the kernel segments for it.
-    pub(super) fn open(interface: u32, direct: bool) -> io::Result<PacketSocket> {
+    /// `tagged`: all frames have an 802.1Q tag.
+    pub(super) fn open(interface: u32, direct: bool, tagged: bool) -> io::Result<PacketSocket> {
         let kind = libc::SOCK_RAW | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
         // SAFETY: (X5) no memory is passed. Protocol 0 receives nothing.
         let fd = unsafe { libc::socket(libc::AF_PACKET, kind, 0) };
@@ -48,12 +52,14 @@ impl PacketSocket {
         )?;
         set(&fd, libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, SEND_BUFFER)
             .or_else(|_| set(&fd, libc::SOL_SOCKET, libc::SO_SNDBUF, SEND_BUFFER))?;
-        bind(&fd, interface)?;
+        bind(&fd, &address(interface, 0))?;
+        let tag = (libc::ETH_P_8021Q as u16).to_be();
         Ok(PacketSocket {
             fd,
             pieces: Vec::with_capacity(MOST_PIECES),
             lengths: Vec::with_capacity(MOST_MESSAGES),
             messages: Vec::with_capacity(MOST_MESSAGES),
+            tagged: tagged.then(|| Box::new(address(interface, tag))),
         })
     }
 
@@ -102,15 +108,21 @@ impl<'s, 'a> Burst<'s, 'a> {
             pieces,
             lengths,
             messages,
+            tagged,
             ..
         } = &mut *self.socket;
         messages.clear();
+        let to = tagged.as_deref().map(std::ptr::from_ref);
         let mut at = pieces.as_mut_ptr();
         for &length in lengths.iter() {
             // SAFETY: (X6) a header of zeros and null pointers names nobody and nothing.
             let mut message: libc::mmsghdr = unsafe { std::mem::zeroed() };
             message.msg_hdr.msg_iov = at;
             message.msg_hdr.msg_iovlen = length as _;
+            if let Some(to) = to {
+                message.msg_hdr.msg_name = to.cast_mut().cast();
+                message.msg_hdr.msg_namelen = size_of::<libc::sockaddr_ll>() as libc::socklen_t;
+            }
             messages.push(message);
             // The lengths add up to the pieces.
             at = at.wrapping_add(length);
@@ -135,8 +147,8 @@ impl Ready<'_, '_> {
         let Some(messages) = socket.messages.get_mut(from..) else {
             return Ok(0);
         };
-        // SAFETY: (X6) the messages name pieces in `pieces`, which does not move while it is borrowed, and those bytes that
-        // live as long as `self`; the kernel only reads them.
+        // SAFETY: (X6) the messages name pieces in `pieces`, which does not move while it is borrowed, those bytes that live as
+        // long as `self`, and the socket's own address; the kernel only reads them.
         let sent = unsafe {
             libc::sendmmsg(
                 socket.fd.as_raw_fd(),
@@ -164,18 +176,22 @@ fn set(fd: &OwnedFd, level: libc::c_int, name: libc::c_int, value: libc::c_int) 
     }
 }
 
-fn bind(fd: &OwnedFd, interface: u32) -> io::Result<()> {
-    let address = libc::sockaddr_ll {
+/// An interface, with an EtherType in network byte order.
+fn address(interface: u32, protocol: u16) -> libc::sockaddr_ll {
+    libc::sockaddr_ll {
         sll_family: libc::AF_PACKET as u16,
-        sll_protocol: 0,
+        sll_protocol: protocol,
         sll_ifindex: interface as libc::c_int,
         sll_hatype: 0,
         sll_pkttype: 0,
         sll_halen: 0,
         sll_addr: [0; 8],
-    };
-    let at = std::ptr::from_ref(&address).cast::<libc::sockaddr>();
-    let len = size_of_val(&address) as libc::socklen_t;
+    }
+}
+
+fn bind(fd: &OwnedFd, address: &libc::sockaddr_ll) -> io::Result<()> {
+    let at = std::ptr::from_ref(address).cast::<libc::sockaddr>();
+    let len = size_of_val(address) as libc::socklen_t;
     // SAFETY: (X5) `address` is live and `len` long.
     match unsafe { libc::bind(fd.as_raw_fd(), at, len) } {
         0 => Ok(()),

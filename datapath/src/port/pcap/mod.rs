@@ -158,6 +158,7 @@ impl PcapPort {
                 takes_partial_checksum: false,
                 joins_segments: false,
                 max_segments: MAX_SEGMENTS,
+                vlan: None,
             },
             replay,
             recorder,

@@ -90,7 +90,8 @@ impl XdpPort {
     ) -> Result<XdpPort, XdpError> {
         let packets = match config.joins_segments && features.joined_segments {
             true => {
-                let way = PacketWay::open(config.queue.interface, config.wire);
+                let way =
+                    PacketWay::open(config.queue.interface, config.wire, config.vlan.is_some());
                 let way = way.map_err(|e| XdpError::call("a packet socket", config.queue, e))?;
                 Some(Box::new(way))
             }
@@ -108,6 +109,7 @@ impl XdpPort {
                 takes_partial_checksum: features.tx_metadata && !config.wire,
                 joins_segments: packets.is_some(),
                 max_segments: if features.segments { MAX_SEGMENTS } else { 1 },
+                vlan: config.vlan,
             },
             packets,
             kicks_per_turn: config.kicks_per_turn.max(1),

@@ -265,7 +265,7 @@ impl Table {
             "set per socket",
             &format!("{DEFAULT_TX_BUDGET} descriptors a transmit call"),
         );
-        let packets = PacketWay::open(LOOPBACK.interface, false).map(|_| ());
+        let packets = PacketWay::open(LOOPBACK.interface, false, false).map(|_| ());
         self.features.joined_segments = self.want(
             "joined TCP segments",
             packets,

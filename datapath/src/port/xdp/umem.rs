@@ -39,6 +39,8 @@ pub struct XdpConfig {
     pub local_sender: bool,
     /// TCP is sent by a packet socket, on which segments leave together, where [`Features::joined_segments`] is there.
     pub joins_segments: bool,
+    /// See [`Caps::vlan`](crate::port::Caps::vlan).
+    pub vlan: Option<u16>,
     /// Most transmit system calls of one [`XdpPort::kick`]; a worker counts those of a turn itself.
     pub kicks_per_turn: u32,
     /// Most descriptors of one transmit system call, 32 to the transmit ring's size; used where the kernel lets it be
@@ -57,6 +59,7 @@ impl XdpConfig {
             wire: false,
             local_sender: true,
             joins_segments: true,
+            vlan: None,
             kicks_per_turn: 4,
             tx_budget: 64,
         }

@@ -11,6 +11,8 @@ use crate::frame::{Arena, Pool};
 use crate::ids::WorkerId;
 use crate::wire::{parse, partial};
 
+const VLAN: u16 = 100;
+
 /// A segment to be made.
 #[derive(Clone, Debug)]
 struct Segment {
@@ -50,17 +52,20 @@ struct Flow {
 
 /// Makes frames of segments. Even flows are of IPv4, every second of them without DF.
 struct Bed {
+    /// They leave with the tag of [`VLAN`].
+    tagged: bool,
     pool: Pool,
     arena: Arc<Arena>,
     flows: BTreeMap<u8, Flow>,
 }
 
 impl Bed {
-    fn new() -> Bed {
+    fn new(tagged: bool) -> Bed {
         let arena = Arc::new(Arena::new(WorkerId(0), 256).unwrap());
         let mut pool = Pool::new(WorkerId(0));
         pool.add_arena(arena.clone());
         Bed {
+            tagged,
             pool,
             arena,
             flows: BTreeMap::new(),
@@ -94,6 +99,7 @@ impl Bed {
         frame.offload.csum_offset = tcp::CHECKSUM_OFFSET;
         mark(&mut frame, &parsed);
         assert!(is_marked(&frame));
+        assert!(!self.tagged || frame.push_tag(VLAN));
         (frame, whole)
     }
 }
@@ -198,8 +204,17 @@ fn finish(bytes: &mut [u8]) {
     ));
 }
 
-/// What each group is on the wire, in order.
-fn sent(plan: &Plan, frames: &[Frame]) -> Vec<Vec<u8>> {
+/// A frame without the tag that it has, if it is to have one.
+fn untagged(mut bytes: Vec<u8>, tagged: bool) -> Vec<u8> {
+    if tagged {
+        let tag: Vec<u8> = bytes.drain(12..16).collect();
+        assert_eq!(tag, [0x81, 0, 0, VLAN as u8]);
+    }
+    bytes
+}
+
+/// What each group is on the wire, in order, but for the tags.
+fn sent(plan: &Plan, frames: &[Frame], tagged: bool) -> Vec<Vec<u8>> {
     let bytes = |at: usize| frames[at].iter().flatten().copied().collect::<Vec<u8>>();
     let mut out = Vec::new();
     for group in plan.groups() {
@@ -208,7 +223,7 @@ fn sent(plan: &Plan, frames: &[Frame]) -> Vec<Vec<u8>> {
         assert!(places.is_sorted());
         let first = &frames[places[0]];
         if places.len() == 1 {
-            let mut alone = bytes(places[0]);
+            let mut alone = untagged(bytes(places[0]), tagged);
             if first.offload.partial_checksum {
                 finish(&mut alone);
             }
@@ -217,7 +232,7 @@ fn sent(plan: &Plan, frames: &[Frame]) -> Vec<Vec<u8>> {
         }
         let mut headers = [0; MAX_HEADERS];
         let len = write_headers(group, first, &frames[group.last()], &mut headers).unwrap();
-        let headers = &headers[..len];
+        let headers = &untagged(headers[..len].to_vec(), tagged)[..];
         let payload: Vec<u8> = places
             .iter()
             .flat_map(|at| bytes(*at)[len..].to_vec())
@@ -231,9 +246,15 @@ fn sent(plan: &Plan, frames: &[Frame]) -> Vec<Vec<u8>> {
     out
 }
 
-/// Plans for segments, checks what would be on the wire, and says of how many frames each group is.
+/// Plans for segments, checks what would be on the wire, and says of how many frames each group is, which a tag does not change.
 fn plan(segments: &[Segment]) -> Vec<u16> {
-    let mut bed = Bed::new();
+    let counts = plan_of(segments, false);
+    assert_eq!(plan_of(segments, true), counts);
+    counts
+}
+
+fn plan_of(segments: &[Segment], tagged: bool) -> Vec<u16> {
+    let mut bed = Bed::new(tagged);
     let (frames, whole): (Vec<Frame>, Vec<Vec<u8>>) = segments.iter().map(|s| bed.frame(s)).unzip();
     let mut plan = Plan::default();
     plan.make(&frames, true, 1000, 4096);
@@ -245,7 +266,7 @@ fn plan(segments: &[Segment]) -> Vec<u16> {
         }
         flows
     };
-    let out = sent(&plan, &frames);
+    let out = sent(&plan, &frames, tagged);
     // Identifications of atomic datagrams may be counted anew.
     let forget = |mut bytes: Vec<u8>| {
         if bytes[14] >> 4 == 4 && bytes[20] & 0x40 != 0 {
@@ -341,7 +362,7 @@ fn a_damaged_first_segment_takes_nobody_along() {
 
 #[test]
 fn limits_of_a_call_are_kept() {
-    let mut bed = Bed::new();
+    let mut bed = Bed::new(false);
     let all = segments(10, |i, s| s.flow = i as u8 % 3 * 2);
     let frames: Vec<Frame> = all.iter().map(|s| bed.frame(s).0).collect();
     let mut plan = Plan::default();

@@ -115,6 +115,7 @@ impl Bed {
                 takes_partial_checksum: true,
                 joins_segments: false,
                 max_segments: MAX_SEGMENTS,
+                vlan: None,
             },
             packets: None,
             kicks_per_turn: 2,
