@@ -80,7 +80,7 @@ impl Bed {
             Service::start(MissReader::new().unwrap(), report).unwrap()
         };
         let service = node.netns().run(start).unwrap();
-        let open = || Resolution::open("nic0", None).unwrap();
+        let open = || Resolution::open("nic0").unwrap();
         let socket = node.netns().run(open).unwrap();
         service.send(Command::Open(Open {
             port: PORT,

@@ -94,14 +94,14 @@ pub enum Device {
         mode: XdpMode,
     },
     /// AF_XDP in copy mode on every queue of the node's NIC, which stays the host's: only what is the switch's comes to the port,
-    /// everything else goes to the host's stack. MAC address and MTU of the port are the interface's.
+    /// everything else goes to the host's stack. MAC address and MTU of the port are the interface's, or those of the VLAN's device on it.
     Nic {
         /// Name of the interface, in the daemon's network namespace.
         interface: String,
         /// How the steering program is attached: `auto` and `native`, in the driver, or the port is refused; `generic` when asked for.
         #[serde(default)]
         mode: XdpMode,
-        /// VLAN whose frames are the switch's; none: untagged ones.
+        /// VLAN whose frames are the switch's, of which the host has a device on the interface; none: untagged ones.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         vlan: Option<u16>,
         /// Number of the kernel's routing table whose routes by this interface are the switch's too (254 is main), in VRF 0, as

@@ -8,7 +8,7 @@ use podswitch_host::watch::Event;
 use podswitch_host::{Link, Socket, link};
 use tracing::{info, warn};
 
-use super::Engine;
+use super::{Engine, LivePort};
 use crate::kernel::Attached;
 
 impl Engine {
@@ -19,11 +19,7 @@ impl Engine {
             Event::Resync => self.resync(),
             Event::AddressChanged(address) | Event::AddressGone(address) => {
                 self.follow_host();
-                let on = |p: &super::LivePort| {
-                    let attached = p.attached.as_ref();
-                    attached.is_some_and(|a| a.ifindex() == address.link)
-                };
-                let port = self.ports.iter().find(|(_, p)| on(p));
+                let port = self.ports.iter().find(|(_, p)| is_on(p, address.link));
                 if let Some(name) = port.map(|(name, _)| name.clone()) {
                     self.nic_changed(&name);
                 }
@@ -39,8 +35,7 @@ impl Engine {
     /// The port is known by what is attached to the interface. One whose device never opened, by the interface's name,
     /// unless there is another interface of that name by now.
     fn link_gone(&mut self, index: u32, interface: &str) {
-        let with = |p: &super::LivePort| p.attached.as_ref().is_some_and(|a| a.ifindex() == index);
-        let attached = self.ports.iter().find(|(_, p)| with(p));
+        let attached = self.ports.iter().find(|(_, p)| is_on(p, index));
         let port = match attached.and_then(|(name, _)| self.model.state().ports.get(name)) {
             Some(port) => port.clone(),
             None => match self.port_on(interface) {
@@ -76,9 +71,14 @@ impl Engine {
     }
 
     pub(super) fn link_changed(&mut self, link: &Link) {
-        let Some(port) = self.port_on(&link.name) else {
-            return;
-        };
+        let port = self.port_on(&link.name);
+        if let Some(port) = port.or_else(|| self.port_of_vlan(link)) {
+            self.port_changed(&port, link);
+        }
+    }
+
+    /// Something about an interface of a port has changed, or about the VLAN device on it.
+    fn port_changed(&mut self, port: &Port, link: &Link) {
         let Some(live) = self.ports.get_mut(&port.name) else {
             return;
         };
@@ -86,22 +86,38 @@ impl Engine {
             // That is tried again now and then.
             PortState::Faulted if port.device.is_host() => {}
             PortState::Faulted => {
-                if port.device.is_nic() && !self.nic_differs(&port) {
+                if port.device.is_nic() && !self.nic_differs(port) {
                     return;
                 }
-                self.open_or_fault(&port);
+                self.open_or_fault(port);
                 self.connect(&port.name);
             }
             PortState::Up | PortState::Down => {
-                let up = link.flags.up() && link.flags.lower_up();
-                live.state = if up { PortState::Up } else { PortState::Down };
-                live.message = (!up).then(|| no_link(&port, &link.name));
+                let down = match &live.attached {
+                    // One that is gone is told of, too.
+                    Some(Attached::Nic(nic)) => nic.without_link().unwrap_or_default(),
+                    _ => (!(link.flags.up() && link.flags.lower_up())).then(|| link.name.clone()),
+                };
+                live.state = match down {
+                    None => PortState::Up,
+                    Some(_) => PortState::Down,
+                };
+                live.message = down.map(|name| no_link(port, &name));
                 self.nic_changed(&port.name);
                 if port.device.is_host() {
                     self.follow_host();
                 }
             }
         }
+    }
+
+    /// The port on a NIC for whose frames a VLAN device stands.
+    fn port_of_vlan(&self, link: &Link) -> Option<Port> {
+        let (id, parent) = (link.vlan?, link.peer.filter(|p| p.nsid.is_none())?);
+        let mut ports = self.model.state().ports.values();
+        let of_vlan =
+            ports.find(|p| p.device.vlan() == Some(id) && index_of(p) == Some(parent.index));
+        of_vlan.cloned()
     }
 
     fn port_on(&self, interface: &str) -> Option<Port> {
@@ -122,19 +138,16 @@ impl Engine {
                 .iter()
                 .any(|l| Some(l.name.as_str()) == interface_of(p))
         };
-        let index = |p: &Port| {
-            self.ports
-                .get(&p.name)?
-                .attached
-                .as_ref()
-                .map(Attached::ifindex)
-        };
+        let is_gone = |index: &u32| links.iter().all(|l| l.index != *index);
         let ports = self.model.state().ports.values();
         let gone: Vec<(u32, String)> = ports
             .filter_map(|p| {
                 let interface = interface_of(p)?.to_owned();
-                match index(p) {
-                    Some(i) => links.iter().all(|l| l.index != i).then_some((i, interface)),
+                match &self.ports.get(&p.name)?.attached {
+                    Some(a) => {
+                        let gone = [a.ifindex(), a.host_device()].into_iter().find(is_gone)?;
+                        Some((gone, interface))
+                    }
                     None => (!there(p)).then_some((0, interface)),
                 }
             })
@@ -185,6 +198,18 @@ impl Engine {
         }
         self.remove_ports(gone);
     }
+}
+
+/// Whether what is attached to a port's interface has to do with the interface of this index.
+fn is_on(port: &LivePort, index: u32) -> bool {
+    port.attached.as_ref().is_some_and(|a| a.is_on(index))
+}
+
+/// The index of a port's interface now.
+fn index_of(port: &Port) -> Option<u32> {
+    let interface = interface_of(port)?;
+    let found = Socket::open().and_then(|mut socket| link::find(&mut socket, interface));
+    Some(found.ok()??.index)
 }
 
 fn interface_of(port: &Port) -> Option<&str> {

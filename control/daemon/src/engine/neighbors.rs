@@ -109,7 +109,7 @@ impl Engine {
         worker: WorkerId,
     ) -> Result<(Attached, Vec<XdpHandle>), RpcError> {
         let (mut attached, sockets) = self.open_nic(port, id, worker)?;
-        let opened = Socket::open(attached.ifindex(), port.device.vlan())
+        let opened = Socket::open(attached.host_device())
             .map_err(StartError::from)
             .and_then(|socket| self.neighborhood.open(port, id, socket));
         if let Err(e) = opened {

@@ -25,7 +25,7 @@ use crate::kernel::{Attached, Kernel, nic};
 const _: () = assert!(MAX_TUNNEL_PORTS == MAX_OVERLAY_PORTS);
 
 impl Engine {
-    /// A port's MTU: a NIC's is the interface's.
+    /// A port's MTU: a NIC's is the interface's, or that of the VLAN device on it.
     pub(super) fn mtu_of(&self, port: &Port) -> u32 {
         let nic = self.nics.get(&port.name).map(|nic| nic.mtu);
         nic.or(port.mtu).unwrap_or(self.config.mtu)
@@ -34,7 +34,9 @@ impl Engine {
     /// Finds out what the NIC of a port is, or the host, for a port that is on one.
     pub(super) fn look_at_nic(&mut self, port: &Port) -> Result<(), RpcError> {
         let facts = match &port.device {
-            Device::Nic { interface, .. } => Kernel::find_nic(interface).map(|found| found.facts),
+            Device::Nic {
+                interface, vlan, ..
+            } => Kernel::find_nic(interface, *vlan).map(|found| found.facts),
             Device::Host { .. } => self.host_facts(port),
             _ => return Ok(()),
         };
@@ -49,7 +51,8 @@ impl Engine {
     /// Whether the NIC of a port looks different from when it was tried to be opened last.
     pub(super) fn nic_differs(&self, port: &Port) -> bool {
         let looked = self.ports.get(&port.name).and_then(|p| p.look.as_ref());
-        let now = port.device.interface().and_then(nic::look);
+        let vlan = port.device.vlan();
+        let now = port.device.interface().and_then(|i| nic::look(i, vlan));
         now.as_ref() != looked
     }
 
@@ -70,19 +73,11 @@ impl Engine {
         else {
             unreachable!("the caller has looked");
         };
-        if let Some(id) = vlan {
-            // They would be dropped for their tags, and what leaves would have none.
-            let what = format!("interface {interface}: frames of VLAN {id} are not routed yet");
-            return Err(RpcError::new(ErrorCode::Refused, what)
-                .field("device.vlan")
-                .value(id)
-                .hint("leave out `device.vlan`, and give the node untagged frames on this NIC"));
-        }
         if let Some(live) = self.ports.get_mut(&port.name) {
-            live.look = nic::look(interface);
+            live.look = nic::look(interface, *vlan);
         }
         let reserved = self.ports_to_reserve(*masquerade)?;
-        let found = Kernel::find_nic(interface).map_err(|e| kernel_error(&e))?;
+        let found = Kernel::find_nic(interface, *vlan).map_err(|e| kernel_error(&e))?;
         self.nics.insert(port.name.clone(), found.facts.clone());
         self.own(&port.name, found.before.clone())?;
         let spec = PortSpec {
@@ -92,7 +87,7 @@ impl Engine {
                 interface: found.link.index,
                 queues: found.queues,
                 local_sender: found.local_sender,
-                vlan: None,
+                vlan: *vlan,
             },
             faults: None,
         };
@@ -177,7 +172,7 @@ impl Engine {
         else {
             return;
         };
-        let facts = match Facts::read(nic.ifindex) {
+        let facts = match Facts::read(nic.device) {
             Ok(Some(facts)) => facts,
             // That it is gone is told, too.
             Ok(None) => return,

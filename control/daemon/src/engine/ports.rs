@@ -463,6 +463,13 @@ impl Engine {
 
 pub(super) fn kernel_error(e: &KernelError) -> RpcError {
     let (code, hint) = match e {
+        KernelError::NoVlan { name, id } => {
+            let hint = format!(
+                "make it (ip link add link {name} name vlan{id} type vlan id {id}) with the node's addresses there, and set it up"
+            );
+            let refused = RpcError::new(ErrorCode::Unavailable, e.to_string());
+            return refused.field("device.vlan").value(id).hint(hint);
+        }
         KernelError::Missing(_) => (
             ErrorCode::Unavailable,
             "make the interface first, in the namespace podswitchd runs in",

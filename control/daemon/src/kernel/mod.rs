@@ -67,6 +67,16 @@ pub enum KernelError {
         /// What to do instead.
         hint: &'static str,
     },
+    /// The node is not in the VLAN that a NIC's frames are to be of.
+    #[error(
+        "interface {name} has no VLAN device with id {id} in the network namespace of podswitchd"
+    )]
+    NoVlan {
+        /// The interface.
+        name: String,
+        /// The VLAN.
+        id: u16,
+    },
     /// Ports that were to be the switch's are somebody else's.
     #[error("ports {}-{} are reserved for masquerading, and {}/{} is held by a socket of the host at {}{}", range.start(), range.end(), first.local.port(), first.protocol, first.local.ip(), and_others(*others))]
     PortsHeld {
@@ -139,6 +149,22 @@ impl Attached {
         match self {
             Attached::Veth(a) => a.ifindex,
             Attached::Nic(a) => a.ifindex,
+        }
+    }
+
+    /// Index of the device by which the host has its addresses there: the interface, or the VLAN device on it.
+    pub fn host_device(&self) -> u32 {
+        match self {
+            Attached::Veth(a) => a.ifindex,
+            Attached::Nic(a) => a.device,
+        }
+    }
+
+    /// Whether it is on an interface of this index, or has to do with it: the VLAN device on a NIC.
+    pub fn is_on(&self, index: u32) -> bool {
+        match self {
+            Attached::Veth(a) => a.ifindex == index,
+            Attached::Nic(a) => a.ifindex == index || a.device == index,
         }
     }
 

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The node's NIC: a program in its driver takes what is the switch's and leaves the rest to the host, whose interface it stays.
 //! Nothing of the host's is closed. The program stays when the daemon goes, so that the switch's connections outlive it.
+//!
+//! Where the switch's frames are of a VLAN, the host's device of that VLAN says what the node is there: addresses, MAC address, MTU and link.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -24,7 +26,7 @@ use super::{Kernel, KernelError};
 const MERGING: [&str; 2] = ["rx-lro", "rx-gro-hw"];
 const TAG_REMOVAL: &str = "rx-vlan-hw-parse";
 
-/// What the kernel says a NIC is.
+/// What the kernel says a NIC is, or the VLAN device on it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Facts {
     /// Its MAC address.
@@ -38,20 +40,41 @@ pub struct Facts {
 /// What of an interface decides whether it can be taken: when one was refused and none of this has changed since, it would be again.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Look {
+    interface: Seen,
+    /// The VLAN device on it.
+    vlan: Option<Seen>,
+    /// Whether it has an XDP program, whosever.
+    program: bool,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+struct Seen {
     index: u32,
     mac: Option<[u8; 6]>,
     mtu: u32,
     up: bool,
     master: Option<u32>,
-    /// Whether it has an XDP program, whosever.
-    program: bool,
+}
+
+impl Seen {
+    fn of(link: &Link) -> Seen {
+        Seen {
+            index: link.index,
+            mac: link.mac,
+            mtu: link.mtu,
+            up: link.flags.up(),
+            master: link.master,
+        }
+    }
 }
 
 /// An interface that may be taken.
 pub struct Found {
     /// The interface.
     pub link: Link,
-    /// Its MAC address and MTU.
+    /// Index of the device by which the host has its addresses there: the interface, or the VLAN device on it.
+    pub device: u32,
+    /// What that device is.
     pub facts: Facts,
     /// Receive queues in use.
     pub queues: u32,
@@ -81,6 +104,8 @@ pub struct Wanted {
 pub struct Attached {
     /// Its index.
     pub ifindex: u32,
+    /// That of the device by which the host has its addresses there.
+    pub device: u32,
     /// Where the steering program runs.
     pub mode: xdp::Mode,
     queues: u32,
@@ -91,16 +116,14 @@ pub struct Attached {
     overlay_ports: Vec<u16>,
 }
 
-/// How an interface looks; `None` when there is none.
-pub fn look(interface: &str) -> Option<Look> {
-    let found = Socket::open().and_then(|mut socket| link::find(&mut socket, interface));
-    let link = found.ok()??;
+/// How an interface looks, and the device of the VLAN, if one is asked for; `None` when there is no such interface.
+pub fn look(interface: &str, vlan: Option<u16>) -> Option<Look> {
+    let mut socket = Socket::open().ok()?;
+    let link = link::find(&mut socket, interface).ok()??;
+    let vlan = vlan.and_then(|id| link::find_vlan(&mut socket, &link, id).ok()?);
     Some(Look {
-        index: link.index,
-        mac: link.mac,
-        mtu: link.mtu,
-        up: link.flags.up(),
-        master: link.master,
+        interface: Seen::of(&link),
+        vlan: vlan.as_ref().map(Seen::of),
         program: !link.xdp.is_empty(),
     })
 }
@@ -125,23 +148,29 @@ impl Facts {
 }
 
 impl Kernel {
-    /// Looks at an interface that is to be the node's NIC and changes nothing.
+    /// Looks at an interface that is to be the node's NIC, of untagged frames or those of a VLAN, and changes nothing.
     ///
     /// # Errors
-    /// [`KernelError`], naming the interface: when it is not there, cannot be a NIC, or has a program of somebody else's.
-    pub fn find_nic(interface: &str) -> Result<Found, KernelError> {
+    /// [`KernelError`], naming the interface: when it is not there, cannot be a NIC, has no device of the VLAN, or has a program of somebody
+    /// else's.
+    pub fn find_nic(interface: &str, vlan: Option<u16>) -> Result<Found, KernelError> {
         let mut socket = Socket::open()?;
         let link = super::find(&mut socket, interface)?;
-        let mac = fit(&mut socket, &link)?;
+        fit(&mut socket, &link)?;
+        let tagged = vlan.map(|id| find_vlan(&mut socket, &link, id));
+        let tagged = tagged.transpose()?;
+        let device = tagged.as_ref().unwrap_or(&link);
+        let mac = stands_alone(&mut socket, device)?;
         xdp::refuse_foreign(&link)?;
         let ethtool = Ethtool::open()?;
         let queues = queues(&ethtool, &link)?;
         Ok(Found {
             facts: Facts {
                 mac: MacAddr(mac),
-                mtu: link.mtu,
-                addresses: node_addresses(&mut socket, link.index)?,
+                mtu: device.mtu,
+                addresses: node_addresses(&mut socket, device.index)?,
             },
+            device: device.index,
             queues,
             local_sender: sends_unfinished(&ethtool, interface)?,
             before: OwnedInterface {
@@ -214,6 +243,7 @@ impl Kernel {
         let native_on = (mode == xdp::Mode::Native).then_some(link.index);
         let mut attached = Attached {
             ifindex: link.index,
+            device: found.device,
             mode,
             queues: found.queues,
             steering: self.loader.nic_steering(found.queues, native_on)?,
@@ -264,6 +294,21 @@ impl Attached {
                 warn!(ifindex = self.ifindex, queue, error = %e, "the steering program could not be emptied");
             }
         }
+    }
+
+    /// Of the interface and the VLAN device on it the name of one that has no link; `None` when both have one.
+    ///
+    /// # Errors
+    /// When the kernel does not say, or one is gone.
+    pub fn without_link(&self) -> Result<Option<String>, Error> {
+        let mut socket = Socket::open()?;
+        for index in [self.ifindex, self.device] {
+            let link = link::get(&mut socket, index)?;
+            if !(link.flags.up() && link.flags.lower_up()) {
+                return Ok(Some(link.name));
+            }
+        }
+        Ok(None)
     }
 
     /// The device's own drops are the host's as well, and not counted here.
@@ -389,12 +434,23 @@ fn node_addresses(socket: &mut Socket, index: u32) -> Result<Vec<IpAddr>, Error>
         .collect())
 }
 
-/// Refuses what cannot be a NIC, and gives the MAC address of what can.
-fn fit(socket: &mut Socket, link: &Link) -> Result<[u8; 6], KernelError> {
-    let unfit = |what: String, hint| {
-        let name = link.name.clone();
-        Err(KernelError::NotNic { name, what, hint })
-    };
+/// The device of a VLAN on top of an interface.
+fn find_vlan(socket: &mut Socket, link: &Link, id: u16) -> Result<Link, KernelError> {
+    let found = link::find_vlan(socket, link, id)?;
+    found.ok_or_else(|| KernelError::NoVlan {
+        name: link.name.clone(),
+        id,
+    })
+}
+
+fn not_nic<T>(link: &Link, what: String, hint: &'static str) -> Result<T, KernelError> {
+    let name = link.name.clone();
+    Err(KernelError::NotNic { name, what, hint })
+}
+
+/// Refuses what cannot be a NIC.
+fn fit(socket: &mut Socket, link: &Link) -> Result<(), KernelError> {
+    let unfit = |what: String, hint| not_nic(link, what, hint);
     if link.flags.loopback() {
         return unfit("is the loopback interface".into(), "name the node's NIC");
     }
@@ -406,9 +462,14 @@ fn fit(socket: &mut Socket, link: &Link) -> Result<[u8; 6], KernelError> {
     }
     match link.kind.as_deref() {
         None | Some("veth") => {}
-        Some(kind @ "vlan") => {
-            let hint = "VLANs are not routed yet: name a NIC on which the node has untagged frames";
-            return unfit(format!("is a {kind} device"), hint);
+        Some("vlan") => {
+            let parent = link::peer(socket, link)?;
+            let parent = parent.map_or("(gone)".to_owned(), |p| p.name);
+            let id = link
+                .vlan
+                .map_or(String::new(), |id| format!(" with id {id}"));
+            let hint = "name the interface under it, and the id as `vlan`";
+            return unfit(format!("is a VLAN device{id} on {parent}"), hint);
         }
         Some(kind @ ("bond" | "team")) => {
             let hint = "bonds are not supported: give the node a NIC outside of one";
@@ -419,6 +480,12 @@ fn fit(socket: &mut Socket, link: &Link) -> Result<[u8; 6], KernelError> {
             return unfit(format!("is a {kind}, not a NIC"), hint);
         }
     }
+    stands_alone(socket, link).map(drop)
+}
+
+/// Refuses a device that belongs to another one, and gives the MAC address of one that does not.
+fn stands_alone(socket: &mut Socket, link: &Link) -> Result<[u8; 6], KernelError> {
+    let unfit = |what: String, hint| not_nic(link, what, hint);
     if let Some(master) = link.master {
         let master = link::find(socket, master)?;
         let kind = master.as_ref().and_then(|m| m.kind.as_deref());

@@ -30,9 +30,8 @@ pub(super) struct Uplink {
     up: bool,
     addresses: Vec<IpNet>,
     socket: Socket,
-    /// What the kernel's table has, as far as it is good for something; of the untagged link only.
+    /// What the kernel's table has, as far as it is good for something.
     kernel: HashMap<IpAddr, Kernel>,
-    tagged: bool,
     resolver: Resolver,
     wanted: BTreeMap<IpAddr, Probe>,
     announcements: Announcements,
@@ -58,7 +57,6 @@ impl Uplink {
             up: true,
             addresses: Vec::new(),
             kernel: HashMap::new(),
-            tagged: socket.vlan().is_some(),
             socket,
             resolver: Resolver::new(u64::from(found.index), now),
             wanted: BTreeMap::new(),
@@ -76,9 +74,6 @@ impl Uplink {
         let usable = addresses.iter().filter(|a| usable(a));
         self.addresses = usable.map(|a| a.net).collect();
         self.silent = false;
-        if self.tagged {
-            return Ok(());
-        }
         let neighbors = neigh::list(netlink, self.link)?;
         let there: HashMap<IpAddr, Kernel> = neighbors
             .iter()
@@ -110,9 +105,6 @@ impl Uplink {
     }
 
     pub(super) fn neighbor_changed(&mut self, neighbor: &Neighbor, there: bool, now: Instant) {
-        if self.tagged {
-            return;
-        }
         let kernel = match there {
             true => meaning(neighbor),
             false => Some(Kernel::Gone),

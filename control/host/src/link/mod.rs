@@ -15,7 +15,7 @@ pub use change::{
     delete, delete_if_exists, rename, set_alias, set_mac, set_mtu, set_netns, set_noarp, set_up,
 };
 pub use create::{Veth, VethEnd, create, create_veth};
-pub use read::{find, get, index, list, peer};
+pub use read::{find, find_vlan, get, index, list, peer};
 
 pub(crate) use read::parse;
 
@@ -108,6 +108,8 @@ pub struct Link {
     pub master: Option<u32>,
     /// The device it is tied to: a veth's other end, a VLAN's parent.
     pub peer: Option<Peer>,
+    /// Of a VLAN device (IEEE 802.1Q, no service VLAN) its id, 1 to 4094.
+    pub vlan: Option<u16>,
     /// Receive queues allocated.
     pub rx_queues: u32,
     /// Transmit queues allocated.

@@ -12,8 +12,11 @@ const RET: u16 = 0x06;
 
 /// `SKF_AD_OFF` (`include/uapi/linux/filter.h`): what lies here is about the frame, not in it.
 const ABOUT: u32 = 0xffff_f000;
-/// `SKF_AD_VLAN_TAG`: the tag control information, which the kernel has taken out of the frame; 0 without a tag.
+/// `SKF_AD_VLAN_TAG`: the tag control information, which the kernel has taken out of the frame. Before Linux 6.2 it stays there when a VLAN
+/// device has taken the tag off.
 const VLAN_TAG: u32 = ABOUT + 44;
+/// `SKF_AD_VLAN_TAG_PRESENT`: 1 when there is one, else 0.
+const VLAN_TAG_PRESENT: u32 = ABOUT + 48;
 const VLAN_ID_MASK: u32 = 0xfff;
 
 /// Where fields are in an untagged frame: Ethernet 14 bytes, IPv6 40 bytes.
@@ -28,13 +31,14 @@ const SOLICITATION: u32 = 135;
 const ADVERTISEMENT: u32 = 136;
 
 /// ARP, and neighbour solicitations and advertisements right behind the IPv6 header (RFC 6980 forbids fragments of them,
-/// nobody sends other extension headers), of this VLAN. An id of 0 is a priority and no VLAN (IEEE 802.1Q, 9.6).
-pub(super) fn program(vlan: Option<u16>) -> [sock_filter; 13] {
-    let vlan = u32::from(vlan.unwrap_or(0));
+/// nobody sends other extension headers), of no VLAN. An id of 0 is a priority and no VLAN (IEEE 802.1Q, 9.6).
+pub(super) fn program() -> [sock_filter; 15] {
     [
+        instruction(LD_W_ABS, 0, 0, VLAN_TAG_PRESENT),
+        instruction(JMP_JEQ, 3, 0, 0),
         instruction(LD_W_ABS, 0, 0, VLAN_TAG),
         instruction(ALU_AND, 0, 0, VLAN_ID_MASK),
-        instruction(JMP_JEQ, 0, 9, vlan),
+        instruction(JMP_JEQ, 0, 9, 0),
         instruction(LD_H_ABS, 0, 0, ETHERTYPE),
         instruction(JMP_JEQ, 6, 0, ARP),
         instruction(JMP_JEQ, 0, 6, IPV6),

@@ -5,8 +5,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use etherparse::icmpv6::{Icmpv6PayloadSlice, NdpOptionSlice, NeighborAdvertisementHeader};
 use etherparse::{
-    ArpEthIpv4Packet, ArpOperation, EtherType, Icmpv6Slice, Icmpv6Type, NetSlice, PacketBuilder,
-    SingleVlanHeader, SlicedPacket, TransportSlice, VlanHeader, VlanId,
+    ArpEthIpv4Packet, ArpOperation, Icmpv6Slice, Icmpv6Type, NetSlice, PacketBuilder, SlicedPacket,
+    TransportSlice,
 };
 
 /// RFC 4861, 7.1: a packet that a router has forwarded has less.
@@ -47,28 +47,22 @@ pub enum Message {
 }
 
 impl Message {
-    /// The frame, sent from `own`, with a VLAN tag if wanted.
-    pub fn frame(&self, own: [u8; 6], vlan: Option<u16>) -> Vec<u8> {
+    /// The frame, sent from `own`.
+    pub fn frame(&self, own: [u8; 6]) -> Vec<u8> {
         match *self {
-            Message::Request { target, from, to } => arp(own, vlan, to, from, target),
-            Message::Solicitation { target, from, to } => solicitation(own, vlan, to, from, target),
+            Message::Request { target, from, to } => arp(own, to, from, target),
+            Message::Solicitation { target, from, to } => solicitation(own, to, from, target),
             Message::Announcement {
                 address: IpAddr::V4(address),
-            } => arp(own, vlan, None, address, address),
+            } => arp(own, None, address, address),
             Message::Announcement {
                 address: IpAddr::V6(address),
-            } => advertisement(own, vlan, address),
+            } => advertisement(own, address),
         }
     }
 }
 
-fn arp(
-    own: [u8; 6],
-    vlan: Option<u16>,
-    to: Option<[u8; 6]>,
-    from: Ipv4Addr,
-    target: Ipv4Addr,
-) -> Vec<u8> {
+fn arp(own: [u8; 6], to: Option<[u8; 6]>, from: Ipv4Addr, target: Ipv4Addr) -> Vec<u8> {
     let packet = ArpEthIpv4Packet {
         operation: ArpOperation::REQUEST,
         sender_mac: own,
@@ -78,25 +72,16 @@ fn arp(
     };
     let builder = PacketBuilder::ethernet2(own, to.unwrap_or(BROADCAST));
     let mut frame = Vec::with_capacity(64);
-    let written = match tag(vlan) {
-        Some(tag) => builder.vlan(tag).arp(packet.into()).write(&mut frame),
-        None => builder.arp(packet.into()).write(&mut frame),
-    };
+    let written = builder.arp(packet.into()).write(&mut frame);
     written.expect("a vector takes everything");
     frame
 }
 
-fn solicitation(
-    own: [u8; 6],
-    vlan: Option<u16>,
-    to: Option<[u8; 6]>,
-    from: Ipv6Addr,
-    target: Ipv6Addr,
-) -> Vec<u8> {
+fn solicitation(own: [u8; 6], to: Option<[u8; 6]>, from: Ipv6Addr, target: Ipv6Addr) -> Vec<u8> {
     let destination = to.map_or_else(|| solicited_node(target), |_| target);
     let link = to.unwrap_or_else(|| group_mac(destination));
     icmpv6(
-        (own, link, vlan),
+        (own, link),
         (from, destination),
         Icmpv6Type::NeighborSolicitation,
         target,
@@ -104,14 +89,14 @@ fn solicitation(
     )
 }
 
-fn advertisement(own: [u8; 6], vlan: Option<u16>, address: Ipv6Addr) -> Vec<u8> {
+fn advertisement(own: [u8; 6], address: Ipv6Addr) -> Vec<u8> {
     let flags = NeighborAdvertisementHeader {
         router: false,
         solicited: false,
         r#override: true,
     };
     icmpv6(
-        (own, group_mac(ALL_NODES), vlan),
+        (own, group_mac(ALL_NODES)),
         (address, ALL_NODES),
         Icmpv6Type::NeighborAdvertisement(flags),
         address,
@@ -121,7 +106,7 @@ fn advertisement(own: [u8; 6], vlan: Option<u16>, address: Ipv6Addr) -> Vec<u8> 
 
 /// A message about `target` with our link-layer address as its option.
 fn icmpv6(
-    (own, to, vlan): ([u8; 6], [u8; 6], Option<u16>),
+    (own, to): ([u8; 6], [u8; 6]),
     (source, destination): (Ipv6Addr, Ipv6Addr),
     kind: Icmpv6Type,
     target: Ipv6Addr,
@@ -129,25 +114,11 @@ fn icmpv6(
 ) -> Vec<u8> {
     let payload = [&target.octets()[..], &option, &own].concat();
     let (source, destination) = (source.octets(), destination.octets());
-    let link = PacketBuilder::ethernet2(own, to);
-    let builder = match tag(vlan) {
-        Some(tag) => link.vlan(tag).ipv6(source, destination, HOP_LIMIT),
-        None => link.ipv6(source, destination, HOP_LIMIT),
-    };
+    let builder = PacketBuilder::ethernet2(own, to).ipv6(source, destination, HOP_LIMIT);
     let mut frame = Vec::with_capacity(96);
     let written = builder.icmpv6(kind).write(&mut frame, &payload);
     written.expect("32 bytes fit a packet, and a vector takes everything");
     frame
-}
-
-fn tag(vlan: Option<u16>) -> Option<VlanHeader> {
-    let vlan_id = VlanId::try_new(vlan?).ok()?;
-    Some(VlanHeader::Single(SingleVlanHeader {
-        vlan_id,
-        // What follows is filled in by the builder.
-        ether_type: EtherType(0),
-        ..SingleVlanHeader::default()
-    }))
 }
 
 /// The group an address's owner listens to (RFC 4291, 2.7.1).

@@ -68,11 +68,8 @@ fn a_request_is_as_rfc_826_draws_it() {
         &[10, 0, 0, 2],
     ]
     .concat();
-    assert_eq!(request(None).frame(OWN, None), expected);
-    assert_eq!(request(Some(PEER)).frame(OWN, None)[..6], PEER);
-    let tagged = request(None).frame(OWN, Some(7));
-    assert_eq!(tagged[12..18], [0x81, 0, 0, 7, 8, 6]);
-    assert_eq!(tagged[18..], expected[14..]);
+    assert_eq!(request(None).frame(OWN), expected);
+    assert_eq!(request(Some(PEER)).frame(OWN)[..6], PEER);
 }
 
 #[test]
@@ -82,22 +79,21 @@ fn a_solicitation_goes_to_the_group_or_to_one() {
         from: v6("fd00::9"),
         to,
     };
-    let frame = message(None).frame(OWN, None);
+    let frame = message(None).frame(OWN);
     assert_eq!(frame[..6], [0x33, 0x33, 0xff, 1, 0x23, 0x45]);
     assert_eq!(frame[38..54], v6("ff02::1:ff01:2345").octets());
     assert_eq!((frame[21], frame[54]), (255, 135));
     assert_eq!(frame[78..], [1, 1, 2, 0, 0, 0, 0, 1]);
-    let frame = message(Some(PEER)).frame(OWN, Some(9));
+    let frame = message(Some(PEER)).frame(OWN);
     assert_eq!(frame[..6], PEER);
-    assert_eq!(frame[12..18], [0x81, 0, 0, 9, 0x86, 0xdd]);
-    assert_eq!(frame[42..58], v6("fd00::1:2345").octets());
+    assert_eq!(frame[38..54], v6("fd00::1:2345").octets());
 }
 
 #[test]
 fn an_announcement_overrides_and_is_heard_by_others() {
     for address in ["10.0.0.9", "fd00::9"] {
         let address = address.parse().unwrap();
-        let frame = Message::Announcement { address }.frame(PEER, None);
+        let frame = Message::Announcement { address }.frame(PEER);
         let heard = Heard {
             address,
             mac: Some(PEER),
@@ -117,14 +113,14 @@ fn who_asks_says_where_it_is() {
         answer: false,
         overrides: true,
     };
-    let frame = request(Some(OWN)).frame(PEER, None);
+    let frame = request(Some(OWN)).frame(PEER);
     assert_eq!(parse(&frame, OWN), Some(heard("10.0.0.1".parse().unwrap())));
     let message = Message::Solicitation {
         target: v6("fd00::1"),
         from: v6("fd00::2"),
         to: None,
     };
-    let frame = message.frame(PEER, None);
+    let frame = message.frame(PEER);
     assert_eq!(parse(&frame, OWN), Some(heard("fd00::2".parse().unwrap())));
 }
 
@@ -135,13 +131,13 @@ fn probes_for_an_address_say_nothing() {
         from: Ipv4Addr::UNSPECIFIED,
         to: None,
     };
-    assert_eq!(parse(&probe.frame(PEER, None), OWN), None);
+    assert_eq!(parse(&probe.frame(PEER), OWN), None);
     let probe = Message::Solicitation {
         target: v6("fd00::2"),
         from: Ipv6Addr::UNSPECIFIED,
         to: None,
     };
-    assert_eq!(parse(&probe.frame(PEER, None), OWN), None);
+    assert_eq!(parse(&probe.frame(PEER), OWN), None);
 }
 
 #[test]

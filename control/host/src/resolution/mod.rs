@@ -20,8 +20,6 @@ pub use message::{Heard, Message, parse};
 const FRAME: usize = 2048;
 /// Frames read in one call, so that a flood of requests cannot hold its caller.
 const AT_ONCE: usize = 1024;
-/// Highest VLAN id (IEEE 802.1Q, 9.6).
-const VLAN_MAX: u16 = 4094;
 
 /// A packet socket (`man 7 packet`) that hears ARP and neighbour discovery of one interface, and speaks both. It never
 /// blocks.
@@ -29,24 +27,18 @@ const VLAN_MAX: u16 = 4094;
 pub struct Socket {
     file: File,
     link: u32,
-    vlan: Option<u16>,
 }
 
 impl Socket {
-    /// Opens one on an interface of the calling thread's network namespace; with `vlan`, for frames with that VLAN id,
-    /// else for frames without one.
+    /// Opens one on an interface of the calling thread's network namespace, for frames of no VLAN, which those of a VLAN are on the VLAN's
+    /// device.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for a VLAN id that is not 1 to 4094; [`Error::is_gone`] when there is no such interface; EPERM
-    /// without `CAP_NET_RAW`.
-    pub fn open<'a>(link: impl Into<LinkId<'a>>, vlan: Option<u16>) -> Result<Self> {
+    /// [`Error::is_gone`] when there is no such interface; EPERM without `CAP_NET_RAW`.
+    pub fn open<'a>(link: impl Into<LinkId<'a>>) -> Result<Self> {
         let link = link.into();
-        if let Some(id) = vlan.filter(|id| !(1..=VLAN_MAX).contains(id)) {
-            let why = format!("must be 1 to {VLAN_MAX}");
-            return Err(Error::invalid("VLAN id", id.to_string(), why));
-        }
         let index = link::index(&mut Netlink::open()?, link)?;
-        let file = sys::packet_socket(index, &filter::program(vlan)).map_err(|source| {
+        let file = sys::packet_socket(index, &filter::program()).map_err(|source| {
             Error::io(
                 format_args!("opening a socket for address resolution on {link}"),
                 source,
@@ -55,7 +47,6 @@ impl Socket {
         Ok(Socket {
             file: file.into(),
             link: index,
-            vlan,
         })
     }
 
@@ -64,18 +55,13 @@ impl Socket {
         self.link
     }
 
-    /// Id of the VLAN; none for frames without a tag.
-    pub fn vlan(&self) -> Option<u16> {
-        self.vlan
-    }
-
     /// Sends a message from an interface whose Ethernet address is `own`, and says whether the interface took it: it does
     /// not when it is down or its queue is full.
     ///
     /// # Errors
     /// [`Error::is_gone`] when the interface is gone.
     pub fn send(&mut self, own: [u8; 6], message: &Message) -> Result<bool> {
-        let frame = message.frame(own, self.vlan);
+        let frame = message.frame(own);
         match self.file.write(&frame) {
             Ok(_) => Ok(true),
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(false),
