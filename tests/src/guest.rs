@@ -15,8 +15,8 @@ use crate::netns::Netns;
 use crate::programs::{Running, bin_dir, compile_static, run, target_dir};
 use crate::wait::{HUNG, poll};
 
-/// Modules of the kernel that a switch on a virtio NIC needs, each after those it needs itself.
-const MODULES: [&str; 11] = [
+/// Modules of the kernel that a switch on a virtio NIC and in a VLAN needs, each after those it needs itself.
+const MODULES: [&str; 16] = [
     "drivers/virtio/virtio_ring",
     "drivers/virtio/virtio",
     "drivers/virtio/virtio_pci_modern_dev",
@@ -26,6 +26,11 @@ const MODULES: [&str; 11] = [
     "drivers/net/net_failover",
     "drivers/net/virtio_net",
     "drivers/net/veth",
+    "net/llc/llc",
+    "net/802/stp",
+    "net/802/garp",
+    "net/802/mrp",
+    "net/8021q/8021q",
     "net/sched/sch_ingress",
     "net/sched/cls_bpf",
 ];

@@ -31,6 +31,7 @@ pub mod records;
 pub mod schema;
 pub mod traffic;
 pub mod uplink;
+pub mod vlan;
 pub mod wait;
 
 pub use netns::Netns;
