@@ -134,10 +134,10 @@ reasons! {
     FlowTableFull = "flow_table_full", "A new connection that a network policy asks to be tracked, and the flow table is full.";
     FlowQuota = "flow_quota", "A new connection that a network policy asks to be tracked, and the port that opens it has its share of the flow table.";
     // Translation
-    NatNoBinding = "nat_no_binding", "To a port of the node that is kept for masquerading, or from a pod that is masqueraded, and it belongs to no connection that is.";
+    NatNoBinding = "nat_no_binding", "To a port of the node that is kept for masquerading, from a pod that is masqueraded, or to the address that stands for a pod which comes to itself, and it belongs to no such connection.";
     NatNoPort = "nat_no_port", "A new connection that is to be masqueraded, and every port that was tried is taken for its destination; reserve more.";
     NatNoAddress = "nat_no_address", "A new connection that is to be masqueraded, and the node has no address of its family on the uplink.";
-    NatHairpin = "nat_hairpin", "From a pod to a port of the node that leads to that pod itself.";
+    NatHairpin = "nat_hairpin", "From a pod to a port of the node that leads to that pod itself, by a source port from which the pod has reached the same port of its own otherwise: it would take both for one connection.";
     NatNotTranslatable = "nat_not_translatable", "It was to be masqueraded, and is neither TCP, UDP nor an ICMP query that a pod began, or a fragment of what is not known.";
     // Ports, memory, rings
     PortGone = "port_gone", "The port was removed while the frame was on its way.";

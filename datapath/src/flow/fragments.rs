@@ -5,6 +5,7 @@
 //! have as many as there are free, and gives up its own oldest one before it is refused.
 #![forbid(unsafe_code)]
 
+use crate::frame::SeenAs;
 use crate::ids::{MAX_PORTS, PortId};
 use crate::wire::FlowKey;
 
@@ -20,16 +21,19 @@ pub struct FragmentId {
     key: FlowKey,
     /// Identification.
     id: u32,
+    /// What they were to before they were translated: two packets that a pod sends to itself may look the same from then on.
+    seen_as: Option<SeenAs>,
     /// The port the fragments come from.
     in_port: PortId,
 }
 
 impl FragmentId {
-    /// Of a fragment with this key, whatever ports it has.
-    pub fn new(key: &FlowKey, id: u32, in_port: PortId) -> FragmentId {
+    /// Of a fragment with this key, whatever ports it has, and this identification.
+    pub fn new(key: &FlowKey, (id, seen_as): (u32, Option<SeenAs>), in_port: PortId) -> FragmentId {
         FragmentId {
             key: key.with_ports(0, 0),
             id,
+            seen_as,
             in_port,
         }
     }
@@ -166,7 +170,7 @@ mod tests {
 
     fn id(n: u32, port: u16) -> FragmentId {
         let key = FlowKey::new(VrfId(0), 17, [1; 16], [2; 16], 5, 6);
-        FragmentId::new(&key, n, PortId(port))
+        FragmentId::new(&key, (n, None), PortId(port))
     }
 
     #[test]

@@ -71,15 +71,11 @@ pub fn explain<'t>(tables: &'t Tables, vrf: VrfId, key: &FlowKey) -> Explained<'
         Hop::Drop(reason) => Err(reason),
     };
     let led_to = tables.host_port(key);
-    let itself = led_to.is_some_and(|to| to.address == key.src);
     let key = &led_to.map_or(*key, |to| key.with_destination(&to));
     let source: IpAddr = crate::wire::flow_key::to_ip(&key.src);
     let back = || tables.port(way(&key.reversed()).ok()?.port);
     let sender = tables.neighbor_owner(vrf, source).or_else(back);
-    let route = match itself {
-        true => Err(Reason::NatHairpin),
-        false => way(key),
-    };
+    let route = way(key);
     let receiver = route.ok().and_then(|way| tables.port(way.port));
     let said = |direction, port: Option<&'t PortEntry>, other| {
         let end = End {

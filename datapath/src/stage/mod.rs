@@ -13,7 +13,7 @@
 //! | way out | TTL, MTU; what cannot go on is answered ([`icmp_error`]) or cut ([`fragment`], [`superframe`]) | 〃 |
 //! | [`policy`] ingress | may the receiver have it | worker of the port it leaves by |
 //! | [`rewrite`] | MAC addresses, TTL | worker of the port it came from |
-//! | [`nat`] | what leaves as the node's own | 〃 |
+//! | [`nat`], [`hairpin`] | what leaves as the node's own | 〃 |
 //! | [`tunnel`] | outer headers of what leaves by a tunnel | 〃 |
 //!
 //! What comes from beyond this node by an uplink or tunnel is looked at by [`outside`] instead of [`source`]: unwrapped if it came through a tunnel, and let in only from
@@ -31,6 +31,7 @@
 mod connection;
 mod explain;
 mod fragment;
+mod hairpin;
 mod heard;
 mod icmp_error;
 mod limit;
@@ -333,7 +334,7 @@ fn admit(ctx: &mut Context<'_>, port: &PortEntry, own: &Own<'_>, packet: &mut Pa
     }
     if to_gateway && is_ip && !local::is_neighbor_discovery(parsed) {
         if ctx.tables.has_host_ports()
-            && let Err(reason) = nat::lead(ctx, packet)
+            && let Err(reason) = nat::lead(ctx, port, packet)
         {
             return Verdict::Drop(reason);
         }

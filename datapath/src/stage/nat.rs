@@ -7,17 +7,17 @@
 //! leaves as it is.
 
 use super::connection::{self, Outcome, Passage};
-use super::{Context, related};
+use super::{Context, hairpin, related};
 use crate::counters::Event;
 use crate::flow::{BindingId, State};
 use crate::frame::{Packet, SeenAs};
 use crate::ids::WorkerId;
-use crate::tables::Tables;
+use crate::tables::{PortEntry, Tables};
 use crate::verdict::Reason;
 use crate::wire::flow_key::{FlowKey, map_ip};
 use crate::wire::quoted::is_icmp_error;
 use crate::wire::translate::{self, End, Endpoint};
-use crate::wire::{Fragment, Parsed};
+use crate::wire::{Fragment, Parsed, protocol};
 
 /// The end of a connection that is bound (0 the lower one of its key), and its binding.
 pub(super) type Bound = (usize, BindingId);
@@ -30,19 +30,21 @@ fn is_wanted(me: WorkerId, passage: &Passage<'_>, key: &FlowKey) -> bool {
     sender.worker == me && sender.is_pod() && receiver.masquerades(&key.dst)
 }
 
-/// Whether a packet came in translated, and this worker is to know under which binding.
-fn is_owed(me: WorkerId, passage: &Passage<'_>, packet: &Packet) -> bool {
-    packet.meta.seen_as.is_some() && passage.receiver.is_some_and(|port| port.worker == me)
+/// What a packet came in to, if that was an address of the node and this worker is to know under which binding.
+fn owed(ctx: &Context<'_>, passage: &Passage<'_>, packet: &Packet) -> Option<SeenAs> {
+    let seen_as = packet.meta.seen_as?;
+    let mine = passage.receiver.is_some_and(|port| port.worker == ctx.me);
+    let key = &packet.meta.parsed.key;
+    (mine && !hairpin::answers(ctx.tables, key, seen_as)).then_some(seen_as)
 }
 
 /// Whether a packet that came in translated, and is of no known connection, may go on: as part of one that was bound before the switch was started
 /// anew. `None` for other packets.
 pub(super) fn goes_on(ctx: &Context<'_>, passage: &Passage<'_>, packet: &Packet) -> Option<bool> {
-    let meta = &packet.meta;
-    let seen_as = meta.seen_as.filter(|_| is_owed(ctx.me, passage, packet))?;
+    let seen_as = owed(ctx, passage, packet)?;
     // Everybody may begin one to a host port.
     ctx.nat.has_port(seen_as.port()).then(|| {
-        let key = &meta.parsed.key;
+        let key = &packet.meta.parsed.key;
         let seen_as = endpoint(ctx.tables, key, seen_as);
         let outside = seen_as.map(|seen_as| key.with_destination(&seen_as));
         outside.is_some_and(|outside| ctx.nat.binder.bindings().is_kept(&outside))
@@ -72,17 +74,15 @@ pub(super) fn bind(
     let meta = &packet.meta;
     let (key, from) = (&meta.parsed.key, usize::from(meta.from_upper));
     let now = ctx.now.millis();
-    if let Some(seen_as) = meta.seen_as.filter(|_| is_owed(ctx.me, passage, packet)) {
+    if let Some(seen_as) = owed(ctx, passage, packet) {
         let seen_as = endpoint(ctx.tables, key, seen_as).ok_or(Reason::NatNoBinding)?;
-        let id = ctx
-            .nat
-            .binder
-            .bind(ctx.flows, &key.reversed(), seen_as, now);
-        return id
-            .map(|id| Some((1 - from, id)))
-            .map_err(|_| Reason::NatNoPort);
+        let bound = key.reversed();
+        let id = ctx.nat.binder.bind(ctx.flows, &bound, seen_as, now);
+        let id = id.map_err(|_| Reason::NatNoPort)?;
+        // The other end, unless both are the same.
+        return Ok(Some((bound.is_from_upper().into(), id)));
     }
-    if let Some(to) = answers_as(ctx, passage, key) {
+    if let Some(to) = kept(ctx, key) {
         let id = ctx.nat.binder.bind(ctx.flows, key, to, now);
         return id.map(|id| Some((from, id))).map_err(|_| Reason::NatNoPort);
     }
@@ -102,13 +102,12 @@ pub(super) fn bind(
     Ok(Some((from, id)))
 }
 
-/// What a pod is known as, whose packet to the world is of no known connection, but of one to a host port that was bound before the switch was
-/// started anew.
-fn answers_as(ctx: &Context<'_>, passage: &Passage<'_>, key: &FlowKey) -> Option<Endpoint> {
-    let own = passage.receiver?.uplink()?;
+/// What a pod is known as, whose packet is of no known connection, but of one to a host port that was bound before the switch was started anew.
+pub(super) fn kept(ctx: &Context<'_>, key: &FlowKey) -> Option<Endpoint> {
     let bindings = ctx.nat.binder.bindings();
     ctx.tables.host_ports_of(key).find_map(|host| {
-        let of_family = own.iter().filter(|a| a.is_ipv4() == key.is_v4());
+        let own = ctx.tables.node_addresses(key.vrf());
+        let of_family = own.filter(|a| a.is_ipv4() == key.is_v4());
         let mut at = of_family.filter(|a| host.address.is_unspecified() || host.address == *a);
         at.find_map(|address| {
             let seen_as = Endpoint {
@@ -128,7 +127,7 @@ pub(super) fn keep_in(
     packet: &Packet,
     outcome: &mut Outcome,
 ) {
-    if is_owed(ctx.me, passage, packet) {
+    if owed(ctx, passage, packet).is_some() {
         outcome.ingress.drop = outcome.ingress.drop.or(Some(Reason::NatNoBinding));
     } else if is_wanted(ctx.me, passage, &packet.meta.parsed.key) {
         outcome.egress.drop = outcome.egress.drop.or(Some(Reason::NatNoBinding));
@@ -159,8 +158,9 @@ pub(super) fn leave(
     id: BindingId,
 ) -> Result<(), Reason> {
     let key = connection_key(ctx, packet).ok_or(Reason::NatNoBinding)?;
-    let to = ctx.nat.binder.bindings().known_as(id, &key);
-    let to = to.ok_or(Reason::NatNoBinding)?;
+    let Some(to) = ctx.nat.binder.bindings().known_as(id, &key) else {
+        return hairpin::leave(ctx, packet, id, &key);
+    };
     let (parsed, partial) = (packet.meta.parsed, packet.frame.offload.partial_checksum);
     let bytes = packet.frame.bytes_mut();
     // What an error quotes went to the end that is bound.
@@ -186,16 +186,30 @@ pub(super) fn arrive(ctx: &mut Context<'_>, packet: &mut Packet) -> Result<(), R
     lead_to(ctx, packet, &outside, &inside)
 }
 
-/// Leads a packet of a pod's to a host port to whom it is for.
+/// Leads a packet of a pod's to a host port, or an answer to itself, to whom it is for.
 #[inline(never)]
-pub(super) fn lead(ctx: &mut Context<'_>, packet: &mut Packet) -> Result<(), Reason> {
-    let outside = connection_key(ctx, packet);
-    let to = |outside: FlowKey| Some((outside, ctx.tables.host_port(&outside)?));
-    let Some((outside, inside)) = outside.and_then(to) else {
+pub(super) fn lead(
+    ctx: &mut Context<'_>,
+    port: &PortEntry,
+    packet: &mut Packet,
+) -> Result<(), Reason> {
+    let Some(outside) = connection_key(ctx, packet) else {
         return Ok(());
     };
-    if inside.address == packet.meta.parsed.key.src {
-        return Err(Reason::NatHairpin);
+    let answers = outside.dst == hairpin::mask(ctx.tables, &outside);
+    let inside = match answers {
+        true => hairpin::asker(ctx, port, &outside),
+        false => ctx.tables.host_port(&outside),
+    };
+    let Some(inside) = inside else {
+        // What else is to the gateway's address is for the switch itself; over IPv6 the mask is nobody's.
+        return match answers && !outside.is_v4() {
+            true => Err(Reason::NatNoBinding),
+            false => Ok(()),
+        };
+    };
+    if !answers && port.addresses().contains_key(&inside.address) {
+        hairpin::put_on(ctx, port, packet, &outside, &inside)?;
     }
     lead_to(ctx, packet, &outside, &inside)
 }
@@ -224,11 +238,23 @@ fn lead_to(
 /// Makes a packet what it was before it was translated on its way in; for whoever quotes it.
 #[cold]
 pub(super) fn undo(tables: &Tables, packet: &mut Packet) {
-    let seen_as = packet.meta.seen_as.take();
+    let Some(seen_as) = packet.meta.seen_as.take() else {
+        return;
+    };
     let key = &packet.meta.parsed.key;
-    if let Some(seen_as) = seen_as.and_then(|seen_as| endpoint(tables, key, seen_as)) {
+    let came_to = match hairpin::answers(tables, key, seen_as) {
+        true => Some(Endpoint {
+            address: hairpin::mask(tables, key),
+            port: seen_as.port(),
+        }),
+        false => endpoint(tables, key, seen_as),
+    };
+    if has_ports(&packet.meta.parsed) && matches!(key.protocol(), protocol::TCP | protocol::UDP) {
+        hairpin::undo(packet);
+    }
+    if let Some(came_to) = came_to {
         // It went the other way, so all of it is there.
-        let _ = set_destination(packet, &seen_as);
+        let _ = set_destination(packet, &came_to);
     }
 }
 

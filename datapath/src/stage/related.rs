@@ -5,6 +5,7 @@ use super::Context;
 use super::connection::{Passage, may_go_on};
 use crate::flow::{BindingId, Conversation, FragmentId};
 use crate::frame::Packet;
+use crate::tables::PortEntry;
 use crate::wire::quoted::{is_icmp_error, quoted_key};
 use crate::wire::{FlowKey, Fragment};
 
@@ -17,7 +18,8 @@ pub(super) fn is_related(packet: &Packet) -> bool {
 /// Which packet a fragment is part of.
 pub(super) fn fragment_id(packet: &Packet) -> FragmentId {
     let meta = &packet.meta;
-    FragmentId::new(&meta.parsed.key, meta.parsed.fragment_id, meta.in_port)
+    let id = (meta.parsed.fragment_id, meta.seen_as);
+    FragmentId::new(&meta.parsed.key, id, meta.in_port)
 }
 
 /// The connection that a packet belongs to.
@@ -32,8 +34,15 @@ pub(super) fn of(ctx: &Context<'_>, passage: Passage<'_>, packet: &Packet) -> Op
     let key = key(ctx, packet)?;
     let conversation = Conversation::of(&key, ctx.flows.seed());
     let found = ctx.flows.find_now(&conversation, ctx.now.millis())?;
-    may_go_on(ctx, passage, &key, &found, conversation.from).then(|| Related {
-        binding: found.state().binding_of(conversation.from),
+    let (state, from) = (found.state(), conversation.from);
+    let port = |port: Option<&PortEntry>| port.map(|port| port.id);
+    let itself = port(passage.sender) == port(passage.receiver);
+    may_go_on(ctx, passage, &key, &found, from).then(|| Related {
+        // Of a port that comes to itself both ends are known by others.
+        binding: match itself {
+            true => state.binding(),
+            false => state.binding_of(from),
+        },
     })
 }
 
