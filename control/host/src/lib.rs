@@ -13,6 +13,7 @@
 //! | [`xdp`] | attach, detach and read XDP programs, never replacing a foreign one |
 //! | [`tc`] | clsact filters, and the drop filter that outlives the daemon |
 //! | [`bpf`] | what is needed of bpf(2): load a program of a few instructions, describe a program by its id |
+//! | [`cgroup`] | BPF programs of control groups, beside those of others |
 //! | [`netns`] | network namespaces: open, enter, create, delete, identity |
 //! | [`sysctl`], [`deaf`] | `/proc/sys/net`, and making an interface deaf to the host |
 //! | [`nft`] | the host's nftables, by its own program |
@@ -30,6 +31,7 @@
 
 pub mod addr;
 pub mod bpf;
+pub mod cgroup;
 pub mod deaf;
 mod error;
 pub mod ethtool;

@@ -60,6 +60,23 @@ pub(crate) fn peer_groups(socket: BorrowedFd<'_>) -> io::Result<Vec<libc::gid_t>
     }
 }
 
+/// `getsockopt(SO_NETNS_COOKIE)`: what the socket's network namespace is known by.
+pub(crate) fn netns_cookie(socket: BorrowedFd<'_>) -> io::Result<u64> {
+    let mut cookie = 0u64;
+    let mut bytes = size_of_val(&cookie) as libc::socklen_t;
+    // SAFETY: H3: the kernel writes at most `bytes` bytes, the size of the number.
+    check(unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_NETNS_COOKIE,
+            (&raw mut cookie).cast(),
+            &raw mut bytes,
+        )
+    })?;
+    Ok(cookie)
+}
+
 /// Puts the calling thread into a new network namespace.
 pub(crate) fn unshare_net() -> io::Result<()> {
     // SAFETY: H1: a plain integer; a new network namespace shares no memory and no descriptor.
@@ -136,10 +153,17 @@ unsafe fn bpf(command: u32, block: &mut [u64]) -> io::Result<libc::c_int> {
     check(result as libc::c_int)
 }
 
+const BPF_MAP_LOOKUP_ELEM: u32 = 1;
 const BPF_PROG_LOAD: u32 = 5;
+const BPF_PROG_ATTACH: u32 = 8;
+const BPF_PROG_DETACH: u32 = 9;
 const BPF_PROG_TEST_RUN: u32 = 10;
 const BPF_PROG_GET_FD_BY_ID: u32 = 13;
+const BPF_MAP_GET_FD_BY_ID: u32 = 14;
 const BPF_OBJ_GET_INFO_BY_FD: u32 = 15;
+const BPF_PROG_QUERY: u32 = 16;
+const BPF_F_ALLOW_MULTI: u32 = 2;
+const BPF_F_REPLACE: u32 = 4;
 
 /// Puts two 32-bit fields of a C structure into one 8-byte word.
 fn pair(first: u32, second: u32) -> u64 {
@@ -214,6 +238,123 @@ pub(crate) fn bpf_prog_info(program: BorrowedFd<'_>, info: &mut [u64]) -> io::Re
     // SAFETY: H4: `info` is exclusively borrowed and its size is passed; it is all zero, so that it asks the kernel to
     // write to no other address.
     unsafe { bpf(BPF_OBJ_GET_INFO_BY_FD, &mut block) }.map(drop)
+}
+
+/// Ids of a program's maps, as many as fit.
+pub(crate) fn bpf_prog_maps<'a>(
+    program: BorrowedFd<'_>,
+    maps: &'a mut [u32],
+) -> io::Result<&'a [u32]> {
+    // `struct bpf_prog_info` up to map_ids; nr_map_ids, before that, says how many fit and then how many there are.
+    let mut info = [0; 8];
+    info[6] = pair(0, maps.len() as u32);
+    info[7] = maps.as_mut_ptr().expose_provenance() as u64;
+    let mut block = [
+        pair(
+            program.as_raw_fd().cast_unsigned(),
+            size_of_val(&info) as u32,
+        ),
+        info.as_mut_ptr().expose_provenance() as u64,
+    ];
+    // SAFETY: H4: `info` and `maps` are exclusively borrowed and their sizes are passed; there is no other address.
+    unsafe { bpf(BPF_OBJ_GET_INFO_BY_FD, &mut block) }?;
+    let [_, count] = halves(info[6]);
+    Ok(&maps[..maps.len().min(count as usize)])
+}
+
+/// Opens a map by its id.
+pub(crate) fn bpf_map_by_id(id: u32) -> io::Result<OwnedFd> {
+    let mut block = [pair(id, 0), 0];
+    // SAFETY: H4: the block holds no address.
+    let fd = unsafe { bpf(BPF_MAP_GET_FD_BY_ID, &mut block) }?;
+    // SAFETY: H5: the kernel made this descriptor for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// The first bytes of a map's `struct bpf_map_info`, up to its name: words of 8 bytes.
+pub(crate) fn bpf_map_info(map: BorrowedFd<'_>) -> io::Result<[u64; 5]> {
+    let mut info = [0; 5];
+    let mut block = [
+        pair(map.as_raw_fd().cast_unsigned(), size_of_val(&info) as u32),
+        info.as_mut_ptr().expose_provenance() as u64,
+    ];
+    // SAFETY: H4: `info` is exclusively borrowed and its size is passed; it is all zero.
+    unsafe { bpf(BPF_OBJ_GET_INFO_BY_FD, &mut block) }?;
+    Ok(info)
+}
+
+/// The number at index 0 of a map whose keys have 4 bytes and whose values 8; EINVAL for any other.
+pub(crate) fn bpf_map_first(map: BorrowedFd<'_>) -> io::Result<u64> {
+    let [_, sizes, ..] = bpf_map_info(map)?;
+    if halves(sizes) != [4, 8] {
+        return Err(io::Error::from_raw_os_error(libc::EINVAL));
+    }
+    let (key, mut value) = (0u32, 0u64);
+    let mut block = [
+        pair(map.as_raw_fd().cast_unsigned(), 0),
+        (&raw const key).expose_provenance() as u64,
+        (&raw mut value).expose_provenance() as u64,
+        0,
+    ];
+    // SAFETY: H4: key and value live until after the call and have the sizes that the map says.
+    unsafe { bpf(BPF_MAP_LOOKUP_ELEM, &mut block) }?;
+    Ok(value)
+}
+
+/// Attaches a program to a control group beside others, in the place of `replaced` if that is given.
+pub(crate) fn bpf_cgroup_attach(
+    cgroup: BorrowedFd<'_>,
+    attach_type: u32,
+    program: BorrowedFd<'_>,
+    replaced: Option<BorrowedFd<'_>>,
+) -> io::Result<()> {
+    let number = |fd: BorrowedFd<'_>| fd.as_raw_fd().cast_unsigned();
+    let flags = BPF_F_ALLOW_MULTI | replaced.map_or(0, |_| BPF_F_REPLACE);
+    let mut block = [
+        pair(number(cgroup), number(program)),
+        pair(attach_type, flags),
+        pair(replaced.map_or(0, number), 0),
+    ];
+    // SAFETY: H4: the block holds no address.
+    unsafe { bpf(BPF_PROG_ATTACH, &mut block) }.map(drop)
+}
+
+/// Takes a program off a control group.
+pub(crate) fn bpf_cgroup_detach(
+    cgroup: BorrowedFd<'_>,
+    attach_type: u32,
+    program: BorrowedFd<'_>,
+) -> io::Result<()> {
+    let number = |fd: BorrowedFd<'_>| fd.as_raw_fd().cast_unsigned();
+    let mut block = [
+        pair(number(cgroup), number(program)),
+        pair(attach_type, 0),
+        0,
+    ];
+    // SAFETY: H4: the block holds no address.
+    unsafe { bpf(BPF_PROG_DETACH, &mut block) }.map(drop)
+}
+
+/// Ids of the programs that are attached to a control group itself, as many as fit; ENOSPC when there are more.
+pub(crate) fn bpf_cgroup_query<'a>(
+    cgroup: BorrowedFd<'_>,
+    attach_type: u32,
+    ids: &'a mut [u32],
+) -> io::Result<&'a [u32]> {
+    let mut block = [
+        pair(cgroup.as_raw_fd().cast_unsigned(), attach_type),
+        0,
+        ids.as_mut_ptr().expose_provenance() as u64,
+        pair(ids.len() as u32, 0),
+        // What other kernels write there as well: flags of each, and the number of the change.
+        0,
+        0,
+        0,
+    ];
+    // SAFETY: H4: `ids` is exclusively borrowed and its size is passed; there is no other address.
+    unsafe { bpf(BPF_PROG_QUERY, &mut block) }?;
+    let [count, _] = halves(block[3]);
+    Ok(&ids[..ids.len().min(count as usize)])
 }
 
 /// Runs an XDP program on `frames` live copies of a frame.
