@@ -5,7 +5,7 @@ use std::env;
 use std::path::Path;
 use std::process::{Command, ExitCode};
 
-const PROGRAMS: [&str; 2] = ["pod", "nic"];
+const PROGRAMS: [&str; 3] = ["pod", "nic", "host"];
 
 fn main() -> ExitCode {
     println!("cargo:rerun-if-changed=bpf");

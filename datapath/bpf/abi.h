@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* The few pieces of the kernel's BPF interface that the steering programs use, so that building them needs a compiler
+/* The few pieces of the kernel's BPF interface that the programs use, so that building them needs a compiler
  * and no header package. Values are those of include/uapi/linux/bpf.h, which are stable. */
 #ifndef PODSWITCH_BPF_ABI_H
 #define PODSWITCH_BPF_ABI_H
@@ -24,7 +24,7 @@ typedef unsigned long long u64;
 /* The loader takes one function, so nothing may be left to be called. */
 #define INLINE static inline __attribute__((always_inline))
 
-enum { MAP_HASH = 1, MAP_PERCPU_ARRAY = 6, MAP_LRU_HASH = 9, MAP_XSKMAP = 17 };
+enum { MAP_HASH = 1, MAP_ARRAY = 2, MAP_PERCPU_ARRAY = 6, MAP_LRU_HASH = 9, MAP_XSKMAP = 17 };
 /* Memory for an element is taken when it comes. */
 enum { MAP_NO_PREALLOC = 1 };
 /* Of map_update: an element that is there is replaced. */
@@ -49,7 +49,7 @@ static u64 (*const monotonic_ns)(void) = (void *)5;
 static struct sock *(*const sk_lookup_tcp)(void *ctx, const void *tuple, u32 size, u64 netns, u64 flags) = (void *)84;
 static struct sock *(*const sk_lookup_udp)(void *ctx, const void *tuple, u32 size, u64 netns, u64 flags) = (void *)85;
 static long (*const sk_release)(struct sock *sock) = (void *)86;
-/* The device's network namespace. */
+/* The network namespace of the device, or of the socket. */
 static const u64 SAME_NETNS = -1ull;
 
 /* struct bpf_sock_tuple, network byte order. */
@@ -64,12 +64,28 @@ struct tuple6 {
 
 /* struct bpf_sock, as far as it is read here. */
 struct sock {
-	u32 before[18];
+	u32 interface, family, type, protocol, mark, priority;
+	/* Its own address, network byte order. */
+	u32 own4, own6[4];
+	u32 between[7];
 	/* As in include/net/tcp_states.h; of UDP, too. */
 	u32 state;
 };
 
 enum { ESTABLISHED = 1, LISTEN = 10 };
+enum { INET = 2 };
+
+/* struct bpf_sock_addr: the peer that a process names or is told of, network byte order. */
+struct sock_addr {
+	u32 family, v4, v6[4], port;
+	u32 sock_family, sock_type, protocol;
+	u32 from4, from6[4];
+	struct sock *sock;
+};
+
+/* What a socket, and the network namespace of one, is known by for as long as it lives; never given again. */
+static u64 (*const socket_cookie)(struct sock_addr *ctx) = (void *)46;
+static u64 (*const netns_cookie)(struct sock_addr *ctx) = (void *)122;
 
 static long (*const adjust_head)(struct xdp_md *ctx, int delta) = (void *)44;
 static long (*const redirect_map)(void *map, u64 key, u64 flags) = (void *)51;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The commands of bpf(2) that load an XDP program and find one by its id (include/uapi/linux/bpf.h).
+//! The commands of bpf(2) that load a program and find one by its id (include/uapi/linux/bpf.h).
 
 use std::ffi::CStr;
 use std::io;
@@ -12,6 +12,8 @@ const BPF_PROG_GET_FD_BY_ID: libc::c_int = 13;
 const BPF_OBJ_GET_INFO_BY_FD: libc::c_int = 15;
 /// `BPF_PROG_TYPE_XDP` and the attach type `BPF_XDP`.
 const XDP: (u32, u32) = (6, 37);
+/// `BPF_PROG_TYPE_CGROUP_SOCK_ADDR`.
+const SOCK_ADDR: u32 = 18;
 const BPF_F_XDP_HAS_FRAGS: u32 = 1 << 5;
 const BPF_F_XDP_DEV_BOUND_ONLY: u32 = 1 << 6;
 /// Room for the verifier's words.
@@ -102,15 +104,43 @@ pub(super) fn load_xdp(
     instructions: &[bpf_insn],
     bound_to: Option<u32>,
 ) -> io::Result<OwnedFd> {
-    let mut attribute = Load {
+    let attribute = Load {
         kind: XDP.0,
-        instruction_count: instructions.len() as u32,
-        instructions: instructions.as_ptr() as u64,
-        license: license.as_ptr() as u64,
         flags: BPF_F_XDP_HAS_FRAGS | bound_to.map_or(0, |_| BPF_F_XDP_DEV_BOUND_ONLY),
         interface: bound_to.unwrap_or(0),
         attach_type: XDP.1,
         ..Load::default()
+    };
+    load(name, license, instructions, attribute)
+}
+
+/// Loads a program that is told of the peers of sockets, to be attached to a control group as this type. The error has the verifier's words.
+pub(super) fn load_sock_addr(
+    name: &str,
+    license: &CStr,
+    instructions: &[bpf_insn],
+    attach_type: u32,
+) -> io::Result<OwnedFd> {
+    let attribute = Load {
+        kind: SOCK_ADDR,
+        attach_type,
+        ..Load::default()
+    };
+    load(name, license, instructions, attribute)
+}
+
+/// `attribute`: what is special about the program.
+fn load(
+    name: &str,
+    license: &CStr,
+    instructions: &[bpf_insn],
+    attribute: Load,
+) -> io::Result<OwnedFd> {
+    let mut attribute = Load {
+        instruction_count: instructions.len() as u32,
+        instructions: instructions.as_ptr() as u64,
+        license: license.as_ptr() as u64,
+        ..attribute
     };
     let len = name.len().min(attribute.name.len() - 1);
     attribute.name[..len].copy_from_slice(&name.as_bytes()[..len]);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Loads steering programs: one with maps of its own per port, of a kind for pods' veths and a kind for NICs.
+//! Loads steering programs: one with maps of its own per port, of a kind for pods' veths and a kind for NICs. Also those for sockets of the host.
 //!
 //! A pod's VLAN device leaves its tag to the veth, which passes it on beside the frame, so that AF_XDP would never see it.
 //! A program that is bound to one device and attached in native mode may ask for the tag with a kernel function
@@ -17,11 +17,13 @@ use aya_obj::generated::bpf_insn;
 
 use super::bpf;
 use super::error::XdpError;
+use super::host::{self, HostSockets, SEEN};
 use super::nic::{NIC_STEERING_NAME, NicSteering};
-use super::program::{SOCKETS, STEERING_NAME, Steering, failed, failed_chain};
+use super::program::{SOCKETS, STEERING_NAME, Steering, failed, failed_chain, open_ours};
 
 static POD: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/pod.bpf.o"));
 static NIC: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/nic.bpf.o"));
+static HOST: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/host.bpf.o"));
 
 /// The kernel function that tells a frame's tag.
 const TAG_FUNCTION: &str = "bpf_xdp_metadata_rx_vlan_tag";
@@ -38,6 +40,7 @@ const KERNEL_FUNCTION: u8 = 2;
 pub struct Loader {
     pod: Object,
     nic: Object,
+    host: Object,
     /// Number of the function that tells tags, where the kernel has it.
     tag_function: Option<i32>,
 }
@@ -52,11 +55,16 @@ pub(super) struct Loaded {
 impl Loaded {
     /// One of the maps, once.
     pub(super) fn take(&mut self, map: &str) -> Result<Map, XdpError> {
-        let at = self.maps.iter().position(|m| m.0 == map);
-        let at = at.ok_or_else(|| missing(self.name, map))?;
-        let data = self.maps.swap_remove(at).1;
-        Map::from_map_data(data).map_err(|e| failed_chain(self.name, &e))
+        take(self.name, &mut self.maps, map)
     }
+}
+
+/// One of the maps of a program, once.
+fn take(name: &str, maps: &mut Vec<(String, MapData)>, map: &str) -> Result<Map, XdpError> {
+    let at = maps.iter().position(|m| m.0 == map);
+    let at = at.ok_or_else(|| missing(name, map))?;
+    let data = maps.swap_remove(at).1;
+    Map::from_map_data(data).map_err(|e| failed_chain(name, &e))
 }
 
 impl Loader {
@@ -65,6 +73,7 @@ impl Loader {
         Loader {
             pod: parse(POD),
             nic: parse(NIC),
+            host: parse(HOST),
             tag_function: tag_function(),
         }
     }
@@ -100,6 +109,29 @@ impl Loader {
         NicSteering::from_loaded(self.load(&self.nic, NIC_STEERING_NAME, queues, native_on)?)
     }
 
+    /// Loads the programs for sockets of the host, which lead nobody anywhere yet. They are to be for sockets of the network namespace with this
+    /// cookie alone. `before` is the id of the first of those that they are to replace: what sockets call their peers goes on.
+    ///
+    /// # Errors
+    /// As [`Loader::steering`].
+    pub fn host_sockets(
+        &mut self,
+        netns: u64,
+        before: Option<u32>,
+    ) -> Result<HostSockets, XdpError> {
+        let mut object = self.host.clone();
+        let seen = before.and_then(|id| seen_of(id, &object));
+        let mut maps = create_maps(host::NAME, &mut object, seen)?;
+        let mut programs = Vec::new();
+        for (name, attach_type) in host::PROGRAMS {
+            let instructions = instructions(&object, name)?;
+            let program = bpf::load_sock_addr(name, &object.license, &instructions, attach_type);
+            programs.push((attach_type, program.map_err(|e| failed(name, &e))?));
+        }
+        let maps = host::MAPS.map(|map| take(host::NAME, &mut maps, map));
+        HostSockets::from_parts(programs, maps, netns)
+    }
+
     fn load(
         &self,
         object: &Object,
@@ -107,31 +139,12 @@ impl Loader {
         queues: u32,
         native_on: Option<u32>,
     ) -> Result<Loaded, XdpError> {
-        let fail = |e: &dyn std::error::Error| failed_chain(name, e);
         let mut object = object.clone();
         if let Some(sockets) = object.maps.get_mut(SOCKETS) {
             sockets.set_max_entries(queues.max(1));
         }
-        let mut maps = Vec::new();
-        for (map_name, map) in &object.maps {
-            let data = MapData::create(map.clone(), map_name, None).map_err(|e| fail(&e))?;
-            maps.push((map_name.clone(), data));
-        }
-        let text: HashSet<usize> = object.functions.keys().map(|key| key.0).collect();
-        let definitions = object.maps.clone();
-        let places = maps.iter().map(|(map_name, data)| {
-            let fd = data.fd().as_fd().as_raw_fd();
-            (map_name.as_str(), fd, &definitions[map_name])
-        });
-        object.relocate_maps(places, &text).map_err(|e| fail(&e))?;
-        let function = object
-            .programs
-            .get(name)
-            .and_then(|program| object.functions.get(&program.function_key()));
-        let mut instructions = function
-            .ok_or_else(|| missing(name, "program"))?
-            .instructions
-            .clone();
+        let maps = create_maps(name, &mut object, None)?;
+        let mut instructions = instructions(&object, name)?;
         let (function, bound) = self.tag_function.zip(native_on).unzip();
         fill_in(&mut instructions, function);
         let program = bpf::load_xdp(name, &object.license, &instructions, bound)
@@ -154,6 +167,48 @@ fn parse(compiled: &[u8]) -> Object {
         }
     }
     object
+}
+
+/// What sockets call their peers, of programs in the kernel; none of another version, where that has another form.
+fn seen_of(id: u32, object: &Object) -> Option<(String, MapData)> {
+    let (_, [seen]) = open_ours(id, host::PROGRAMS[0].0, [SEEN]).ok()?;
+    let Map::LruHashMap(data) = seen else {
+        return None;
+    };
+    let (info, wanted) = (data.info().ok()?, object.maps.get(SEEN)?);
+    let same = (info.key_size(), info.value_size()) == (wanted.key_size(), wanted.value_size());
+    same.then(|| (SEEN.to_owned(), data))
+}
+
+/// Makes the maps of an object, but for one that is there, and writes them into its programs.
+fn create_maps(
+    name: &str,
+    object: &mut Object,
+    there: Option<(String, MapData)>,
+) -> Result<Vec<(String, MapData)>, XdpError> {
+    let fail = |e: &dyn std::error::Error| failed_chain(name, e);
+    let mut maps: Vec<(String, MapData)> = there.into_iter().collect();
+    for (map_name, map) in &object.maps {
+        if maps.iter().all(|(there, _)| there != map_name) {
+            let data = MapData::create(map.clone(), map_name, None).map_err(|e| fail(&e))?;
+            maps.push((map_name.clone(), data));
+        }
+    }
+    let text: HashSet<usize> = object.functions.keys().map(|key| key.0).collect();
+    let definitions = object.maps.clone();
+    let places = maps.iter().map(|(map_name, data)| {
+        let fd = data.fd().as_fd().as_raw_fd();
+        (map_name.as_str(), fd, &definitions[map_name])
+    });
+    object.relocate_maps(places, &text).map_err(|e| fail(&e))?;
+    Ok(maps)
+}
+
+fn instructions(object: &Object, name: &str) -> Result<Vec<bpf_insn>, XdpError> {
+    let program = object.programs.get(name);
+    let function = program.and_then(|program| object.functions.get(&program.function_key()));
+    let function = function.ok_or_else(|| missing(name, "program"))?;
+    Ok(function.instructions.clone())
 }
 
 fn missing(name: &str, what: &str) -> XdpError {

@@ -20,6 +20,7 @@
 mod bpf;
 mod close;
 mod error;
+mod host;
 mod loader;
 mod nic;
 mod plan;
@@ -34,6 +35,7 @@ mod umem;
 pub use super::Link;
 pub use close::{ClosingPort, Released, Settled};
 pub use error::XdpError;
+pub use host::HostSockets;
 pub use loader::Loader;
 pub use nic::{HostPort, MAX_OVERLAY_PORTS, MAX_RESERVED, NIC_STEERING_NAME, NicSteering, Roles};
 pub use plan::{ArenaPlan, NicPlan, PortPlan, RingSizes, segments};

@@ -319,7 +319,7 @@ pub struct HostPort {
 
 impl HostPort {
     /// `struct host_port` of the program.
-    fn to_bytes(self) -> [u8; 20] {
+    pub(super) fn to_bytes(self) -> [u8; 20] {
         let mut bytes = [0; 20];
         bytes[..16].copy_from_slice(&key(self.address));
         bytes[16..18].copy_from_slice(&self.port.to_be_bytes());
@@ -336,7 +336,7 @@ impl fmt::Display for HostPort {
 }
 
 /// Whether there was something to take out of a map.
-fn was_there(removed: Result<(), MapError>) -> Result<bool, MapError> {
+pub(super) fn was_there(removed: Result<(), MapError>) -> Result<bool, MapError> {
     match removed {
         Ok(()) => Ok(true),
         Err(MapError::KeyNotFound) => Ok(false),
@@ -348,7 +348,7 @@ fn was_there(removed: Result<(), MapError>) -> Result<bool, MapError> {
 }
 
 /// An address as the program looks it up.
-fn key(address: IpAddr) -> [u8; 16] {
+pub(super) fn key(address: IpAddr) -> [u8; 16] {
     match address {
         IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
         IpAddr::V6(v6) => v6.octets(),
