@@ -3,8 +3,8 @@
 //! until they are taken off or the group is removed. Ours are known by their names, and for which network namespace each is by a map of its own.
 
 use std::fs::{self, File};
-use std::net::UdpSocket;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 
 use crate::bpf::{self, ProgramInfo};
@@ -58,9 +58,7 @@ fn mounted(line: &str) -> Option<PathBuf> {
 /// # Errors
 /// [`Error::Io`] when the kernel does not say.
 pub fn netns_cookie() -> Result<u64> {
-    let cookie = UdpSocket::bind(("127.0.0.1", 0))
-        .or_else(|_| UdpSocket::bind(("0.0.0.0", 0)))
-        .and_then(|socket| sys::netns_cookie(socket.as_fd()));
+    let cookie = UnixDatagram::unbound().and_then(|socket| sys::netns_cookie(socket.as_fd()));
     cookie.map_err(|e| Error::io("asking for the cookie of the network namespace", e))
 }
 
