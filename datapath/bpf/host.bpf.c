@@ -129,20 +129,20 @@ INLINE int is_bound_to_loopback(struct sock_addr *ctx)
 INLINE struct end *find(struct sock_addr *ctx, const struct end *at)
 {
 	struct end any = *at, *pod = map_lookup(&podswitch_led, at);
-	int loopback = is_loopback(&at->address);
 
-	if (pod)
-		return pod;
-	if (is_mapped(&at->address))
-		any.address.word[3] = 0;
-	else
-		any.address = (struct address){{0, 0, 0, 0}};
-	pod = map_lookup(&podswitch_led, &any);
-	if (!pod || (!loopback && !map_lookup(&podswitch_here, &at->address)))
-		return 0;
-	if (loopback && (is_served(ctx, at) || is_bound_to_loopback(ctx)))
-		return 0;
-	return pod;
+	if (!pod) {
+		if (is_mapped(&at->address))
+			any.address.word[3] = 0;
+		else
+			any.address = (struct address){{0, 0, 0, 0}};
+		pod = map_lookup(&podswitch_led, &any);
+		if (!pod)
+			return 0;
+	}
+	if (is_loopback(&at->address))
+		return is_served(ctx, at) || is_bound_to_loopback(ctx) ? 0 : pod;
+	/* A port may name an address that is not the node's, or no longer. */
+	return map_lookup(&podswitch_here, &at->address) ? pod : 0;
 }
 
 /* Where the process is to be led, which calls its peer `at`; none: it is left alone. */

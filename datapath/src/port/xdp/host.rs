@@ -86,7 +86,7 @@ impl HostSockets {
             .map_err(|e| failed_chain(&format!("{LED}: {port}"), &e))
     }
 
-    /// The address is the node's from now on, for ports that lead to a pod at every address.
+    /// The address is the node's from now on: at any other than those and loopback nobody is led.
     ///
     /// # Errors
     /// [`XdpError::Program`] when the map cannot be written; it holds 65,536 addresses.
