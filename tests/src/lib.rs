@@ -8,6 +8,7 @@
 //! The programs under test are `target/release/*`, or those in the folder that `PODSWITCH_BIN_DIR` names.
 #![forbid(unsafe_code)]
 
+pub mod cgroup;
 pub mod cluster;
 pub mod cni;
 pub mod containerd;

@@ -2,12 +2,14 @@
 //! Ports of the node that lead to pods (hostPort), as the runtime asks for them: `portMappings` of CNI, without any other plugin.
 
 use std::io::ErrorKind;
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsRawFd;
 
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrStorage, bind, connect, socket};
+use podswitch_tests::cgroup::Cgroup;
 use podswitch_tests::cni::Call;
-use podswitch_tests::objects::set;
+use podswitch_tests::objects::{delete, set};
+use podswitch_tests::programs::{bin_dir, run};
 use podswitch_tests::traffic::{Echo, tcp_connect, tcp_echo, udp_echo, udp_is_refused, udp_socket};
 use podswitch_tests::uplink::{NODE_V4, NODE_V6, PEER_V4, Session, Uplink};
 use podswitch_tests::{HUNG, Netns, Node, NodeConfig, Pod, eventually};
@@ -44,6 +46,24 @@ fn call(node: &Node, netns: &Netns, change: impl FnOnce(&mut Value)) -> Call {
     }
 }
 
+/// The node's way to its pods.
+fn host() -> Value {
+    set(
+        json!({"kind": "port", "name": "host", "device": {"kind": "host", "pods": ["10.244.1.0/24", "fd00:244:1::/64"]}}),
+    )
+}
+
+/// Where the node's own processes come to ports of the node.
+fn from_within() -> [IpAddr; 4] {
+    let [v4, v6] = nodes();
+    [
+        v4,
+        v6,
+        Ipv4Addr::LOCALHOST.into(),
+        Ipv6Addr::LOCALHOST.into(),
+    ]
+}
+
 struct Bed {
     // Declared, so dropped, in this order.
     node: Node,
@@ -53,10 +73,25 @@ struct Bed {
 
 impl Bed {
     fn new(workers: &[u32]) -> Bed {
-        let node = Node::new(NodeConfig {
+        Bed::of(NodeConfig {
             workers: workers.to_vec(),
             ..NodeConfig::default()
+        })
+    }
+
+    /// One whose node has a way to its pods; processes are led to them that are in a group.
+    fn with_host(cgroup: &Cgroup) -> Bed {
+        let bed = Bed::of(NodeConfig {
+            daemon: format!("cgroup = {:?}", cgroup.path()),
+            ..NodeConfig::default()
         });
+        bed.node.netns().ip("link set lo up");
+        bed.node.apply(&[host()]);
+        bed
+    }
+
+    fn of(config: NodeConfig) -> Bed {
+        let node = Node::new(config);
         let uplink = Uplink::of_both_families(&node, 1);
         let [v4, v6] = Uplink::default_routes();
         node.apply(&[set(uplink.port("native")), v4, v6]);
@@ -294,4 +329,169 @@ fn check_notices_a_port_of_the_node_that_leads_nowhere() {
         let refused = tcp_connect(&bed.uplink.peer, NODE_V4.into(), LED, HUNG);
         (refused.err()?.kind() == ErrorKind::ConnectionRefused).then_some(())
     });
+}
+
+/// The node's own processes reach the pod, and think that they talk to the node.
+fn node_reaches_the_pod(node: &Netns) {
+    for to in from_within() {
+        let mut client = tcp_connect(node, to, LED, HUNG).expect("a connection to the pod");
+        tcp_echo(&mut client, &vec![0x5a; 1 << 18]);
+        let named = client.peer_addr().expect("the other end");
+        assert_eq!(named, SocketAddr::new(to, LED));
+        let client = udp_socket(node, to, LED);
+        assert!(udp_echo(&client, b"datagram", HUNG), "{to}");
+        assert_eq!(client.peer_addr().expect("the other end").ip(), to);
+        let client = loose(node, to);
+        assert_eq!(asks(&client, to), SocketAddr::new(to, LED));
+        let refused = tcp_connect(node, to, LED_TO_NOBODY, HUNG).expect_err("nobody is there");
+        assert_eq!(refused.kind(), ErrorKind::ConnectionRefused, "{to}");
+        assert!(udp_is_refused(node, to, LED_TO_NOBODY), "{to}");
+    }
+    // A socket of IPv6 that means an address of IPv4.
+    let mapped = IpAddr::from(NODE_V4.to_ipv6_mapped());
+    let mut client = tcp_connect(node, mapped, LED, HUNG).expect("a connection to the pod");
+    tcp_echo(&mut client, b"mapped");
+    assert_eq!(client.peer_addr().expect("the other end").ip(), mapped);
+    assert_eq!(asks(&loose(node, mapped), mapped).ip(), mapped);
+}
+
+/// A UDP socket that is not connected.
+fn loose(from: &Netns, to: IpAddr) -> UdpSocket {
+    let any: IpAddr = match to {
+        IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    let socket = from.run(|| UdpSocket::bind((any, 0))).expect("a socket");
+    socket.set_read_timeout(Some(HUNG)).expect("a timeout");
+    socket
+}
+
+/// Who answers.
+fn asks(client: &UdpSocket, to: IpAddr) -> SocketAddr {
+    client.send_to(b"anybody?", (to, LED)).expect("send");
+    client.recv_from(&mut [0; 16]).expect("an answer").1
+}
+
+#[test]
+fn processes_of_the_node_reach_pods_by_ports_of_the_node() {
+    let cgroup = Cgroup::new();
+    let mut bed = Bed::with_host(&cgroup);
+    let _echo = Echo::start(&bed.pod.netns, ECHO);
+    cgroup.run(|| node_reaches_the_pod(bed.node.netns()));
+    let on_host = &bed.node.get("port", &json!({"name": "host"}))[0]["status"]["on_host"];
+    let group = json!({"kind": "cgroup", "name": cgroup.path()});
+    assert!(on_host.as_array().unwrap().contains(&group), "{on_host}");
+    // Processes elsewhere are left alone, be it in another namespace or another group.
+    let local = IpAddr::from(Ipv4Addr::LOCALHOST);
+    let other = Netns::new("other");
+    other.ip("link set lo up");
+    for refused in [
+        cgroup.run(|| tcp_connect(&other, local, LED, HUNG)),
+        tcp_connect(bed.node.netns(), local, LED, HUNG),
+    ] {
+        let refused = refused.expect_err("nobody is there");
+        assert_eq!(refused.kind(), ErrorKind::ConnectionRefused);
+    }
+    // While nobody serves the pod, who asks waits; and who asked before knows whom.
+    let (mut before, loose) = cgroup.run(|| {
+        let netns = bed.node.netns();
+        let stream = tcp_connect(netns, local, LED, HUNG).expect("a connection to the pod");
+        let loose = loose(netns, local);
+        assert_eq!(asks(&loose, local).ip(), local);
+        (stream, loose)
+    });
+    bed.node.kill();
+    bed.node.netns().run(|| assert_eq!(cgroup.programs(), 8));
+    loose.send_to(b"anybody?", (local, LED)).expect("send");
+    bed.node.start();
+    tcp_echo(&mut before, b"after the switch was killed");
+    assert_eq!(before.peer_addr().expect("the other end").ip(), local);
+    assert_eq!(asks(&loose, local), SocketAddr::new(local, LED));
+    bed.node.netns().run(|| assert_eq!(cgroup.programs(), 8));
+    cgroup.run(|| node_reaches_the_pod(bed.node.netns()));
+}
+
+#[test]
+fn a_port_of_the_node_that_goes_leads_no_process_of_the_node() {
+    let cgroup = Cgroup::new();
+    let bed = Bed::with_host(&cgroup);
+    let node = bed.node.netns();
+    let is_refused = || {
+        let refused = from_within().map(|to| tcp_connect(node, to, LED, HUNG));
+        let refused = refused.map(|r| r.expect_err("nobody is there").kind());
+        refused == [ErrorKind::ConnectionRefused; 4]
+    };
+    let programs = || node.run(|| cgroup.programs());
+    assert_eq!(programs(), 8);
+    let _echo = Echo::start(&bed.pod.netns, ECHO);
+    // What waits at a loopback address is reached there.
+    let server = node.run(|| TcpListener::bind((Ipv4Addr::LOCALHOST, LED)));
+    cgroup.run(|| {
+        let local = Ipv4Addr::LOCALHOST.into();
+        let client = tcp_connect(node, local, LED, HUNG).expect("the server");
+        let (_, from) = server.as_ref().unwrap().accept().expect("the client");
+        assert_eq!(Ok(from), client.local_addr().map_err(|e| e.kind()));
+        let mut client = tcp_connect(node, NODE_V4.into(), LED, HUNG).expect("the pod");
+        tcp_echo(&mut client, b"the pod");
+    });
+    drop(server);
+    // Nobody is led from an address that is not the node's.
+    let elsewhere = Ipv4Addr::new(198, 51, 100, 7);
+    let foreign =
+        json!({"hostIP": elsewhere, "hostPort": 8090, "containerPort": ECHO, "protocol": "tcp"});
+    let other = bed.node.pod_with(mapped(&[foreign]));
+    let _other = Echo::start(&other.netns, ECHO);
+    let led = cgroup.run(|| tcp_connect(node, elsewhere.into(), 8090, HUNG));
+    assert_eq!(
+        led.expect_err("no way there").kind(),
+        ErrorKind::NetworkUnreachable
+    );
+    bed.node.delete(&other);
+    // Without a way to pods nobody is led, and health says so; with one again they are.
+    bed.node
+        .apply(&[delete(json!({"kind": "port", "name": "host"}))]);
+    assert_eq!(programs(), 0);
+    assert!(cgroup.run(is_refused));
+    let health = bed.node.ctl().run(&["health"]).stdout;
+    assert!(health.contains("no port of kind `host`"), "{health}");
+    bed.node.apply(&[host()]);
+    cgroup.run(|| node_reaches_the_pod(node));
+    bed.node.delete(&bed.pod);
+    assert_eq!(programs(), 0);
+    assert!(cgroup.run(is_refused));
+}
+
+#[test]
+fn two_nodes_share_a_group_and_teardown_leaves_the_others_alone() {
+    let cgroup = Cgroup::new();
+    let beds = [(); 2].map(|()| Bed::with_host(&cgroup));
+    let _echos = beds.each_ref().map(|bed| Echo::start(&bed.pod.netns, ECHO));
+    for bed in &beds {
+        cgroup.run(|| node_reaches_the_pod(bed.node.netns()));
+    }
+    let [gone, stays] = &beds;
+    let mut teardown = gone.node.netns().command(bin_dir().join("podswitchctl"));
+    let config = gone.node.config_file();
+    let teardown = teardown.args(["teardown", "--config"]).arg(config);
+    let report = run(teardown, b"", HUNG).success("teardown");
+    let path = cgroup.path().display().to_string();
+    assert!(
+        report.contains("cgroup") && report.contains(&path),
+        "{report}"
+    );
+    gone.node.netns().run(|| assert_eq!(cgroup.programs(), 0));
+    cgroup.run(|| node_reaches_the_pod(stays.node.netns()));
+}
+
+#[test]
+fn a_group_that_is_not_there_is_told_of() {
+    let nowhere = "/sys/fs/cgroup/there/is/no/such/group";
+    let bed = Bed::of(NodeConfig {
+        daemon: format!("cgroup = {nowhere:?}"),
+        ..NodeConfig::default()
+    });
+    bed.node.apply(&[host()]);
+    let health = bed.node.ctl().run(&["health"]).stdout;
+    let says = ["processes of the node do not reach pods", nowhere];
+    assert!(says.iter().all(|words| health.contains(words)), "{health}");
 }

@@ -2,13 +2,13 @@
 //! Ports of the node that lead to pods: what they are to the tables and to the programs of NICs, and whether the host has them itself.
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use podswitch_api::object::{Object, Port, PortMapping, Protocol};
 use podswitch_datapath::VrfId;
 use podswitch_datapath::port::xdp::HostPort;
 use podswitch_datapath::tables::{Edit, HostPortKey};
-use podswitch_datapath::wire::flow_key::map_ip;
+use podswitch_datapath::wire::flow_key::{map_ip, to_ip};
 use podswitch_datapath::wire::translate::Endpoint;
 use podswitch_host::ports::Held;
 
@@ -41,6 +41,12 @@ fn ways<'a>(
 pub fn of_port(port: &Port) -> BTreeSet<HostPort> {
     let all = port.host_ports.iter();
     all.flat_map(|m| ways(port, m)).map(|(at, _)| at).collect()
+}
+
+/// Where ports of the node lead that lead to a port.
+pub fn leads(port: &Port) -> impl Iterator<Item = (HostPort, SocketAddr)> + use<'_> {
+    let all = port.host_ports.iter().flat_map(|m| ways(port, m));
+    all.map(|(at, to)| (at, SocketAddr::new(to_ip(&to.address), to.port)))
 }
 
 /// Puts them into an edit, or takes them out of it.

@@ -7,14 +7,14 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::os::unix::fs::FileTypeExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use podswitch_api::DEFAULT_SOCKET;
 use podswitch_api::limits::MAX_WORKERS;
 use podswitch_api::method::TeardownReport;
 use podswitch_api::object::HOST_POLLED;
 use podswitch_host::ethtool::Ethtool;
-use podswitch_host::{Error, Link, Socket, bpf, link, nft, sysctl, tc, xdp};
+use podswitch_host::{Error, Link, Socket, bpf, cgroup, link, nft, sysctl, tc, xdp};
 
 use crate::config::Config;
 use crate::plugin_files::{self, PluginFiles};
@@ -72,6 +72,7 @@ pub fn take_apart(store: Option<Store>, config: &Config) -> TeardownReport {
     if let Err(e) = interfaces(&owned, &mut detached, &mut report) {
         report.failed("interface", "(all)", e.to_string());
     }
+    cgroups(&owned, config, &mut report);
     remove_socket(&config.socket, &mut report);
     remove_bindings(config, &mut report);
     // The leases are the whole machine's. With the default socket its one daemon was ours; another may be one of several.
@@ -128,9 +129,7 @@ fn interfaces(
     }
     let host = owned.iter().find(|o| o.name == HOST_POLLED);
     if let Some(before) = host {
-        let done = put_back_host(before);
-        report.removed.extend(done.removed);
-        report.failed.extend(done.failed);
+        add(report, put_back_host(before));
     }
     Ok(())
 }
@@ -159,11 +158,43 @@ fn put_back_host(before: &OwnedInterface) -> TeardownReport {
     report
 }
 
+fn add(report: &mut TeardownReport, done: TeardownReport) {
+    report.removed.extend(done.removed);
+    report.failed.extend(done.failed);
+}
+
+/// Takes our programs off every control group that is noted, and that which would be used now.
+fn cgroups(owned: &[OwnedInterface], config: &Config, report: &mut TeardownReport) {
+    let noted = owned.iter().filter(|o| is_cgroup(o));
+    let mut all: BTreeSet<PathBuf> = noted.map(|o| PathBuf::from(&o.name)).collect();
+    all.extend(config.cgroup.clone().or_else(|| cgroup::root().ok()));
+    for path in all {
+        add(report, put_back_cgroup(&path));
+    }
+}
+
+/// Whether a note is of a control group that our programs are on: it is noted under its path, which no interface can be called.
+fn is_cgroup(note: &OwnedInterface) -> bool {
+    note.name.starts_with('/')
+}
+
+/// Takes our programs off a control group.
+fn put_back_cgroup(path: &Path) -> TeardownReport {
+    let mut report = TeardownReport::default();
+    let removed = cgroup::remove_ours(path).map(|count| count > 0);
+    note(&mut report, "cgroup", &path.display().to_string(), removed);
+    report
+}
+
 /// Puts one interface that is not ours back as it was before it was taken: a veth's end before it was closed to the host, a NIC
-/// before its features were changed. Of the way to the host's own stack: what was changed for it elsewhere on the host.
+/// before its features were changed. Of the way to the host's own stack: what was changed for it elsewhere on the host, control groups under their
+/// own paths.
 pub fn put_back(before: &OwnedInterface) -> TeardownReport {
     if before.name == HOST_POLLED {
         return put_back_host(before);
+    }
+    if is_cgroup(before) {
+        return put_back_cgroup(Path::new(&before.name));
     }
     let mut report = TeardownReport::default();
     let restored = Socket::open().and_then(|mut socket| {

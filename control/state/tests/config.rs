@@ -59,6 +59,7 @@ fn the_documentation_has_every_key_with_its_default() {
     let mut wanted = defaults();
     for optional in [
         "socket_group",
+        "cgroup",
         "memory.ports_per_arena",
         "memory.chunks_per_port",
         "conntrack.entries_per_port",

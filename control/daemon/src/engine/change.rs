@@ -58,6 +58,7 @@ impl Engine {
             Ok(tables) => {
                 self.put_in_force(tables, &moves);
                 self.steer(&applied.delta);
+                self.settle_sockets_after(&applied.delta);
                 self.close_ports(&moves);
                 self.want_differences(&applied.delta.differences);
                 info!(

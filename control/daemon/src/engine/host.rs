@@ -118,9 +118,11 @@ impl Engine {
         let preferred = preferred.unwrap_or_default();
         sources.sort_by_key(|a| !preferred.contains(a));
         let there = host::settle(&wanted, &sources)?;
+        let led = self.sockets_item();
         if let Some(live) = self.ports.get_mut(&port.name) {
             let egress = live.egress.iter().cloned();
-            let there: Vec<TeardownItem> = there.into_iter().chain(egress).collect();
+            let there = there.into_iter().chain(egress).chain(led);
+            let there: Vec<TeardownItem> = there.collect();
             show(&port.name, &live.on_host, &there);
             live.on_host = there;
         }

@@ -13,6 +13,7 @@ mod neighbors;
 mod nics;
 mod ports;
 mod read;
+mod sockets;
 mod start;
 mod stats;
 mod why;
@@ -100,6 +101,8 @@ pub struct Engine {
     ports: BTreeMap<String, LivePort>,
     /// What NICs of ports, and the host, were when they were looked at last.
     nics: BTreeMap<String, nic::Facts>,
+    /// How the host's own processes come to ports of the node.
+    sockets: sockets::Sockets,
     /// Ports that are gone and could not be removed.
     unremoved: BTreeSet<String>,
     start_problems: Vec<Problem>,
@@ -171,6 +174,7 @@ impl Engine {
             names: Names::default(),
             ports: BTreeMap::new(),
             nics: BTreeMap::new(),
+            sockets: sockets::Sockets::default(),
             unremoved: BTreeSet::new(),
             transactions: HashMap::new(),
             next_transaction: 0,
@@ -180,6 +184,7 @@ impl Engine {
             kernel_release: probe.release,
         };
         engine.restore_ports();
+        engine.settle_sockets();
         info!(
             ports = engine.ports.len(),
             generation = engine.model.generation(),

@@ -201,6 +201,7 @@ impl Engine {
             Ok(tables) => self.publish(tables),
             Err(e) => self.fault(name, e.to_string()),
         }
+        self.settle_sockets();
     }
 
     /// Gives the NIC of a port back to the host as it was, unless another port is on it now.

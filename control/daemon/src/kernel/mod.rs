@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The interfaces behind ports: the host ends of pods' veths (`veth`), which are closed to the host, the node's NICs (`nic`),
-//! which stay the host's, and the way to the host's own stack (`host`) and beyond (`egress`).
+//! which stay the host's, the way to the host's own stack (`host`) and beyond (`egress`), and sockets of the host that are led to pods (`sockets`).
 
 pub mod egress;
 pub mod host;
 pub mod nic;
+pub mod sockets;
 pub mod veth;
 
 use std::ops::RangeInclusive;
@@ -111,6 +112,9 @@ pub enum KernelError {
         /// What the kernel said.
         source: Error,
     },
+    /// What is about to be changed could not be noted.
+    #[error("{0}")]
+    NotNoted(String),
     /// The kernel refused.
     #[error(transparent)]
     Host(#[from] Error),

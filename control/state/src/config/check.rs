@@ -116,6 +116,9 @@ pub(super) fn check(config: &Config) -> Vec<Problem> {
 fn paths(config: &Config, problems: &mut Problems) {
     problems.absolute("socket", &config.socket);
     problems.absolute("state_dir", &config.state_dir);
+    if let Some(cgroup) = &config.cgroup {
+        problems.absolute("cgroup", cgroup);
+    }
     let length = config.socket.as_os_str().as_bytes().len();
     if length > MAX_SOCKET_PATH {
         let message = format!(

@@ -43,6 +43,9 @@ pub struct Config {
     /// MTU of ports that name none, in bytes.
     #[serde(default = "Config::default_mtu")]
     pub mtu: u32,
+    /// Control group (version 2) whose processes are led to pods by ports of the node; none: that which is mounted, with all of its processes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cgroup: Option<PathBuf>,
     /// Logging.
     #[serde(default)]
     pub log: LogConfig,
@@ -155,6 +158,7 @@ impl Config {
             state_dir: Self::default_state_dir(),
             workers,
             mtu: Self::default_mtu(),
+            cgroup: None,
             log: LogConfig::default(),
             gateway: GatewayConfig::default(),
             idle: IdleConfig::default(),
