@@ -35,8 +35,8 @@ pub(super) fn of(ctx: &Context<'_>, passage: Passage<'_>, packet: &Packet) -> Op
     let conversation = Conversation::of(&key, ctx.flows.seed());
     let found = ctx.flows.find_now(&conversation, ctx.now.millis())?;
     let (state, from) = (found.state(), conversation.from);
-    let port = |port: Option<&PortEntry>| port.map(|port| port.id);
-    let itself = port(passage.sender) == port(passage.receiver);
+    let is_sender = |port: &PortEntry| passage.sender.is_some_and(|s| s.id == port.id);
+    let itself = passage.receiver.is_some_and(is_sender);
     may_go_on(ctx, passage, &key, &found, from).then(|| Related {
         // Of a port that comes to itself both ends are known by others.
         binding: match itself {
