@@ -2,6 +2,7 @@
 //! A pod and a node's NIC on ports in memory, and flows between the pod and addresses beyond the NIC: natively routed or through VXLAN.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -33,6 +34,8 @@ const VXLAN_PORT: u16 = 4789;
 const OUTER_PORT: u16 = 50_000;
 /// The pod's own port, which all flows have.
 const SERVICE: u16 = 9000;
+/// Ports for what is masqueraded.
+const RESERVED: RangeInclusive<u16> = 61_000..=65_000;
 /// How often each flow comes in a sequence of frames.
 const REPEATS: usize = 4;
 
@@ -41,6 +44,8 @@ const REPEATS: usize = 4;
 pub enum Over {
     /// As they are.
     Native,
+    /// As the node's own; those that go out alone can be.
+    Masqueraded,
     /// Wrapped, over IPv4.
     V4,
     /// Wrapped, over IPv6; with a UDP checksum or without.
@@ -54,7 +59,7 @@ impl Over {
     /// Bytes of the outer headers.
     fn overhead(self) -> u16 {
         match self {
-            Over::Native => 0,
+            Over::Native | Over::Masqueraded => 0,
             Over::V4 => 50,
             Over::V6 { .. } => 70,
         }
@@ -113,7 +118,7 @@ fn set_other_node(edit: &mut Edit, out: Over, back: Over) {
     let kind = PortKindSpec::Uplink {
         vrf: VRF,
         addresses,
-        masquerade: None,
+        masquerade: (out == Over::Masqueraded).then(Vec::new),
     };
     edit.set_port(port(UPLINK, "uplink", nic_mac(1), kind));
     for net in ["198.18.0.0/24", "2001:db8::/64"] {
@@ -127,13 +132,13 @@ fn set_other_node(edit: &mut Edit, out: Over, back: Over) {
     for address in [IpAddr::from(node_v4(2)), node_v6(2).into()] {
         edit.set_neighbor(VRF, UPLINK, address, nic_mac(2));
     }
-    let tunnels = [out, back].into_iter().filter(|over| *over != Over::Native);
+    let tunnels = [out, back].into_iter().filter(|over| over.overhead() > 0);
     for over in tunnels {
         set_tunnel(edit, over);
     }
     for (pods, over) in PODS.into_iter().zip([out, back]) {
-        let (port, via) = match over {
-            Over::Native => (UPLINK, node_v4(2).into()),
+        let (port, via) = match over.overhead() {
+            0 => (UPLINK, node_v4(2).into()),
             _ => (TUNNEL, over.ends().1),
         };
         let route = Route::Unicast {
@@ -325,7 +330,11 @@ impl Pair {
     /// # Panics
     /// When it cannot be made.
     pub fn new(flows: &Flows, over: (Over, Over), frames: u32) -> Pair {
-        let mut node = Node::start(SwitchConfig::default(), 2, frames);
+        let config = SwitchConfig {
+            nat_ports: (over.0 == Over::Masqueraded).then_some(RESERVED),
+            ..SwitchConfig::default()
+        };
+        let mut node = Node::start(config, 2, frames);
         let mut edit = node.switch.edit();
         set_pod(&mut edit);
         set_other_node(&mut edit, over.0, over.1);

@@ -419,3 +419,75 @@ proptest! {
         plan(&all);
     }
 }
+
+/// A frame that a pod's stack has left to be cut to an MTU; whether it may be.
+fn left_whole(bed: &mut Bed, flow: u8, flags: u8, mtu: u32) -> (Frame, bool) {
+    let tagged = std::mem::replace(&mut bed.tagged, false);
+    let (mut frame, _) = bed.frame(&Segment {
+        flow,
+        payload: 3000,
+        flags,
+        ..PLAIN_SEGMENT
+    });
+    bed.tagged = tagged;
+    frame.offload = Offload {
+        gso_type: 0,
+        gso_size: 0,
+        hdr_len: 0,
+        ..frame.offload
+    };
+    let before = frame.offload;
+    let parsed = parse(frame.bytes(), frame.len(), false).unwrap();
+    let whole = mark_whole(&mut frame, &parsed, mtu);
+    assert_eq!(whole, is_whole(&frame));
+    assert!(whole || frame.offload == before);
+    assert!(!tagged || frame.push_tag(VLAN));
+    (frame, whole)
+}
+
+/// What came as a superframe leaves as one, whatever its neighbors are.
+#[test]
+fn what_came_whole_stays_by_itself() {
+    for (tagged, flow) in [(false, 0), (false, 1), (true, 0), (true, 1)] {
+        let mut bed = Bed::new(tagged);
+        let segment = Segment {
+            flow,
+            payload: 1000,
+            ..PLAIN_SEGMENT
+        };
+        let mut frames: Vec<Frame> = (0..3).map(|_| bed.frame(&segment).0).collect();
+        assert!(!frames.iter().any(is_whole));
+        let (whole, is) = left_whole(&mut bed, flow, flags::ACK, 1500);
+        assert!(is && is_whole(&whole) && is_marked(&whole));
+        assert_eq!(
+            u32::from(whole.offload.gso_size),
+            1500 - headers_len(&whole)
+        );
+        frames.insert(1, whole);
+        let mut plan = Plan::default();
+        plan.make(&frames, true, 1000, 4096);
+        let counts: Vec<u16> = plan.groups().iter().map(|g| g.frames).collect();
+        assert_eq!(counts, [1, 1, 2], "tagged {tagged}, flow {flow}");
+        frames.into_iter().for_each(|frame| bed.pool.free(frame));
+    }
+}
+
+/// None is one whose flags are more than repeated, that has no room for payload, or that fits.
+#[test]
+fn what_a_device_could_not_cut_is_not_left_to_it() {
+    const ACK: u8 = flags::ACK;
+    for flow in [0, 1] {
+        let mut bed = Bed::new(false);
+        for (flags, mtu) in [
+            (ACK | flags::CWR, 1500),
+            (ACK | flags::SYN, 1500),
+            (0, 1500),
+            (ACK, 40),
+            (ACK, 9000),
+        ] {
+            let (frame, whole) = left_whole(&mut bed, flow, flags, mtu);
+            assert!(!whole, "{flags:#x}, MTU {mtu}");
+            bed.pool.free(frame);
+        }
+    }
+}
