@@ -188,11 +188,13 @@ impl Frame {
         crate::prefetch::prefetch(at.as_ptr());
     }
 
-    /// Asks the processor to bring near what [`push_front`](Frame::push_front) adds first.
+    /// Asks the processor to bring near what [`push_front`](Frame::push_front) of up to two cache lines adds.
     #[inline]
     pub fn prefetch_front(&self) {
-        let before = usize::from(self.offset).saturating_sub(CACHE_LINE);
-        crate::prefetch::prefetch(self.arena().at(self.head, before).as_ptr());
+        for lines in [1, 2] {
+            let before = usize::from(self.offset).saturating_sub(lines * CACHE_LINE);
+            crate::prefetch::prefetch(self.arena().at(self.head, before).as_ptr());
+        }
     }
 
     /// The chunks of the chain in order, as ring descriptors name them.
