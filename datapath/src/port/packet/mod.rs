@@ -171,8 +171,11 @@ impl PacketWay {
                 }
                 Err(errno) => errno,
             };
-            let whole = is_whole(&staged[usize::from(next.first)]);
-            match judge(errno, *direct, next.frames > 1, whole) {
+            let fate = judge(errno, *direct, next.frames > 1);
+            if fate.is_for_good(errno, *direct) && is_whole(&staged[usize::from(next.first)]) {
+                *pause = PAUSE;
+            }
+            match fate {
                 Fate::Waits(state) => {
                     counters.kicks_again += u64::from(state == Link::Up);
                     *link = state;
@@ -184,12 +187,6 @@ impl PacketWay {
                 }
                 Fate::Again => {}
                 Fate::Dropped => done += 1,
-                Fate::Uncut => {
-                    counters.tx_refused += 1;
-                    counters.tx_refused_bytes += u64::from(staged[usize::from(next.first)].len());
-                    *pause = PAUSE;
-                    done += 1;
-                }
                 Fate::Refused => {
                     let bytes = plan.frames_of(next).map(|at| u64::from(staged[at].len()));
                     counters.tx_refused += u64::from(next.frames);
@@ -226,16 +223,22 @@ enum Fate {
     Waits(Link),
     /// Its frames are sent one by one.
     Alone,
-    /// It is lost; later ones are to be cut before.
-    Uncut,
     /// The device has dropped it, and says so in its own statistics.
     Dropped,
     /// It is lost.
     Refused,
 }
 
-/// From the error number; `direct` as the socket is, `joined`: it is of several frames, `whole`: it came as one that is longer than the device takes.
-fn judge(errno: i32, direct: bool, joined: bool, whole: bool) -> Fate {
+impl Fate {
+    /// Whether the next one like it would end so, too: a full queue of a wire takes others later.
+    fn is_for_good(&self, errno: i32, direct: bool) -> bool {
+        let is_full = errno == libc::ENOBUFS && !direct;
+        matches!(self, Fate::Dropped | Fate::Refused) && !is_full
+    }
+}
+
+/// From the error number; `direct` as the socket is, `joined`: it is of several frames.
+fn judge(errno: i32, direct: bool, joined: bool) -> Fate {
     match errno {
         libc::EINTR => Fate::Again,
         libc::EAGAIN => Fate::Waits(Link::Up),
@@ -243,7 +246,6 @@ fn judge(errno: i32, direct: bool, joined: bool, whole: bool) -> Fate {
         libc::ENXIO | libc::ENODEV | libc::EBADF => Fate::Waits(Link::Gone),
         // The device does not segment, or its peer has no room for now.
         libc::ENOBUFS if direct && joined => Fate::Alone,
-        _ if whole => Fate::Uncut,
         libc::ENOBUFS if direct => Fate::Dropped,
         _ => Fate::Refused,
     }
