@@ -6,13 +6,12 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::{self, Command};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::{Duration, Instant};
 
 use podswitch_host::cgroup;
 use tempfile::TempDir;
 
 use crate::programs::run;
-use crate::wait::HUNG;
+use crate::wait::{HUNG, poll};
 
 /// A control group of version 2, below that of the test's process, which threads can be put into. Dropping it removes it. It is seen by a mount of its
 /// own: a daemon in a namespace does not see those below `/sys`.
@@ -90,13 +89,10 @@ impl Default for Cgroup {
 impl Drop for Cgroup {
     fn drop(&mut self) {
         // A thread that has been joined is in it for a moment more.
-        let begun = Instant::now();
-        while let Err(e) = fs::remove_dir(&self.path) {
-            if begun.elapsed() > HUNG {
-                eprintln!("{} stays: {e}", self.path.display());
-                break;
-            }
-            std::thread::sleep(Duration::from_millis(10));
+        let mut failed = None;
+        let mut remove = || fs::remove_dir(&self.path).map_err(|e| failed = Some(e));
+        if poll(HUNG, || remove().ok()).is_none() {
+            eprintln!("{} stays: {failed:?}", self.path.display());
         }
         let mut command = Command::new("umount");
         run(command.arg("-l").arg(self.mount.path()), b"", HUNG);

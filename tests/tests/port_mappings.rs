@@ -165,12 +165,10 @@ fn the_world_reaches_a_pod_by_ports_of_the_node_by_two_workers() {
     world_reaches_the_pod(&Bed::new(&[0, 1]));
 }
 
-#[test]
-fn a_connection_to_a_port_of_the_node_goes_on_after_kill_9() {
-    let mut bed = Bed::new(&[0]);
-    let _echo = Echo::start(&bed.pod.netns, ECHO);
+/// Connections to the port of the node from a namespace go on when the switch is killed.
+fn outlive_kill_9(bed: &mut Bed, from: fn(&Bed) -> &Netns) {
     let clients = nodes().map(|to| {
-        let mut client = tcp_connect(&bed.uplink.peer, to, LED, HUNG).expect("a connection");
+        let mut client = tcp_connect(from(bed), to, LED, HUNG).expect("a connection");
         tcp_echo(&mut client, b"before");
         client
     });
@@ -179,6 +177,13 @@ fn a_connection_to_a_port_of_the_node_goes_on_after_kill_9() {
     for mut client in clients {
         tcp_echo(&mut client, b"after the switch was killed");
     }
+}
+
+#[test]
+fn a_connection_to_a_port_of_the_node_goes_on_after_kill_9() {
+    let mut bed = Bed::new(&[0]);
+    let _echo = Echo::start(&bed.pod.netns, ECHO);
+    outlive_kill_9(&mut bed, |bed| &bed.uplink.peer);
     assert!(nodes().into_iter().all(|to| bed.answers(to)));
 }
 
@@ -236,16 +241,7 @@ fn a_pod_reaches_itself_by_ports_of_the_node() {
         "{why}"
     );
     assert_eq!(led["to"], why["from"], "{why}");
-    let clients = nodes().map(|to| {
-        let mut client = tcp_connect(&bed.pod.netns, to, LED, HUNG).expect("a connection");
-        tcp_echo(&mut client, b"before");
-        client
-    });
-    bed.node.kill();
-    bed.node.start();
-    for mut client in clients {
-        tcp_echo(&mut client, b"after the switch was killed");
-    }
+    outlive_kill_9(&mut bed, |bed| &bed.pod.netns);
     assert_eq!(bed.node.drops().of("nat_hairpin"), 0);
 }
 

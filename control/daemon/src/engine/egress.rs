@@ -101,15 +101,7 @@ fn notes(
 
 /// The note of a host of which nothing was changed. It is kept under the name of an interface that is always the same.
 fn unchanged() -> OwnedInterface {
-    OwnedInterface {
-        name: HOST_POLLED.to_owned(),
-        index: 0,
-        clsact: false,
-        noarp: false,
-        settings: Vec::new(),
-        features: Vec::new(),
-        tables: Vec::new(),
-    }
+    OwnedInterface::unchanged(HOST_POLLED, 0)
 }
 
 #[cfg(test)]

@@ -121,15 +121,7 @@ impl Engine {
 
     /// Notes a control group before something is put on it.
     fn note_cgroup(&mut self, path: &Path) -> Result<(), KernelError> {
-        let note = OwnedInterface {
-            name: path.display().to_string(),
-            index: 0,
-            clsact: false,
-            noarp: false,
-            settings: Vec::new(),
-            features: Vec::new(),
-            tables: Vec::new(),
-        };
+        let note = OwnedInterface::unchanged(path.display().to_string(), 0);
         let noted = self.store.own(&[note]);
         noted.map_err(|e| KernelError::NotNoted(e.to_string()))
     }

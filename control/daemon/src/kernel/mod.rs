@@ -166,10 +166,7 @@ impl Attached {
 
     /// Whether it is on an interface of this index, or has to do with it: the VLAN device on a NIC.
     pub fn is_on(&self, index: u32) -> bool {
-        match self {
-            Attached::Veth(a) => a.ifindex == index,
-            Attached::Nic(a) => a.ifindex == index || a.device == index,
-        }
+        [self.ifindex(), self.host_device()].contains(&index)
     }
 
     /// Where the steering program runs.

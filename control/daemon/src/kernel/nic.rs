@@ -174,13 +174,8 @@ impl Kernel {
             queues,
             local_sender: sends_unfinished(&ethtool, interface)?,
             before: OwnedInterface {
-                name: link.name.clone(),
-                index: link.index,
-                clsact: false,
-                noarp: false,
-                settings: Vec::new(),
                 features: features_to_change(&ethtool, interface)?,
-                tables: Vec::new(),
+                ..OwnedInterface::unchanged(link.name.as_str(), link.index)
             },
             link,
         })

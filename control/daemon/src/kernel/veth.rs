@@ -58,16 +58,13 @@ impl Kernel {
         let before = match own {
             true => None,
             false => Some(OwnedInterface {
-                name: link.name.clone(),
-                index: link.index,
                 clsact: !tc::has_clsact(&mut socket, link.index)?,
                 noarp: !link.flags.noarp(),
                 settings: deaf::plan(&mut socket, interface)?
                     .iter()
                     .map(saved)
                     .collect(),
-                features: Vec::new(),
-                tables: Vec::new(),
+                ..OwnedInterface::unchanged(link.name.as_str(), link.index)
             }),
         };
         Ok(Found { link, before })

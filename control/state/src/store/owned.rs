@@ -50,6 +50,21 @@ pub struct SavedFeature {
     pub before: bool,
 }
 
+impl OwnedInterface {
+    /// The note of one of which nothing was changed.
+    pub fn unchanged(name: impl Into<String>, index: u32) -> OwnedInterface {
+        OwnedInterface {
+            name: name.into(),
+            index,
+            clsact: false,
+            noarp: false,
+            settings: Vec::new(),
+            features: Vec::new(),
+            tables: Vec::new(),
+        }
+    }
+}
+
 impl SavedSetting {
     /// Which setting it is.
     ///
