@@ -131,9 +131,7 @@ fn nat(config: &SwitchConfig, ids: &[WorkerId]) -> Result<Vec<Nat>, SwitchError>
         let failed = |source| start_error(id, "bindings", source);
         let seed = random_seed().map_err(failed)?;
         let bindings = match config.nat_files.get(id.index()) {
-            Some(path) if !share.is_empty() => {
-                Bindings::in_file(path, config.flow_entries, share, seed, boot_id())
-            }
+            Some(path) => Bindings::in_file(path, config.flow_entries, share, seed, boot_id()),
             _ => Bindings::create(config.flow_entries, share, seed),
         };
         bindings.map(Arc::new).map_err(failed)
