@@ -5,14 +5,20 @@ use std::env;
 use std::path::Path;
 use std::process::{Command, ExitCode};
 
-const PROGRAMS: [&str; 3] = ["pod", "nic", "host"];
+/// Objects: each with its source, and what is defined for it.
+const PROGRAMS: [(&str, &str, &[&str]); 4] = [
+    ("pod", "pod", &[]),
+    ("nic", "nic", &[]),
+    ("nic_tap", "nic", &["-DTAP"]),
+    ("host", "host", &[]),
+];
 
 fn main() -> ExitCode {
     println!("cargo:rerun-if-changed=bpf");
     println!("cargo:rerun-if-env-changed=CLANG");
     let out = env::var("OUT_DIR").expect("cargo sets OUT_DIR");
-    for name in PROGRAMS {
-        if let Err(why) = compile(name, Path::new(&out)) {
+    for (name, source, defined) in PROGRAMS {
+        if let Err(why) = compile(name, source, defined, Path::new(&out)) {
             eprintln!("{why}");
             return ExitCode::FAILURE;
         }
@@ -20,14 +26,15 @@ fn main() -> ExitCode {
     ExitCode::SUCCESS
 }
 
-fn compile(name: &str, out: &Path) -> Result<(), String> {
+fn compile(name: &str, source: &str, defined: &[&str], out: &Path) -> Result<(), String> {
     let clang = env::var("CLANG").unwrap_or_else(|_| "clang".into());
-    let source = format!("{name}.bpf.c");
+    let source = format!("{source}.bpf.c");
     // Run in bpf/ with a relative source name, so that the object is the same wherever the project lies.
     let status = Command::new(&clang)
         .current_dir("bpf")
         .args(["-target", "bpf", "-mcpu=v3", "-O2", "-g"])
         .args(["-Wall", "-Wextra", "-Werror", "-fdebug-compilation-dir=."])
+        .args(defined)
         .args(["-c", &source, "-o"])
         .arg(out.join(format!("{name}.bpf.o")))
         .status()

@@ -40,9 +40,24 @@ struct xdp_md {
 	u32 egress_ifindex;
 };
 
+/* struct __sk_buff, as far as it is read. */
+struct sk_buff {
+	u32 len, pkt_type, mark, queue_mapping, protocol;
+	u32 vlan_present, vlan_tci, vlan_proto;
+	u32 priority, ingress_ifindex, ifindex, tc_index, cb[5], hash, tc_classid;
+	u32 data;
+	u32 data_end;
+};
+
+enum { TC_UNSPEC = -1, TC_SHOT = 2, TC_REDIRECT = 7 };
+
 static void *(*const map_lookup)(void *map, const void *key) = (void *)1;
 static long (*const map_update)(void *map, const void *key, const void *value, u64 flags) = (void *)2;
 static long (*const map_delete)(void *map, const void *key) = (void *)3;
+/* Sends the buffer by an interface; where there is none any more, it is dropped. */
+static long (*const redirect)(u32 ifindex, u64 flags) = (void *)23;
+/* Makes so many bytes of the buffer lie in one piece. */
+static long (*const pull_data)(struct sk_buff *ctx, u32 len) = (void *)39;
 /* Nanoseconds since the machine was started. */
 static u64 (*const monotonic_ns)(void) = (void *)5;
 /* A socket of a network namespace by the addresses and ports of a packet to it (bpf_sk_lookup_tcp, bpf_sk_lookup_udp); to be given back. */

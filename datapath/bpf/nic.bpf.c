@@ -1,12 +1,16 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* Steers what is the switch's of the frames that arrive on the node's NIC to the AF_XDP socket of their queue, and leaves
- * everything else to the host's stack, untouched.
+/* Steers what is the switch's of the frames that arrive on the node's NIC to the AF_XDP socket of their queue, or into a tap device (TAP),
+ * and leaves everything else to the host's stack, untouched.
  *
- * What is the switch's and finds no socket (the switch is down, starting, or gave the port up) is dropped and counted. The
+ * What is the switch's and finds no socket or device (the switch is down, starting, or gave the port up) is dropped and counted. The
  * host's stack knows nothing of the switch's connections and would answer them with resets and ICMP errors, so that none
  * outlived a restart. Pods fail closed, the host fails open. */
 #include "packet.h"
+#ifdef TAP
+#include "tap.h"
+#else
 #include "steer.h"
+#endif
 
 /* What an address is. A pod's: all of its packets are the switch's. The node's: those by the switch's ports are. Proxied:
  * the switch answers ARP and neighbor solicitations for it. */
@@ -24,6 +28,8 @@ struct config {
 	struct {
 		u16 first, last;
 	} reserved[RANGES];
+	/* Index of the tap device; 0: there is none. */
+	u32 tap;
 };
 
 /* One element, replaced whole: a hash map shows the old or the new one, an array would show parts of both. */
@@ -126,7 +132,7 @@ INLINE int is_mapped(const struct address *is)
 
 /* Whether the host has a connection by a port of its own that also leads to a pod: it began it itself, from that port. Who
  * waits at that port waits in vain. */
-INLINE int has_connection(struct xdp_md *ctx, const struct address *at, const struct sign *sign)
+INLINE int has_connection(context *ctx, const struct address *at, const struct sign *sign)
 {
 	const u32 *from = sign->remote.word, *to = at->word;
 	union {
@@ -152,7 +158,7 @@ INLINE int has_connection(struct xdp_md *ctx, const struct address *at, const st
 }
 
 /* Whether a port of an address of the node's leads to a pod. */
-INLINE int leads_to_pod(struct xdp_md *ctx, const struct address *at, const struct sign *sign)
+INLINE int leads_to_pod(context *ctx, const struct address *at, const struct sign *sign)
 {
 	struct host_port port = {*at, sign->port, sign->protocol, 0};
 
@@ -170,7 +176,7 @@ INLINE int leads_to_pod(struct xdp_md *ctx, const struct address *at, const stru
 }
 
 /* Of a packet to an address of the node's. */
-INLINE int is_of_switch(struct xdp_md *ctx, const struct config *config, const struct address *at, struct sign sign)
+INLINE int is_of_switch(context *ctx, const struct config *config, const struct address *at, struct sign sign)
 {
 	u16 port = NETWORK16(sign.port), overlay = NETWORK16(sign.overlay);
 
@@ -286,7 +292,7 @@ INLINE int later_fragment(const struct packet *packet)
 	return since && monotonic_ns() - *since < REASSEMBLY_NS;
 }
 
-INLINE int v4_is_ours(struct xdp_md *ctx, const struct config *config, void *at, void *end)
+INLINE int v4_is_ours(context *ctx, const struct config *config, void *at, void *end)
 {
 	struct ipv4 *ip = at;
 
@@ -371,7 +377,7 @@ INLINE int is_discovery(u8 protocol, void *at, void *end)
 	return protocol == ICMPV6 && HAS(at, end, u8) && *type >= FIRST_DISCOVERY && *type <= LAST_DISCOVERY;
 }
 
-INLINE int v6_is_ours(struct xdp_md *ctx, const struct config *config, void *at, void *end, int to_group)
+INLINE int v6_is_ours(context *ctx, const struct config *config, void *at, void *end, int to_group)
 {
 	struct ipv6 *ip = at;
 
@@ -420,14 +426,19 @@ INLINE int arp_is_ours(void *at, void *end)
 	return (roles(&target) & PROXY) != 0;
 }
 
-INLINE int is_ours(struct xdp_md *ctx, const struct tag *tag)
+INLINE struct config *config(void)
+{
+	u32 first = 0;
+
+	return map_lookup(&podswitch_conf, &first);
+}
+
+INLINE int is_ours(context *ctx, const struct config *config, const struct tag *tag)
 {
 	void *at = (void *)(unsigned long)ctx->data, *end = (void *)(unsigned long)ctx->data_end;
 	struct eth *eth = at;
-	u32 first = 0;
-	struct config *config = map_lookup(&podswitch_conf, &first);
 
-	if (!config || !HAS(at, end, struct eth))
+	if (!HAS(at, end, struct eth))
 		return 0;
 
 	u16 type = eth->type, tci = tag->beside ? tag->tci : 0;
@@ -456,12 +467,27 @@ INLINE int is_ours(struct xdp_md *ctx, const struct tag *tag)
 	return type == ETH_IPV4 && own && v4_is_ours(ctx, config, at, end);
 }
 
-SEC("xdp.frags")
-int podswitch_nic(struct xdp_md *ctx)
+#ifdef TAP
+SEC("classifier")
+int podswitch_nic(context *ctx)
 {
+	const struct config *is = config();
+
+	reach(ctx);
+
 	struct tag tag = read_tag(ctx);
 
-	return counted(is_ours(ctx, &tag) ? steer(ctx, &tag) : XDP_PASS);
+	return counted(is && is_ours(ctx, is, &tag) ? steer(is->tap) : TC_UNSPEC);
 }
+#else
+SEC("xdp.frags")
+int podswitch_nic(context *ctx)
+{
+	const struct config *is = config();
+	struct tag tag = read_tag(ctx);
+
+	return counted(is && is_ours(ctx, is, &tag) ? steer(ctx, &tag) : XDP_PASS);
+}
+#endif
 
 char podswitch_license[] SEC("license") = "Dual BSD/GPL";

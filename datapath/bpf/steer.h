@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* What all steering programs have: sockets, counters, and the tag that goes back into the frame. */
+/* How an XDP program gives frames to the switch: by AF_XDP sockets, with the tag in the frame. */
 #ifndef PODSWITCH_BPF_STEER_H
 #define PODSWITCH_BPF_STEER_H
 
-#include "abi.h"
+#include "count.h"
 
-/* Packets handed to a socket; dropped for want of one; left to the host's stack, where the program does that. */
-enum { REDIRECTED, MISSED, PASSED, COUNTERS };
+/* What a program is run on. */
+typedef struct xdp_md context;
 
 /* Index: receive queue. user space sets the number of entries to the number of queues. */
 struct {
@@ -16,25 +16,7 @@ struct {
 	UINT(max_entries, 1);
 } podswitch_xsk SEC(".maps");
 
-/* Packets, one u64 per counter and CPU. */
-struct {
-	UINT(type, MAP_PERCPU_ARRAY);
-	TYPE(key, u32);
-	TYPE(value, u64);
-	UINT(max_entries, COUNTERS);
-} podswitch_count SEC(".maps");
-
 enum { MACS = 12, TAG = 4 };
-
-/* A VLAN tag that the sender left to its device, or the hardware took out of the frame. */
-struct tag {
-	/* Whether there is one that the kernel tells of. */
-	int beside;
-	/* As in the frame: network byte order. */
-	u16 protocol;
-	/* In host byte order. */
-	u16 tci;
-};
 
 INLINE struct tag read_tag(struct xdp_md *ctx)
 {
@@ -75,11 +57,7 @@ INLINE int steer(struct xdp_md *ctx, const struct tag *tag)
 /* Counts what becomes of the frame, and says it. */
 INLINE int counted(int action)
 {
-	u32 which = action == XDP_REDIRECT ? REDIRECTED : action == XDP_PASS ? PASSED : MISSED;
-	u64 *count = map_lookup(&podswitch_count, &which);
-
-	if (count)
-		*count += 1;
+	count_one(action == XDP_REDIRECT ? REDIRECTED : action == XDP_PASS ? PASSED : MISSED);
 	return action;
 }
 

@@ -152,6 +152,7 @@ reasons! {
     KernelFillRingEmpty = "kernel_fill_ring_empty", "AF_XDP: no free chunk in the fill ring (XDP_STATISTICS rx_fill_ring_empty_descs).";
     KernelRxDropped = "kernel_rx_dropped", "AF_XDP: dropped for another cause, such as a frame too large (XDP_STATISTICS rx_dropped).";
     KernelTxInvalid = "kernel_tx_invalid", "AF_XDP: invalid transmit descriptor (XDP_STATISTICS tx_invalid_descs).";
+    KernelTapFull = "kernel_tap_full", "As many frames as the port's tap device holds waited to be read: the worker was too slow.";
     KernelSteeringMiss = "kernel_steering_miss", "The steering program had no socket for the queue: the switch was not there.";
     KernelBarrier = "kernel_barrier", "The traffic-control drop behind the steering program took it: XDP was not attached.";
     KernelDeviceDropped = "kernel_device_dropped", "The device dropped it (veth: peer ring full or frame over the MTU).";

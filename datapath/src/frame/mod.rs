@@ -292,6 +292,28 @@ impl Frame {
         self.len += u32::from(chunk.len);
     }
 
+    /// Adds the chunk of `next`, a frame of one chunk, behind the chain's last one, whose number `tail` is; that of the new last one.
+    ///
+    /// # Panics
+    /// When `next` is of another arena, or the frame has all segments it may have.
+    pub(crate) fn chain(&mut self, tail: u32, next: Frame) -> u32 {
+        assert!(self.arena == next.arena && self.segments < MAX_SEGMENTS);
+        let chunk = Chunk {
+            index: next.head,
+            offset: next.offset,
+            len: next.head_len,
+        };
+        // SAFETY: (U1) `next` held its one chunk, of the same arena, and ends here; (U4) its bytes are within the chunk.
+        unsafe { self.append(tail, chunk) };
+        chunk.index
+    }
+
+    /// Number of the first chunk.
+    #[inline]
+    pub(crate) fn head(&self) -> u32 {
+        self.head
+    }
+
     /// Shortens a frame to its first `len` bytes and returns the chunks cut off, head first, for the pool.
     /// The first segment keeps at least one byte.
     pub(crate) fn cut(&mut self, len: u32) -> impl Iterator<Item = u32> + use<> {

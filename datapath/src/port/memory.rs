@@ -23,6 +23,7 @@ pub const MEMORY_CAPS: Caps = Caps {
     superframes: false,
     takes_partial_checksum: false,
     joins_segments: false,
+    takes_any_arena: false,
     max_segments: MAX_SEGMENTS,
     vlan: None,
 };

@@ -5,6 +5,7 @@
 //! |---|---|
 //! | `Xdp` | AF_XDP socket on the host end of a pod's veth |
 //! | `Nic` | AF_XDP sockets on all queues of a NIC |
+//! | `Tap` | a tap device in, that traffic control feeds, and a packet socket out: of a pod's veth or a NIC |
 //! | `Memory` | frames in memory, for tests and benches |
 //! | `Pcap` | replays a capture file in, records one out |
 //! | `Fault` | another port behind loss, duplication, reorder and corruption |
@@ -15,10 +16,11 @@ mod memory;
 mod nic;
 mod packet;
 mod pcap;
+mod tap;
 pub mod xdp;
 
 use std::collections::VecDeque;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,6 +31,8 @@ pub use nic::NicPort;
 pub use pcap::{
     Capture, MAX_REPLAY_BYTES, Pace, PcapError, PcapPort, PcapSpec, PcapStatus, RecordStatus,
 };
+
+pub use tap::{TapPort, Wire};
 
 use crate::frame::{Arena, Batch, Frame, Pool};
 use crate::ids::PortId;
@@ -53,6 +57,8 @@ pub struct Caps {
     /// Transmit sends TCP by a way of its own, on which segments of a connection leave together, checksums are passed on and
     /// frames may be of any arena ([`packet`]).
     pub joins_segments: bool,
+    /// Transmit takes all frames so, of any arena: the kernel copies them.
+    pub takes_any_arena: bool,
     /// Most segments of a frame it transmits.
     pub max_segments: u8,
     /// The VLAN that its frames are of: each has the tag on the wire, and none within the switch. `None`: they have no tag. Of uplinks.
@@ -154,6 +160,8 @@ pub enum Port {
     Xdp(Box<XdpPort>),
     /// AF_XDP on every queue of a NIC.
     Nic(Box<NicPort>),
+    /// A tap device and a packet socket.
+    Tap(Box<TapPort>),
     /// Frames in memory.
     Memory(MemoryPort),
     /// Capture files.
@@ -172,6 +180,8 @@ pub enum Closed {
     Xdp(Box<ClosingPort>),
     /// Files, of which one may still be written.
     Pcap(Box<PcapPort>),
+    /// A device that goes with its descriptor.
+    Tap(OwnedFd),
 }
 
 impl Port {
@@ -181,6 +191,7 @@ impl Port {
         match self {
             Port::Xdp(p) => p.arena(),
             Port::Nic(p) => p.arena(),
+            Port::Tap(p) => p.arena(),
             Port::Memory(p) => p.arena(),
             Port::Pcap(p) => p.arena(),
             Port::Fault(p) => p.inner().arena(),
@@ -193,6 +204,7 @@ impl Port {
         match self {
             Port::Xdp(p) => p.caps(),
             Port::Nic(p) => p.caps(),
+            Port::Tap(p) => p.caps(),
             Port::Memory(p) => p.caps(),
             Port::Pcap(p) => p.caps(),
             Port::Fault(p) => p.inner().caps(),
@@ -211,6 +223,7 @@ impl Port {
         match self {
             Port::Xdp(p) => p.receive(id, pool, batch, budget),
             Port::Nic(p) => p.receive(id, pool, batch, budget),
+            Port::Tap(p) => p.receive(id, pool, batch, budget),
             Port::Memory(p) => p.receive(id, pool, batch, budget),
             Port::Pcap(p) => p.receive(id, pool, batch, budget),
             Port::Fault(p) => p.receive(id, pool, batch, budget),
@@ -223,6 +236,7 @@ impl Port {
         match self {
             Port::Xdp(p) => p.takes_superframes(),
             Port::Nic(p) => p.takes_superframes(),
+            Port::Tap(p) => p.takes_superframes(),
             Port::Memory(_) | Port::Pcap(_) => false,
             Port::Fault(p) => p.inner().takes_superframes(),
         }
@@ -234,6 +248,7 @@ impl Port {
         match self {
             Port::Xdp(p) => p.transmit(id, pool, outbox),
             Port::Nic(p) => p.transmit(id, pool, outbox),
+            Port::Tap(p) => p.transmit(pool, outbox),
             Port::Memory(p) => p.transmit(pool, outbox),
             Port::Pcap(p) => p.transmit(pool, outbox),
             Port::Fault(p) => p.transmit(id, pool, outbox),
@@ -247,7 +262,7 @@ impl Port {
         match self {
             Port::Xdp(p) => p.kick_within(calls),
             Port::Nic(p) => p.kick(calls),
-            Port::Memory(_) => false,
+            Port::Memory(_) | Port::Tap(_) => false,
             Port::Pcap(p) => p.kick(),
             Port::Fault(p) => p.kick(calls),
         }
@@ -259,7 +274,7 @@ impl Port {
         match self {
             Port::Xdp(p) => p.reclaim(pool),
             Port::Nic(p) => p.reclaim(pool),
-            Port::Memory(_) | Port::Pcap(_) => {}
+            Port::Memory(_) | Port::Pcap(_) | Port::Tap(_) => {}
             Port::Fault(p) => p.inner_mut().reclaim(pool),
         }
     }
@@ -270,7 +285,7 @@ impl Port {
         match self {
             Port::Xdp(p) => p.pending(),
             Port::Nic(p) => p.pending(),
-            Port::Memory(_) | Port::Pcap(_) => 0,
+            Port::Memory(_) | Port::Pcap(_) | Port::Tap(_) => 0,
             Port::Fault(p) => p.pending(),
         }
     }
@@ -282,6 +297,7 @@ impl Port {
         match self {
             Port::Xdp(p) => p.starved(),
             Port::Nic(p) => p.starved(),
+            Port::Tap(p) => p.starved(),
             Port::Memory(_) | Port::Pcap(_) => false,
             Port::Fault(p) => p.inner().starved(),
         }
@@ -292,6 +308,7 @@ impl Port {
         match self {
             Port::Xdp(p) => p.plan().backlog,
             Port::Nic(p) => p.backlog(),
+            Port::Tap(p) => p.backlog(),
             Port::Memory(_) | Port::Pcap(_) => BACKLOG,
             Port::Fault(p) => p.inner().backlog(),
         }
@@ -302,6 +319,7 @@ impl Port {
         match self {
             Port::Xdp(p) => p.link(),
             Port::Nic(p) => p.link(),
+            Port::Tap(p) => p.link(),
             Port::Memory(_) | Port::Pcap(_) => Link::Up,
             Port::Fault(p) => p.inner().link(),
         }
@@ -316,16 +334,36 @@ impl Port {
         let (one, queues) = match device {
             Port::Xdp(p) => (Some(p.wait_fd()), &[][..]),
             Port::Nic(p) => (None, p.queues()),
+            Port::Tap(p) => (Some(p.descriptor()), &[][..]),
             Port::Memory(p) => (p.wait_fd(), &[][..]),
             Port::Pcap(_) | Port::Fault(_) => (None, &[][..]),
         };
         one.into_iter().chain(queues.iter().map(XdpPort::wait_fd))
     }
 
+    /// Its descriptor, if nothing else tells that frames wait: when it is readable, [`Port::announce`] is to be called.
+    pub fn announcer(&self) -> Option<BorrowedFd<'_>> {
+        match self {
+            Port::Tap(p) => Some(p.descriptor()),
+            Port::Fault(p) => p.inner().announcer(),
+            Port::Xdp(_) | Port::Nic(_) | Port::Memory(_) | Port::Pcap(_) => None,
+        }
+    }
+
+    /// Its [announcer](Port::announcer) is readable.
+    #[inline]
+    pub fn announce(&mut self) {
+        match self {
+            Port::Tap(p) => p.announce(),
+            Port::Fault(p) => p.inner_mut().announce(),
+            Port::Xdp(_) | Port::Nic(_) | Port::Memory(_) | Port::Pcap(_) => {}
+        }
+    }
+
     /// Time until frames will wait that no descriptor announces; `None` when none are expected.
     pub fn due_in(&self) -> Option<Duration> {
         match self {
-            Port::Xdp(_) | Port::Nic(_) | Port::Memory(_) => None,
+            Port::Xdp(_) | Port::Nic(_) | Port::Tap(_) | Port::Memory(_) => None,
             Port::Pcap(p) => p.due_in(),
             Port::Fault(p) => p.inner().due_in(),
         }
@@ -337,6 +375,7 @@ impl Port {
         match self {
             Port::Xdp(p) => p.has_work(),
             Port::Nic(p) => p.has_work(),
+            Port::Tap(p) => p.has_work(),
             Port::Memory(p) => p.has_work(),
             Port::Pcap(p) => p.due_in() == Some(Duration::ZERO),
             Port::Fault(p) => p.has_work(),
@@ -348,6 +387,7 @@ impl Port {
         match self {
             Port::Xdp(p) => p.counters(),
             Port::Nic(p) => p.counters(),
+            Port::Tap(p) => p.counters(),
             Port::Memory(p) => p.counters(),
             Port::Pcap(p) => p.counters(),
             Port::Fault(p) => p.counters(),
@@ -359,6 +399,7 @@ impl Port {
         match self {
             Port::Xdp(p) => Closed::Xdp(Box::new(p.close(id, pool))),
             Port::Nic(p) => Closed::Xdp(Box::new(p.close(id, pool))),
+            Port::Tap(p) => Closed::Tap(p.close(pool)),
             Port::Memory(p) => {
                 p.close(pool);
                 Closed::Nothing

@@ -329,7 +329,7 @@ fn admit(ctx: &mut Context<'_>, port: &PortEntry, own: &Own<'_>, packet: &mut Pa
     let (dst, to_gateway) = (eth.dst, eth.dst == ctx.tables.gateway().mac);
     let is_ip = parsed.is_ip();
     if is_ip {
-        let unfinished = trim::unfinished(ctx.caps, bytes, parsed);
+        let unfinished = trim::unfinished(ctx.caps, &packet.frame, parsed);
         trim::finish(ctx.pool, &mut packet.frame, parsed, unfinished);
     }
     if to_gateway && is_ip && !local::is_neighbor_discovery(parsed) {

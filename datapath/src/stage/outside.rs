@@ -140,7 +140,7 @@ fn ready(ctx: &mut Context<'_>, port: &PortEntry, packet: &mut Packet) -> Result
     }
     parsed.key.set_vrf(port.vrf);
     // Checksums of what comes from a real wire are the sender's.
-    let unfinished = trim::unfinished(ctx.caps, packet.frame.bytes(), parsed);
+    let unfinished = trim::unfinished(ctx.caps, &packet.frame, parsed);
     trim::finish(ctx.pool, &mut packet.frame, parsed, unfinished);
     Ok(())
 }

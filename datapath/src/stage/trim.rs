@@ -7,11 +7,11 @@ use crate::port::Caps;
 use crate::wire::Parsed;
 use crate::wire::partial::{self, PartialChecksum};
 
-/// The checksum that the sender of an IP packet left unfinished.
+/// The checksum that the sender of an IP packet left unfinished, or the kernel when it merged segments whose checksums it had found right.
 #[inline(always)]
-pub(super) fn unfinished(caps: Caps, bytes: &[u8], parsed: &Parsed) -> Option<PartialChecksum> {
-    match caps.local_sender {
-        true => partial::detect(bytes, parsed),
+pub(super) fn unfinished(caps: Caps, frame: &Frame, parsed: &Parsed) -> Option<PartialChecksum> {
+    match caps.local_sender || frame.offload.partial_checksum {
+        true => partial::detect(frame.bytes(), parsed),
         false => None,
     }
 }
@@ -27,8 +27,8 @@ pub(super) fn finish(
     if frame.len() > parsed.frame_len() {
         pool.truncate(frame, parsed.frame_len());
     }
+    frame.offload.partial_checksum = unfinished.is_some();
     if let Some(at) = unfinished {
-        frame.offload.partial_checksum = true;
         frame.offload.csum_start = at.start;
         frame.offload.csum_offset = at.offset;
     }

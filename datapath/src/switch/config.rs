@@ -2,13 +2,14 @@
 //! What a switch is started with, and what a port is made of.
 
 use std::ops::RangeInclusive;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::flow::Timeouts;
 use crate::ids::WorkerId;
 use crate::port::xdp::{Features, Queue};
-use crate::port::{FaultPlan, MemoryDevice, PcapSpec};
+use crate::port::{FaultPlan, MemoryDevice, PcapSpec, Wire};
 use crate::stage::Rate;
 pub use crate::worker::idle::IdleConfig;
 
@@ -144,6 +145,15 @@ pub enum Device {
         local_sender: bool,
         /// See [`Caps::vlan`](crate::port::Caps::vlan).
         vlan: Option<u16>,
+    },
+    /// A tap device that gets the frames of an interface, by which all that leaves goes, in the calling thread's network namespace.
+    Tap {
+        /// The device; it has a virtio-net header of 10 bytes and does not block.
+        tap: OwnedFd,
+        /// The interface's index.
+        interface: u32,
+        /// The interface is a NIC, and not the host end of a pod's veth.
+        wire: Option<Wire>,
     },
     /// Memory.
     Memory(MemoryDevice),

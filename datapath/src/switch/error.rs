@@ -102,6 +102,14 @@ pub enum SwitchError {
         /// Why.
         source: XdpError,
     },
+    /// The packet socket beside a tap device cannot be opened.
+    #[error("port {port}: a packet socket: {source}")]
+    Tap {
+        /// Which.
+        port: PortId,
+        /// Why.
+        source: io::Error,
+    },
     /// A port's kernel statistics cannot be read.
     #[error("port {port}: XDP_STATISTICS: {source}")]
     Statistics {

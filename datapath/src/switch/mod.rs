@@ -25,7 +25,7 @@ use crate::events::{MissReader, Refusal};
 use crate::frame::{Arena, Audit};
 use crate::ids::{MAX_PORTS, PolicyRuleId, PortId, WorkerId};
 use crate::port::xdp::{KernelDrops, NicPlan, PortPlan, Queue, XdpConfig, XdpError, XdpHandle};
-use crate::port::{FaultPort, MemoryPort, NicPort, PcapPort, PcapStatus, Port};
+use crate::port::{FaultPort, MemoryPort, NicPort, PcapPort, PcapStatus, Port, TapPort};
 use crate::publish::Publisher;
 use crate::stage::LearnedEntry;
 use crate::tables::{Edit, Tables};
@@ -531,6 +531,16 @@ fn open(id: PortId, spec: PortSpec, plot: &mut Plot) -> Result<(Port, Watch), Sw
             let port = port.map_err(|source| SwitchError::Xdp { port: id, source })?;
             watch.xdp = port.handles();
             Port::Nic(Box::new(port))
+        }
+        Device::Tap {
+            tap,
+            interface,
+            wire,
+        } => {
+            let backlog = PortPlan::new(spec.mtu).backlog;
+            let port = TapPort::open(tap, plot.arena.clone(), interface, wire, backlog);
+            let port = port.map_err(|source| SwitchError::Tap { port: id, source })?;
+            Port::Tap(Box::new(port))
         }
         Device::Memory(device) => Port::Memory(MemoryPort::new(device, plot.arena.clone())),
         Device::Pcap(files) => {

@@ -67,7 +67,6 @@ impl Worker {
 
     fn add_port(&mut self, id: PortId, port: Port) -> std::io::Result<()> {
         self.bed.watch(&port)?;
-        self.engine.outlets.add(id, port);
-        Ok(())
+        self.engine.outlets.add(id, port)
     }
 }

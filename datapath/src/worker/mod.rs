@@ -5,6 +5,7 @@
 //! exchanges frames with the peers, finishes what transmit queues did not take, ages a little, and looks at the mailbox
 //! when a flag says so (`answer`). After turns without work for a while the worker sleeps (`idle`, `sleep`).
 
+mod announce;
 mod answer;
 pub mod clock;
 pub(crate) mod health;

@@ -3,8 +3,10 @@
 #![forbid(unsafe_code)]
 
 use std::collections::VecDeque;
+use std::io;
 use std::sync::Arc;
 
+use super::announce::Announcers;
 use super::idle::Owed;
 use super::peers::Peers;
 use super::schedule::Balance;
@@ -74,6 +76,8 @@ pub(crate) struct Outlets {
     /// Place of each port among the slots.
     index: Box<[u16]>,
     touched: Vec<u16>,
+    /// Ports whose descriptors alone tell that frames wait.
+    announcers: Announcers,
     /// Ports that take TCP superframes now.
     pub(crate) superframes: PortSet,
     pub(crate) peers: Peers,
@@ -100,6 +104,7 @@ impl Outlets {
             slots: Vec::new(),
             index: vec![NOWHERE; MAX_PORTS].into(),
             touched: Vec::new(),
+            announcers: Announcers::default(),
             superframes: PortSet::default(),
             peers,
             pool: Pool::new(me),
@@ -109,14 +114,27 @@ impl Outlets {
         }
     }
 
-    /// Every port may be kicked again.
+    /// Every port may be kicked again, and those are asked that would not tell.
     #[inline]
     pub(crate) fn begin_turn(&mut self) {
         self.turn = self.turn.wrapping_add(1);
+        let (index, slots) = (&self.index, &mut self.slots);
+        self.announcers.ask(|id| {
+            let at = index.get(id.index()).map_or(NOWHERE, |at| *at);
+            if let Some(slot) = slots.get_mut(usize::from(at)) {
+                slot.port.announce();
+            }
+        });
     }
 
-    /// Takes over a port.
-    pub(crate) fn add(&mut self, id: PortId, port: Port) {
+    /// Takes over a port that has not received yet.
+    ///
+    /// # Errors
+    /// When it cannot be asked whether frames wait.
+    pub(crate) fn add(&mut self, id: PortId, port: Port) -> io::Result<()> {
+        if let Some(fd) = port.announcer() {
+            self.announcers.add(id, fd)?;
+        }
         self.index[id.index()] = self.slots.len() as u16;
         let abroad = self.peers.spent_on(id);
         self.superframes.set(id, port.takes_superframes());
@@ -139,6 +157,7 @@ impl Outlets {
             sent: 0,
         });
         self.touched.reserve(self.slots.len());
+        Ok(())
     }
 
     /// Gives a port up; frames that wait for it are dropped.
@@ -153,6 +172,9 @@ impl Outlets {
         for frame in slot.outbox.drain(..) {
             self.counters.dropped(id, Reason::PortGone);
             self.pool.free(frame);
+        }
+        if let Some(fd) = slot.port.announcer() {
+            self.announcers.remove(fd);
         }
         let last = slot.port.counters();
         let closed = slot.port.close(id, &mut self.pool);
@@ -253,6 +275,7 @@ impl Outlets {
         }
         // By a packet socket, whose kernel finishes checksums and reads chunks of any arena.
         let stream = is_stream(&frame);
+        let anywhere = stream || slot.caps.takes_any_arena;
         if frame.offload.partial_checksum && !stream {
             let field = frame.offload.checksum_field();
             // What a device is asked for is an Internet checksum.
@@ -261,7 +284,7 @@ impl Outlets {
                 self.counters.event(Event::ChecksumFilled, 1);
             }
         }
-        if !stream && !frame.is_of(slot.port.arena()) {
+        if !anywhere && !frame.is_of(slot.port.arena()) {
             let Some(copy) = self.pool.copy(&frame, slot.port.arena()) else {
                 return self.discard(frame, meta, Reason::NoMemory);
             };

@@ -38,6 +38,7 @@ const NO_CAPS: Caps = Caps {
     superframes: false,
     takes_partial_checksum: false,
     joins_segments: false,
+    takes_any_arena: false,
     max_segments: 0,
     vlan: None,
 };

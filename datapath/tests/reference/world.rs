@@ -114,6 +114,7 @@ impl World {
                 superframes: true,
                 takes_partial_checksum: false,
                 joins_segments: false,
+                takes_any_arena: false,
                 max_segments: 18,
                 vlan: None,
             },

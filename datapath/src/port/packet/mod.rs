@@ -22,21 +22,38 @@ pub(crate) use join::{is_marked, is_whole, mark, mark_whole};
 use super::{Link, PortCounters};
 use crate::frame::{Frame, Offload, Pool};
 use join::{Group, MAX_HEADERS, Plan};
-use socket::{MOST_MESSAGES, MOST_PIECES, PacketSocket, VIRTIO_HEADER};
+pub(super) use socket::VIRTIO_HEADER;
+use socket::{MOST_MESSAGES, MOST_PIECES, PacketSocket};
 
 /// Most frames that are looked at together.
 const MOST_FRAMES: usize = 128;
 /// Frames that leave as single segments after a device has refused a superframe, before another is tried.
 const PAUSE: u32 = 4096;
 /// `VIRTIO_NET_HDR_F_NEEDS_CSUM`.
-const NEEDS_CHECKSUM: u8 = 1;
+pub(super) const NEEDS_CHECKSUM: u8 = 1;
 
 /// What is in front of a message's payload: the virtio-net header, and the headers of a superframe.
 type Front = [u8; VIRTIO_HEADER + MAX_HEADERS];
 
+/// Which frames are sent by a packet socket.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Taken {
+    /// Those that are [marked](mark).
+    Marked,
+    /// All.
+    All,
+}
+
+impl Taken {
+    fn takes(self, frame: &Frame) -> bool {
+        self == Taken::All || is_marked(frame)
+    }
+}
+
 /// A packet socket on an interface; it only sends.
 pub(crate) struct PacketWay {
     socket: PacketSocket,
+    takes: Taken,
     /// A pod's veth: see [`PacketSocket::open`].
     direct: bool,
     staged: Vec<Frame>,
@@ -71,12 +88,18 @@ impl PacketWay {
     ///
     /// # Errors
     /// What the kernel said.
-    pub(crate) fn open(interface: u32, wire: bool, tagged: bool) -> io::Result<PacketWay> {
+    pub(crate) fn open(
+        interface: u32,
+        wire: bool,
+        tagged: bool,
+        takes: Taken,
+    ) -> io::Result<PacketWay> {
         // Traffic control on a pod's veth drops whatever comes by it. Superframes to a wire must pass there, where the kernel
         // segments for devices that do not.
         let direct = !wire;
         Ok(PacketWay {
             socket: PacketSocket::open(interface, direct, tagged)?,
+            takes,
             direct,
             staged: Vec::with_capacity(MOST_FRAMES),
             plan: Plan::with_capacity(MOST_MESSAGES, MOST_FRAMES),
@@ -91,7 +114,7 @@ impl PacketWay {
         self.pause == 0
     }
 
-    /// Sends the frames of `outbox` that are [marked](mark), in order, and leaves the others in theirs; what the device takes
+    /// Sends the frames of `outbox` that it takes, in order, and leaves the others in theirs; what the device takes
     /// no more of is put back in front. Says how many were sent.
     pub(crate) fn transmit(
         &mut self,
@@ -119,16 +142,17 @@ impl PacketWay {
         }
     }
 
-    /// Takes marked frames out of the outbox, as many as are looked at together.
+    /// Takes frames that are to be sent out of the outbox, as many as are looked at together.
     fn stage(&mut self, outbox: &mut VecDeque<Frame>) {
-        if !outbox.iter().any(is_marked) {
+        let takes = self.takes;
+        if !outbox.iter().any(|frame| takes.takes(frame)) {
             return;
         }
         for _ in 0..outbox.len() {
             let Some(frame) = outbox.pop_front() else {
                 return;
             };
-            match is_marked(&frame) && self.staged.len() < MOST_FRAMES {
+            match takes.takes(&frame) && self.staged.len() < MOST_FRAMES {
                 true => self.staged.push(frame),
                 false => outbox.push_back(frame),
             }
@@ -139,6 +163,7 @@ impl PacketWay {
     fn burst(&mut self, link: &mut Link, counters: &mut PortCounters) -> (usize, End) {
         let PacketWay {
             socket,
+            takes: _,
             direct,
             staged,
             plan,

@@ -7,7 +7,7 @@ use std::marker::PhantomData;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
 /// Bytes of `struct virtio_net_hdr` (include/uapi/linux/virtio_net.h).
-pub(super) const VIRTIO_HEADER: usize = 10;
+pub(in crate::port) const VIRTIO_HEADER: usize = 10;
 /// Most messages of one call.
 pub(super) const MOST_MESSAGES: usize = 64;
 /// Most pieces of all messages of one call; the kernel takes as many of each message.

@@ -157,6 +157,7 @@ impl PcapPort {
                 superframes: false,
                 takes_partial_checksum: false,
                 joins_segments: false,
+                takes_any_arena: false,
                 max_segments: MAX_SEGMENTS,
                 vlan: None,
             },

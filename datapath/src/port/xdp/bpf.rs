@@ -12,6 +12,8 @@ const BPF_PROG_GET_FD_BY_ID: libc::c_int = 13;
 const BPF_OBJ_GET_INFO_BY_FD: libc::c_int = 15;
 /// `BPF_PROG_TYPE_XDP` and the attach type `BPF_XDP`.
 const XDP: (u32, u32) = (6, 37);
+/// `BPF_PROG_TYPE_SCHED_CLS`.
+const SCHED_CLS: u32 = 3;
 /// `BPF_PROG_TYPE_CGROUP_SOCK_ADDR`.
 const SOCK_ADDR: u32 = 18;
 const BPF_F_XDP_HAS_FRAGS: u32 = 1 << 5;
@@ -109,6 +111,19 @@ pub(super) fn load_xdp(
         flags: BPF_F_XDP_HAS_FRAGS | bound_to.map_or(0, |_| BPF_F_XDP_DEV_BOUND_ONLY),
         interface: bound_to.unwrap_or(0),
         attach_type: XDP.1,
+        ..Load::default()
+    };
+    load(name, license, instructions, attribute)
+}
+
+/// Loads a traffic-control program. The error has the verifier's words.
+pub(super) fn load_sched_cls(
+    name: &str,
+    license: &CStr,
+    instructions: &[bpf_insn],
+) -> io::Result<OwnedFd> {
+    let attribute = Load {
+        kind: SCHED_CLS,
         ..Load::default()
     };
     load(name, license, instructions, attribute)

@@ -23,6 +23,7 @@ use super::program::{SOCKETS, STEERING_NAME, Steering, failed, failed_chain, ope
 
 static POD: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/pod.bpf.o"));
 static NIC: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/nic.bpf.o"));
+static NIC_TAP: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/nic_tap.bpf.o"));
 static HOST: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/host.bpf.o"));
 
 /// The kernel function that tells a frame's tag.
@@ -40,6 +41,7 @@ const KERNEL_FUNCTION: u8 = 2;
 pub struct Loader {
     pod: Object,
     nic: Object,
+    nic_tap: Object,
     host: Object,
     /// Number of the function that tells tags, where the kernel has it.
     tag_function: Option<i32>,
@@ -73,6 +75,7 @@ impl Loader {
         Loader {
             pod: parse(POD),
             nic: parse(NIC),
+            nic_tap: parse(NIC_TAP),
             host: parse(HOST),
             tag_function: tag_function(),
         }
@@ -107,6 +110,22 @@ impl Loader {
         native_on: Option<u32>,
     ) -> Result<NicSteering, XdpError> {
         NicSteering::from_loaded(self.load(&self.nic, NIC_STEERING_NAME, queues, native_on)?)
+    }
+
+    /// The same, to be a traffic-control filter of what a NIC receives, that sends it into a [tap device](NicSteering::set_tap).
+    ///
+    /// # Errors
+    /// As [`Loader::steering`].
+    pub fn nic_tap_steering(&mut self) -> Result<NicSteering, XdpError> {
+        let mut object = self.nic_tap.clone();
+        let maps = create_maps(NIC_STEERING_NAME, &mut object, None)?;
+        let instructions = instructions(&object, NIC_STEERING_NAME)?;
+        let program = bpf::load_sched_cls(NIC_STEERING_NAME, &object.license, &instructions);
+        NicSteering::from_loaded(Loaded {
+            name: NIC_STEERING_NAME,
+            program: program.map_err(|e| failed(NIC_STEERING_NAME, &e))?,
+            maps,
+        })
     }
 
     /// Loads the programs for sockets of the host, which lead nobody anywhere yet. They are to be for sockets of the network namespace with this

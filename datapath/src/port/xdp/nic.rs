@@ -26,15 +26,17 @@ pub const NIC_STEERING_NAME: &str = "podswitch_nic";
 const CONFIG: &str = "podswitch_conf";
 const OWN: &str = "podswitch_own";
 const HOST_PORTS: &str = "podswitch_port";
-/// What the program needs to run.
-const MAPS: [&str; 5] = [SOCKETS, COUNTS, CONFIG, OWN, HOST_PORTS];
+/// What each program needs to run; one with sockets has these, too.
+const MAPS: [&str; 4] = [COUNTS, CONFIG, OWN, HOST_PORTS];
 
 /// Most UDP ports of overlays.
 pub const MAX_OVERLAY_PORTS: usize = 4;
 /// Most ranges of reserved ports.
 pub const MAX_RESERVED: usize = 8;
-/// Bytes of `struct config`: MAC address, VLAN, overlay ports, first and last of each range.
-const CONFIG_BYTES: usize = 8 + 2 * MAX_OVERLAY_PORTS + 4 * MAX_RESERVED;
+/// Where the tap device stands in `struct config`, behind MAC address, VLAN, overlay ports, first and last of each range.
+const TAP_AT: usize = 8 + 2 * MAX_OVERLAY_PORTS + 4 * MAX_RESERVED;
+/// Bytes of `struct config`.
+const CONFIG_BYTES: usize = TAP_AT + 4;
 
 /// What an address is to the switch; a sum of these.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -70,6 +72,8 @@ struct Settings {
     vlan: u16,
     overlay: Vec<u16>,
     reserved: Vec<RangeInclusive<u16>>,
+    /// Index of a device; 0: none.
+    tap: u32,
 }
 
 impl Settings {
@@ -89,11 +93,13 @@ impl Settings {
         for (to, number) in bytes[6..].chunks_exact_mut(2).zip(numbers) {
             to.copy_from_slice(&number.to_ne_bytes());
         }
+        bytes[TAP_AT..].copy_from_slice(&self.tap.to_ne_bytes());
         bytes
     }
 
     fn from_bytes(bytes: &[u8; CONFIG_BYTES]) -> Settings {
-        let (mac, numbers) = bytes.split_at(6);
+        let (numbers, tap) = bytes.split_at(TAP_AT);
+        let (mac, numbers) = numbers.split_at(6);
         let numbers: Vec<u16> = numbers
             .chunks_exact(2)
             .map(|b| u16::from_ne_bytes([b[0], b[1]]))
@@ -105,15 +111,16 @@ impl Settings {
             vlan: numbers[0],
             overlay: overlay.iter().copied().filter(|p| *p != 0).collect(),
             reserved: ranges.filter(|r| !r.is_empty()).collect(),
+            tap: u32::from_ne_bytes(std::array::from_fn(|i| tap[i])),
         }
     }
 }
 
 impl NicSteering {
     pub(super) fn from_loaded(mut loaded: Loaded) -> Result<NicSteering, XdpError> {
-        let [sockets, counts, config, own, host_ports] = MAPS.map(|map| loaded.take(map));
-        let maps = [sockets?, counts?];
-        let steering = Steering::from_parts(NIC_STEERING_NAME, loaded.program, maps)?;
+        let [counts, config, own, host_ports] = MAPS.map(|map| loaded.take(map));
+        let sockets = loaded.take(SOCKETS).ok();
+        let steering = Steering::from_parts(NIC_STEERING_NAME, loaded.program, sockets, counts?)?;
         NicSteering::from_parts(steering, config?, own?, host_ports?)
     }
 
@@ -146,8 +153,10 @@ impl NicSteering {
     /// [`XdpError::Program`] when there is no program with this id, or it is not a NIC's steering program of ours.
     pub fn open(id: u32) -> Result<NicSteering, XdpError> {
         let (program, maps) = open_ours(id, NIC_STEERING_NAME, MAPS)?;
-        let [sockets, counts, config, own, host_ports] = maps;
-        let steering = Steering::from_parts(NIC_STEERING_NAME, program, [sockets, counts])?;
+        let [counts, config, own, host_ports] = maps;
+        let sockets = open_ours(id, NIC_STEERING_NAME, [SOCKETS]).ok();
+        let sockets = sockets.map(|(_, [sockets])| sockets);
+        let steering = Steering::from_parts(NIC_STEERING_NAME, program, sockets, counts)?;
         NicSteering::from_parts(steering, config, own, host_ports)
     }
 
@@ -261,6 +270,15 @@ impl NicSteering {
         })
     }
 
+    /// Index of the tap device that gets what is the switch's, of a program that has no sockets; 0: it is dropped.
+    ///
+    /// # Errors
+    /// As [`NicSteering::set_mac`].
+    pub fn set_tap(&mut self, tap: u32) -> Result<(), XdpError> {
+        let settings = self.settings.clone();
+        self.set(Settings { tap, ..settings })
+    }
+
     fn set(&mut self, settings: Settings) -> Result<(), XdpError> {
         self.config
             .insert(0, settings.to_bytes(), 0)
@@ -366,6 +384,7 @@ mod tests {
             vlan: 7,
             overlay: vec![4789],
             reserved: vec![1024..=2047, 9..=9],
+            tap: 70_000,
         };
         let bytes = settings.to_bytes();
         let number = |at: usize| u16::from_ne_bytes([bytes[at], bytes[at + 1]]);
@@ -376,6 +395,7 @@ mod tests {
             .map(|at| (number(at), number(at + 2)))
             .collect();
         assert_eq!(ranges[..3], [(1024, 2047), (9, 9), (1, 0)]);
+        assert_eq!(bytes[48..52], 70_000u32.to_ne_bytes());
         assert_eq!(Settings::from_bytes(&bytes), settings);
     }
 }

@@ -18,7 +18,7 @@ use super::socket::{KernelDrops, Rings, Socket};
 use super::umem::XdpConfig;
 use crate::frame::{Arena, CHUNK_SIZE, MAX_SEGMENTS, Owner, Pool};
 use crate::ids::PortId;
-use crate::port::packet::PacketWay;
+use crate::port::packet::{PacketWay, Taken};
 use crate::port::{Caps, Link, PortCounters};
 
 mod receive;
@@ -90,8 +90,9 @@ impl XdpPort {
     ) -> Result<XdpPort, XdpError> {
         let packets = match config.joins_segments && features.joined_segments {
             true => {
+                let tagged = config.vlan.is_some();
                 let way =
-                    PacketWay::open(config.queue.interface, config.wire, config.vlan.is_some());
+                    PacketWay::open(config.queue.interface, config.wire, tagged, Taken::Marked);
                 let way = way.map_err(|e| XdpError::call("a packet socket", config.queue, e))?;
                 Some(Box::new(way))
             }
@@ -108,6 +109,7 @@ impl XdpPort {
                 superframes: config.superframes,
                 takes_partial_checksum: features.tx_metadata && !config.wire,
                 joins_segments: packets.is_some(),
+                takes_any_arena: false,
                 max_segments: if features.segments { MAX_SEGMENTS } else { 1 },
                 vlan: config.vlan,
             },

@@ -16,7 +16,7 @@ use super::socket::{DEFAULT_TX_BUDGET, Queue, Socket};
 use super::umem::{Umem, XdpConfig};
 use crate::frame::{Arena, Offload, Pool};
 use crate::ids::{PortId, WorkerId};
-use crate::port::packet::PacketWay;
+use crate::port::packet::{PacketWay, Taken};
 
 /// Oldest kernel the switch runs on.
 pub const KERNEL_FLOOR: (u32, u32) = (6, 1);
@@ -265,7 +265,7 @@ impl Table {
             "set per socket",
             &format!("{DEFAULT_TX_BUDGET} descriptors a transmit call"),
         );
-        let packets = PacketWay::open(LOOPBACK.interface, false, false).map(|_| ());
+        let packets = PacketWay::open(LOOPBACK.interface, false, false, Taken::Marked).map(|_| ());
         self.features.joined_segments = self.want(
             "joined TCP segments",
             packets,

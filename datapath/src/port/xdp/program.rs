@@ -37,25 +37,28 @@ const COUNTERS: u32 = 3;
 pub struct Steering {
     name: &'static str,
     program: OwnedFd,
-    sockets: XskMap<MapData>,
+    /// None of a program that sends frames into a tap device.
+    sockets: Option<XskMap<MapData>>,
     counts: PerCpuArray<MapData, u64>,
 }
 
 impl Steering {
     pub(super) fn from_loaded(mut loaded: Loaded) -> Result<Steering, XdpError> {
-        let maps = [loaded.take(SOCKETS)?, loaded.take(COUNTS)?];
-        Steering::from_parts(STEERING_NAME, loaded.program, maps)
+        let (sockets, counts) = (loaded.take(SOCKETS)?, loaded.take(COUNTS)?);
+        Steering::from_parts(STEERING_NAME, loaded.program, Some(sockets), counts)
     }
 
     pub(super) fn from_parts(
         name: &'static str,
         program: OwnedFd,
-        [sockets, counts]: [Map; 2],
+        sockets: Option<Map>,
+        counts: Map,
     ) -> Result<Steering, XdpError> {
+        let sockets = sockets.map(XskMap::try_from).transpose();
         Ok(Steering {
             name,
             program,
-            sockets: sockets.try_into().map_err(|e| failed_chain(SOCKETS, &e))?,
+            sockets: sockets.map_err(|e| failed_chain(SOCKETS, &e))?,
             counts: counts.try_into().map_err(|e| failed_chain(COUNTS, &e))?,
         })
     }
@@ -66,8 +69,8 @@ impl Steering {
     /// # Errors
     /// [`XdpError::Program`] when there is no program with this id, or it is not a steering program of ours.
     pub fn open(id: u32) -> Result<Steering, XdpError> {
-        let (program, maps) = open_ours(id, STEERING_NAME, [SOCKETS, COUNTS])?;
-        Steering::from_parts(STEERING_NAME, program, maps)
+        let (program, [sockets, counts]) = open_ours(id, STEERING_NAME, [SOCKETS, COUNTS])?;
+        Steering::from_parts(STEERING_NAME, program, Some(sockets), counts)
     }
 
     /// The program, to be attached with `IFLA_XDP`.
@@ -91,9 +94,15 @@ impl Steering {
     /// [`XdpError::Program`] when there is no such queue or the descriptor is no AF_XDP socket.
     pub fn insert(&mut self, queue: u32, socket: BorrowedFd<'_>) -> Result<(), XdpError> {
         use std::os::fd::AsRawFd;
-        self.sockets
+        let what = format!("{} queue {queue}", self.name);
+        self.sockets(&what)?
             .set(queue, socket.as_raw_fd(), 0)
-            .map_err(|e| failed_chain(&format!("{} queue {queue}", self.name), &e))
+            .map_err(|e| failed_chain(&what, &e))
+    }
+
+    fn sockets(&mut self, what: &str) -> Result<&mut XskMap<MapData>, XdpError> {
+        let sockets = self.sockets.as_mut();
+        sockets.ok_or_else(|| failed(what, &"the program knows no sockets"))
     }
 
     /// Drops the frames of `queue` from now on.
@@ -101,9 +110,10 @@ impl Steering {
     /// # Errors
     /// [`XdpError::Program`] when there is no such queue.
     pub fn remove(&mut self, queue: u32) -> Result<(), XdpError> {
-        self.sockets
+        let what = format!("{} queue {queue}", self.name);
+        self.sockets(&what)?
             .unset(queue)
-            .map_err(|e| failed_chain(&format!("{} queue {queue}", self.name), &e))
+            .map_err(|e| failed_chain(&what, &e))
     }
 
     /// Counts on from where `before`, which this program is to replace, stands now.

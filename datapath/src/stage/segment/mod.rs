@@ -83,7 +83,7 @@ fn switch(ctx: &mut Context<'_>, port: &PortEntry, packet: &mut Packet) -> Resul
     packet.meta.parsed.key.set_vrf(port.vrf);
     let parsed = packet.meta.parsed;
     if parsed.is_ip() {
-        let unfinished = trim::unfinished(ctx.caps, packet.frame.bytes(), &parsed);
+        let unfinished = trim::unfinished(ctx.caps, &packet.frame, &parsed);
         trim::finish(ctx.pool, &mut packet.frame, &parsed, unfinished);
     }
     check_mac(port, packet.frame.bytes())?;

@@ -114,6 +114,7 @@ impl Bed {
                 superframes: false,
                 takes_partial_checksum: true,
                 joins_segments: false,
+                takes_any_arena: false,
                 max_segments: MAX_SEGMENTS,
                 vlan: None,
             },
