@@ -22,6 +22,7 @@
 //! | [`ports`] | TCP and UDP ports that are held, or may come to be |
 //! | [`peer`] | who is at the other end of a unix socket |
 //! | [`probe`] | what this kernel and this process can do |
+//! | [`tap`] | devices that hand frames to a process |
 //! | [`watch`] | notice links, addresses, neighbours and routes changing or going away |
 //!
 //! Errors name the interface, namespace, address or file they are about, and carry the text of the errno
@@ -52,6 +53,7 @@ pub mod route;
 )]
 mod sys;
 pub mod sysctl;
+pub mod tap;
 pub mod tc;
 pub mod watch;
 pub mod xdp;

@@ -456,21 +456,48 @@ impl Drop for Fenced {
     }
 }
 
-/// `SIOCETHTOOL` on an interface of the namespace `socket` was opened in. `data` starts with the command number.
-pub(crate) fn ethtool(socket: BorrowedFd<'_>, name: &str, data: &mut Fenced) -> io::Result<()> {
-    let mut request = MaybeUninit::<libc::ifreq>::zeroed();
+/// An `ifreq` with this name, and zeros.
+fn interface_request(name: &str) -> io::Result<libc::ifreq> {
     let bytes = name.as_bytes();
     if bytes.len() >= libc::IFNAMSIZ {
         return Err(io::Error::from_raw_os_error(libc::ENAMETOOLONG));
     }
     // SAFETY: H7: all zero is a valid `ifreq`.
-    let request = unsafe { request.assume_init_mut() };
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
     for (to, from) in request.ifr_name.iter_mut().zip(bytes) {
         *to = *from as libc::c_char;
     }
+    Ok(request)
+}
+
+/// `TUNSETIFF` on a descriptor of /dev/net/tun: the device's name, for which `name` may be a pattern.
+pub(crate) fn tun_attach(
+    tun: BorrowedFd<'_>,
+    name: &str,
+    flags: libc::c_int,
+) -> io::Result<String> {
+    let mut request = interface_request(name)?;
+    request.ifr_ifru.ifru_flags = flags as libc::c_short;
+    // SAFETY: H3: the kernel reads and writes one whole `ifreq`.
+    check(unsafe { libc::ioctl(tun.as_raw_fd(), libc::TUNSETIFF, &raw mut request) })?;
+    let name = request.ifr_name.iter().take_while(|c| **c != 0);
+    let name = name.map(|c| *c as u8).collect();
+    String::from_utf8(name).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))
+}
+
+/// `TUNSETOFFLOAD`: what the reader of a tap device takes.
+pub(crate) fn tun_offload(tun: BorrowedFd<'_>, offloads: libc::c_uint) -> io::Result<()> {
+    let offloads = libc::c_ulong::from(offloads);
+    // SAFETY: H1: a plain integer.
+    check(unsafe { libc::ioctl(tun.as_raw_fd(), libc::TUNSETOFFLOAD, offloads) }).map(drop)
+}
+
+/// `SIOCETHTOOL` on an interface of the namespace `socket` was opened in. `data` starts with the command number.
+pub(crate) fn ethtool(socket: BorrowedFd<'_>, name: &str, data: &mut Fenced) -> io::Result<()> {
+    let mut request = interface_request(name)?;
     request.ifr_ifru.ifru_data = data.start.cast();
     // SAFETY: H7: the structure is whole, the name ends in NUL, and the data lies in front of an inaccessible page.
-    check(unsafe { libc::ioctl(socket.as_raw_fd(), SIOCETHTOOL, request) }).map(drop)
+    check(unsafe { libc::ioctl(socket.as_raw_fd(), SIOCETHTOOL, &raw mut request) }).map(drop)
 }
 
 const SIOCETHTOOL: libc::Ioctl = 0x8946;

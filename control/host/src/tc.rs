@@ -31,6 +31,18 @@ pub const DENY_NAME: &str = "podswitch_deny";
 /// Priority of the filter of [`deny`]: before any other.
 pub const DENY_PRIORITY: u16 = 1;
 
+/// Name of the program of [`divert`], whose filter is in the place of [`deny`]'s.
+const DIVERT_NAME: &str = "podswitch_tap";
+/// Name and priority of the filter of [`filter`].
+pub const NIC_NAME: &str = "podswitch_nic";
+const NIC_PRIORITY: u16 = 1;
+
+/// Opcodes: `BPF_JMP | BPF_CALL`, and `BPF_ALU64 | BPF_MOV` of a number.
+const CALL: u8 = 0x85;
+const SET: u8 = 0xb7;
+/// Drops every frame.
+const DROP: [Instruction; 2] = [Instruction::return_value(TC_ACT_SHOT), Instruction::exit()];
+
 /// Name and priority of the filter of [`push_tag`].
 const PUSH_NAME: &str = "podswitch_tag";
 const PUSH_PRIORITY: u16 = 2;
@@ -133,6 +145,43 @@ pub fn remove_clsact<'a>(socket: &mut Socket, link: impl Into<LinkId<'a>>) -> Re
     Ok(true)
 }
 
+/// A direct-action program (`SCHED_CLS`) in its place on an interface.
+#[derive(Debug, Clone, Copy)]
+struct Placed<'a> {
+    direction: Direction,
+    priority: u16,
+    name: &'a str,
+    program: BorrowedFd<'a>,
+}
+
+impl Placed<'_> {
+    /// Attaches it: where nothing is (`NLM_F_EXCL`), or also instead of what is there (`NLM_F_REPLACE`), in one step.
+    fn put(&self, socket: &mut Socket, link: LinkId<'_>, index: u32, how: i32) -> Result<()> {
+        let header = tcmsg(
+            index,
+            1,
+            self.direction.parent(),
+            filter_info(self.priority),
+        );
+        let mut request = Request::new(libc::RTM_NEWTFILTER, libc::NLM_F_CREATE | how, &header);
+        request
+            .str(libc::TCA_KIND, "bpf")
+            .nest(libc::TCA_OPTIONS, |options| {
+                options
+                    .i32(TCA_BPF_FD, self.program.as_raw_fd())
+                    .str(TCA_BPF_NAME, self.name)
+                    .u32(TCA_BPF_FLAGS, TCA_BPF_FLAG_ACT_DIRECT);
+            });
+        let Placed {
+            direction, name, ..
+        } = self;
+        socket.change(
+            format_args!("attaching the {direction} filter {name} to {link}"),
+            request,
+        )
+    }
+}
+
 /// Attaches a direct-action program (`SCHED_CLS`) under this name and priority, in a place nobody has.
 ///
 /// # Errors
@@ -148,21 +197,13 @@ pub fn attach<'a>(
 ) -> Result<()> {
     let link = link.into();
     let index = link::index(socket, link)?;
-    let flags = libc::NLM_F_CREATE | libc::NLM_F_EXCL;
-    let header = tcmsg(index, 1, direction.parent(), filter_info(priority));
-    let mut request = Request::new(libc::RTM_NEWTFILTER, flags, &header);
-    request
-        .str(libc::TCA_KIND, "bpf")
-        .nest(libc::TCA_OPTIONS, |options| {
-            options
-                .i32(TCA_BPF_FD, program.as_raw_fd())
-                .str(TCA_BPF_NAME, name)
-                .u32(TCA_BPF_FLAGS, TCA_BPF_FLAG_ACT_DIRECT);
-        });
-    socket.change(
-        format_args!("attaching the {direction} filter {name} to {link}"),
-        request,
-    )
+    let placed = Placed {
+        direction,
+        priority,
+        name,
+        program,
+    };
+    placed.put(socket, link, index, libc::NLM_F_EXCL)
 }
 
 /// The BPF filters on one hook.
@@ -236,11 +277,7 @@ pub fn deny<'a>(socket: &mut Socket, link: impl Into<LinkId<'a>>) -> Result<bool
         if list(socket, index, direction)?.iter().any(is_deny) {
             continue;
         }
-        let program = bpf::load(
-            ProgramType::SchedCls,
-            DENY_NAME,
-            &[Instruction::return_value(TC_ACT_SHOT), Instruction::exit()],
-        )?;
+        let program = bpf::load(ProgramType::SchedCls, DENY_NAME, &DROP)?;
         attach(
             socket,
             index,
@@ -254,6 +291,92 @@ pub fn deny<'a>(socket: &mut Socket, link: impl Into<LinkId<'a>>) -> Result<bool
     Ok(changed)
 }
 
+/// Has every frame that the interface would hand to the host's stack sent by another interface of this index instead, in the place of [`deny`]:
+/// where that one is gone, they are dropped, too.
+///
+/// # Errors
+/// As [`ensure_clsact`] and [`attach`].
+pub fn divert<'a>(socket: &mut Socket, link: impl Into<LinkId<'a>>, to: u32) -> Result<()> {
+    const REDIRECT: u32 = 23;
+    let program = [
+        Instruction::any(SET, 1, 0, 0, to),
+        Instruction::any(SET, 2, 0, 0, 0),
+        Instruction::any(CALL, 0, 0, 0, REDIRECT),
+        Instruction::exit(),
+    ];
+    wall(socket, link.into(), DIVERT_NAME, &program)
+}
+
+/// Has them dropped again, if they are [diverted](divert). Says whether they were.
+///
+/// # Errors
+/// As [`ensure_clsact`] and [`attach`].
+pub fn end_diversion<'a>(socket: &mut Socket, link: impl Into<LinkId<'a>>) -> Result<bool> {
+    let link = link.into();
+    let filters = list(socket, link, Direction::Ingress)?;
+    let program = filters.iter().find(|f| is_deny(f)).and_then(|f| f.program);
+    match program.map(bpf::info).transpose()? {
+        Some(program) if program.name == DIVERT_NAME => {
+            wall(socket, link, DENY_NAME, &DROP).map(|()| true)
+        }
+        _ => Ok(false),
+    }
+}
+
+/// Puts a program in the place of what [`deny`] has put there for what the interface receives.
+fn wall(
+    socket: &mut Socket,
+    link: LinkId<'_>,
+    name: &str,
+    instructions: &[Instruction],
+) -> Result<()> {
+    let index = link::index(socket, link)?;
+    ensure_clsact(socket, index)?;
+    let program = bpf::load(ProgramType::SchedCls, name, instructions)?;
+    let placed = Placed {
+        direction: Direction::Ingress,
+        priority: DENY_PRIORITY,
+        name: DENY_NAME,
+        program: program.as_fd(),
+    };
+    placed.put(socket, link, index, libc::NLM_F_REPLACE)
+}
+
+/// Has a program of ours decide about what a NIC receives, before all other filters; one of ours there is replaced in one step.
+///
+/// # Errors
+/// [`Error::exists`](crate::Error::exists) when somebody else's filter has the first priority; as [`ensure_clsact`].
+pub fn filter<'a>(
+    socket: &mut Socket,
+    link: impl Into<LinkId<'a>>,
+    program: BorrowedFd<'_>,
+) -> Result<()> {
+    let link = link.into();
+    let index = link::index(socket, link)?;
+    ensure_clsact(socket, index)?;
+    let placed = Placed {
+        direction: Direction::Ingress,
+        priority: NIC_PRIORITY,
+        name: NIC_NAME,
+        program,
+    };
+    let how = match filtered(socket, index)? {
+        Some(_) => libc::NLM_F_REPLACE,
+        None => libc::NLM_F_EXCL,
+    };
+    placed.put(socket, link, index, how)
+}
+
+/// The id of the program that [`filter`] has attached.
+///
+/// # Errors
+/// [`Error::is_gone`](crate::Error::is_gone) when there is no such interface.
+pub fn filtered<'a>(socket: &mut Socket, link: impl Into<LinkId<'a>>) -> Result<Option<u32>> {
+    let filters = list(socket, link, Direction::Ingress)?;
+    let ours = |f: &&Filter| f.name == NIC_NAME && f.priority == NIC_PRIORITY;
+    Ok(filters.iter().find(ours).and_then(|f| f.program))
+}
+
 /// Has an 802.1Q tag put on every frame that the stack sends through the interface, and left to the device beside the
 /// frame, as a VLAN device on it does (`skb_vlan_push`, net/core/skbuff.c). For tests, where the kernel has no VLAN
 /// devices.
@@ -261,8 +384,6 @@ pub fn deny<'a>(socket: &mut Socket, link: impl Into<LinkId<'a>>) -> Result<bool
 /// # Errors
 /// As [`ensure_clsact`] and [`attach`].
 pub fn push_tag<'a>(socket: &mut Socket, link: impl Into<LinkId<'a>>, tci: u16) -> Result<()> {
-    const CALL: u8 = 0x85;
-    const SET: u8 = 0xb7;
     const SKB_VLAN_PUSH: u32 = 18;
     let index = link::index(socket, link)?;
     ensure_clsact(socket, index)?;

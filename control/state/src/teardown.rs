@@ -297,13 +297,11 @@ impl Work<'_> {
     fn filters(&mut self, clsact: bool) {
         let mut left = 0;
         for direction in [tc::Direction::Ingress, tc::Direction::Egress] {
-            let result =
-                tc::remove(self.socket, self.link.index, direction, tc::DENY_NAME).map(|n| n > 0);
-            self.note(
-                "filter",
-                &format!("{direction} on {}", self.link.name),
-                result,
-            );
+            for name in [tc::DENY_NAME, tc::NIC_NAME] {
+                let result = tc::remove(self.socket, self.link.index, direction, name);
+                let what = format!("{direction} on {}", self.link.name);
+                self.note("filter", &what, result.map(|n| n > 0));
+            }
             left += tc::list(self.socket, self.link.index, direction).map_or(1, |f| f.len());
         }
         if clsact && left == 0 {

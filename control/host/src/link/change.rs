@@ -39,6 +39,22 @@ fn set_flag(socket: &mut Socket, link: LinkId<'_>, flag: i32, on: bool, word: &s
     socket.change(format_args!("setting {link} {word}"), request)
 }
 
+/// Sets how many frames may wait to be sent by the device.
+///
+/// # Errors
+/// As [`set_up`].
+pub fn set_queue_length<'a>(
+    socket: &mut Socket,
+    link: impl Into<LinkId<'a>>,
+    frames: u32,
+) -> Result<()> {
+    let link = link.into();
+    let mut request = link.request(libc::RTM_NEWLINK, 0, IfInfo::default())?;
+    request.u32(libc::IFLA_TXQLEN, frames);
+    let what = format_args!("setting the queue length of {link} to {frames}");
+    socket.change(what, request)
+}
+
 /// Sets the device MTU, bytes.
 ///
 /// # Errors

@@ -12,7 +12,8 @@ use crate::netlink::message::Request;
 use crate::xdp;
 
 pub use change::{
-    delete, delete_if_exists, rename, set_alias, set_mac, set_mtu, set_netns, set_noarp, set_up,
+    delete, delete_if_exists, rename, set_alias, set_mac, set_mtu, set_netns, set_noarp,
+    set_queue_length, set_up,
 };
 pub use create::{Veth, VethEnd, create, create_veth};
 pub use read::{find, find_vlan, get, index, list, peer};
