@@ -10,7 +10,7 @@ use podswitch_tests::fabric::{
 use podswitch_tests::programs::run;
 use podswitch_tests::traffic::{Echo, IperfServer, iperf, ping, tcp_connect, tcp_echo};
 use podswitch_tests::{HUNG, Netns, Node, NodeConfig, Pod};
-use serde_json::json;
+use serde_json::{Value, json};
 
 /// A frame with a packet of 1500 bytes.
 const LARGEST: u64 = 1514;
@@ -82,10 +82,11 @@ fn from_pod_to_pod_segments_arrive_together() {
     from_pod_to_pod("native");
 }
 
-/// In generic XDP mode a pod hands over superframes, which stay what they are.
+/// In generic XDP mode a pod hands over superframes, which stay what they are; so in tap mode.
 #[test]
 fn from_pod_to_pod_superframes_stay_whole() {
     from_pod_to_pod("generic");
+    from_pod_to_pod("tap");
 }
 
 /// Two nodes with a pod each whose NICs are on one bridge, where the first one's end is `port1`. `tso`: the NICs segment.
@@ -104,10 +105,23 @@ fn two_nodes(switch: &Netns, mode: &str, tso: bool) -> [(Node, Pod); 2] {
             run(on, b"", HUNG).success("ethtool -K");
         }
         node.start();
-        node.apply(&objects(n, &[other], Way::Native));
+        let mut all = objects(n, &[other], Way::Native);
+        if mode == "tap" {
+            uplink_by_tap(&mut all);
+        }
+        node.apply(&all);
         let pod = pod(&node, mode);
         (node, pod)
     })
+}
+
+/// Has the port on the NIC be in tap mode.
+fn uplink_by_tap(changes: &mut [Value]) {
+    let devices = changes.iter_mut();
+    let devices = devices.filter_map(|change| change.pointer_mut("/object/device"));
+    for device in devices.filter(|device| device["kind"] == "nic") {
+        device["mode"] = json!("tap");
+    }
 }
 
 fn over_a_wire(mode: &str, tso: bool) {
@@ -147,4 +161,14 @@ fn superframes_over_a_nic_that_does_not_segment() {
 #[test]
 fn superframes_over_a_nic_that_segments() {
     over_a_wire("generic", true);
+}
+
+#[test]
+fn by_tap_devices_over_a_nic_that_does_not_segment() {
+    over_a_wire("tap", false);
+}
+
+#[test]
+fn by_tap_devices_over_a_nic_that_segments() {
+    over_a_wire("tap", true);
 }

@@ -21,11 +21,21 @@ fn removed() -> Value {
     delete(json!({"kind": "port", "name": "uplink"}))
 }
 
-/// The steering program on the NIC, by its name.
+/// The steering program on the NIC, by its name; in tap mode its filter.
 fn program(netns: &Netns) -> Option<String> {
     let link = &netns.ip_json(&format!("link show dev {NIC}"))[0];
     let name = &link["xdp"]["prog"]["name"];
-    name.as_str().map(str::to_owned)
+    let mut tc = netns.command("tc");
+    let shown = run(
+        tc.args(["filter", "show", "dev", NIC, "ingress"]),
+        b"",
+        HUNG,
+    );
+    let filter = "podswitch_nic";
+    let filtered = shown.success("tc").contains(filter).then_some(filter);
+    let name = name.as_str();
+    assert!(name.is_none() || filtered.is_none(), "one of the two");
+    name.or(filtered).map(str::to_owned)
 }
 
 fn state(node: &Node) -> Value {
@@ -68,12 +78,8 @@ fn host_notices_nothing(mode: &str) {
 
     node.apply(&[set(uplink.port(mode))]);
     assert_eq!(program(node.netns()).as_deref(), Some("podswitch_nic"));
-    let native = if mode == "generic" {
-        "generic"
-    } else {
-        "native"
-    };
-    assert_eq!(state(&node)["mode"], native);
+    let is = if mode == "auto" { "native" } else { mode };
+    assert_eq!(state(&node)["mode"], is);
     session.goes_on("attach");
     steers(&node, &uplink, &pod);
 
@@ -125,6 +131,11 @@ fn the_hosts_connection_outlives_everything_in_native_mode() {
 #[test]
 fn the_hosts_connection_outlives_everything_in_generic_mode() {
     host_notices_nothing("generic");
+}
+
+#[test]
+fn the_hosts_connection_outlives_everything_in_tap_mode() {
+    host_notices_nothing("tap");
 }
 
 /// Whether the host's stack answers a SYN to the pod.
@@ -303,10 +314,17 @@ fn what_is_turned_off_is_put_back() {
     node.apply(&[set(uplink.port("generic"))]);
     assert_eq!(state(&node)["mode"], "generic");
     attached(&node);
+    // So with a filter instead of one, and back.
+    for mode in ["tap", "native", "tap"] {
+        node.apply(&[set(uplink.port(mode))]);
+        assert_eq!(state(&node)["mode"], mode);
+        assert_eq!(program(node.netns()).as_deref(), Some("podswitch_nic"));
+    }
     node.kill();
     teardown(&node);
     assert_eq!(offloads(node.netns(), NIC), before);
     assert_eq!(program(node.netns()), None);
+    assert_eq!(settings(node.netns()), host);
 }
 
 #[test]

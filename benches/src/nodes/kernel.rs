@@ -181,6 +181,10 @@ impl Forwarder for Kernels {
         [1, 2].map(|n| pod_address(n).parse().expect("an address"))
     }
 
+    fn nodes(&self) -> [&Netns; 2] {
+        [&self.nodes[0], &self.nodes[1]]
+    }
+
     /// Flows are in the flowtable.
     fn check(&self) {
         if self.rules == (Rules::Sets { flowtable: true }) {

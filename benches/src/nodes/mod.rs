@@ -26,16 +26,17 @@ use switch::Switches;
 /// After the load has changed, before anything is counted.
 const SETTLE: Duration = Duration::from_millis(150);
 /// Names of the sides, in order.
-const LABELS: [&str; 4] = [
+const LABELS: [&str; 5] = [
     "switch",
     "kernel, sets",
     "kernel, list of rules",
     "switch, pods in generic XDP mode",
+    "switch, pods and NICs in tap mode",
 ];
-/// Those that datagrams are sent through: the generator's frames pass a program in generic mode by.
+/// Those that datagrams are sent through: the generator's frames pass a program in generic mode by, and are refused by a veth without one.
 const DATAGRAMS: usize = 3;
 /// What is compared to what.
-const RATIOS: [(usize, usize); 3] = [(0, 1), (0, 2), (3, 1)];
+const RATIOS: [(usize, usize); 4] = [(0, 1), (0, 2), (3, 1), (4, 1)];
 
 /// A sample of datagrams.
 #[derive(Clone, Copy)]
@@ -52,6 +53,7 @@ fn sides(core: usize, vxlan: bool, flowtable: bool) -> Vec<Side> {
         Side::new(LABELS[1], Box::new(Kernels::new(core, vxlan, sets))),
         Side::new(LABELS[2], Box::new(Kernels::new(core, vxlan, Rules::List))),
         Side::new(LABELS[3], Box::new(Switches::new(core, vxlan, "generic"))),
+        Side::new(LABELS[4], Box::new(Switches::new(core, vxlan, "tap"))),
     ]
 }
 
@@ -127,6 +129,7 @@ fn slice(generator: &Generator, sides: &[Side], n: usize, length: Duration) -> S
 
 fn streams(outcome: &mut Outcome, what: &str, sides: &[Side], settings: Settings) {
     let seconds = settings.pick(2, 1);
+    sides.iter().for_each(Side::merge);
     let servers: Vec<IperfServer> = sides
         .iter()
         .map(|s| IperfServer::start(s.server(), TCP))
@@ -165,8 +168,8 @@ fn method(flowtable: bool) -> String {
     };
     format!(
         "A pod on each of two nodes (namespaces) that a veth without offloads joins, as a wire; {POLICIES} policies let one peer each on to the receiver, the last
-         one the sender. The switch: two podswitchd, both workers on the last core, NetworkPolicies; for the stream once more with the pods' ports in generic XDP mode. The kernel: routes, its VXLAN device, and either {flowtable}, a verdict map by pod and a set, or a list of rules from the top for each packet; what the sender's veth receives is steered to the last core, and all that follows happens there. 60-byte datagrams of {FLOWS} flows, which were answered once,
+         one the sender. The switch: two podswitchd, both workers on the last core, NetworkPolicies; for the stream once more with the pods' ports in generic XDP mode, and with all ports in tap mode. The kernel: routes, its VXLAN device, and either {flowtable}, a verdict map by pod and a set, or a list of rules from the top for each packet; what the sender's veth receives is steered to the last core, and all that follows happens there. 60-byte datagrams of {FLOWS} flows, which were answered once,
          sent as fast as the first core can (an XDP program on live frames), counted at the receiver's eth0 and dropped there. One TCP stream of iperf3, unpinned, as its receiver
-         counts it. In rounds of A B C D D C B A."
+         counts it, with receive offload (GRO) on the NICs, as real ones have it. In rounds of A B C D D C B A."
     )
 }

@@ -64,6 +64,8 @@ pub trait Forwarder {
     fn pods(&self) -> [&Netns; 2];
     /// Their addresses.
     fn addresses(&self) -> [IpAddr; 2];
+    /// The nodes.
+    fn nodes(&self) -> [&Netns; 2];
     /// Sees to it that it worked as it should.
     ///
     /// # Panics
@@ -168,6 +170,15 @@ impl Side {
         let words = line.map(|l| l.split_whitespace().collect::<Vec<_>>());
         let packets = words.as_ref().and_then(|w| w.get(1)?.parse().ok());
         packets.expect("packets that eth0 received")
+    }
+
+    /// Has the NICs merge the segments of a stream that they receive.
+    pub fn merge(&self) {
+        for node in self.forwarder.nodes() {
+            let mut ethtool = node.command("ethtool");
+            let on = ethtool.args(["-K", "nic0", "gro", "on"]);
+            run(on, b"", HUNG).success("ethtool -K");
+        }
     }
 
     /// Sees to it that it worked as it should.

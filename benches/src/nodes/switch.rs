@@ -18,11 +18,11 @@ const AT_ONCE: usize = 100;
 pub struct Switches {
     // Pods go before their nodes.
     pods: [Pod; 2],
-    _nodes: [Node; 2],
+    nodes: [Node; 2],
 }
 
 impl Switches {
-    /// Whose workers have a core, the same for both, and whose pods' ports are in an XDP mode.
+    /// Whose workers have a core, the same for both, and whose pods' ports are in a mode; NICs are so, too, in tap mode.
     ///
     /// # Panics
     /// When something cannot be made.
@@ -39,7 +39,7 @@ impl Switches {
         wire(nodes[0].netns(), nodes[1].netns());
         for (at, (n, other)) in [(1, 2), (2, 1)].into_iter().enumerate() {
             nodes[at].start();
-            nodes[at].apply(&link(n, other, vxlan));
+            nodes[at].apply(&link(n, other, vxlan, mode == "tap"));
             nodes[at].apply(&[set(namespace("default", json!({})))]);
         }
         let client = nodes[0].described_pod("default/client", json!({"app": "client"}));
@@ -50,14 +50,15 @@ impl Switches {
         }
         Switches {
             pods: [client, server],
-            _nodes: nodes,
+            nodes,
         }
     }
 }
 
 /// A node's NIC, and the way to the other one's pods.
-fn link(n: u8, other: u8, vxlan: bool) -> Vec<Value> {
-    let nic = json!({"kind": "nic", "interface": "nic0"});
+fn link(n: u8, other: u8, vxlan: bool, tap: bool) -> Vec<Value> {
+    let mode = if tap { "tap" } else { "native" };
+    let nic = json!({"kind": "nic", "interface": "nic0", "mode": mode});
     let (to, mac) = (node(other), nic_mac(other));
     let mut all = vec![
         json!({"kind": "port", "name": "uplink", "device": nic}),
@@ -96,5 +97,9 @@ impl Forwarder for Switches {
 
     fn addresses(&self) -> [IpAddr; 2] {
         [self.pods[0].v4(), self.pods[1].v4()]
+    }
+
+    fn nodes(&self) -> [&Netns; 2] {
+        [self.nodes[0].netns(), self.nodes[1].netns()]
     }
 }

@@ -136,6 +136,7 @@ fn port(conf: &NetConf, call: &Invocation, link: &Link, plan: &Plan, made: &Made
                 Mode::Auto => XdpMode::Auto,
                 Mode::Native => XdpMode::Native,
                 Mode::Generic => XdpMode::Generic,
+                Mode::Tap => XdpMode::Tap,
             },
         },
         mac: Some(podswitch_api::MacAddr(made.pod_mac)),

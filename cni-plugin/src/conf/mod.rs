@@ -71,6 +71,8 @@ pub enum Mode {
     Native,
     /// In the kernel's generic receive path.
     Generic,
+    /// Not at all: by traffic control and a tap device.
+    Tap,
 }
 
 /// What happens to a packet of the pod that no rule matches.

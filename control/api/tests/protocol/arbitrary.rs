@@ -58,7 +58,12 @@ fn membership() -> BoxedStrategy<SegmentMembership> {
 }
 
 fn device() -> BoxedStrategy<Device> {
-    let mode = pick(&[XdpMode::Auto, XdpMode::Native, XdpMode::Generic]);
+    let mode = pick(&[
+        XdpMode::Auto,
+        XdpMode::Native,
+        XdpMode::Generic,
+        XdpMode::Tap,
+    ]);
     prop_oneof![
         (pick(&["psw0", "psw1", "psw2", "psw3"]), mode).prop_map(|(i, mode)| Device::Veth {
             interface: i.to_owned(),
@@ -73,7 +78,12 @@ fn device() -> BoxedStrategy<Device> {
 }
 
 fn nic() -> BoxedStrategy<Device> {
-    let mode = pick(&[XdpMode::Auto, XdpMode::Native, XdpMode::Generic]);
+    let mode = pick(&[
+        XdpMode::Auto,
+        XdpMode::Native,
+        XdpMode::Generic,
+        XdpMode::Tap,
+    ]);
     let interface = pick(&["eth0", "eth1"]);
     let except = pick(&[vec![], vec!["10.0.0.0/8"], vec!["10.0.0.0/8", "fd00::/8"]]);
     (

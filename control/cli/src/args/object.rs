@@ -39,7 +39,7 @@ choices! {
     /// Which way a frame passes a port.
     DirectionArg => Direction { /** To the pod */ Ingress, /** From the pod */ Egress }
     /// How an XDP program is attached.
-    ModeArg => XdpMode { /** As configured */ Auto, /** In the driver */ Native, /** In the stack */ Generic }
+    ModeArg => XdpMode { /** As configured */ Auto, /** In the driver */ Native, /** In the stack */ Generic, /** By traffic control and a tap device */ Tap }
     /// What becomes of a packet that a route matches.
     RouteKindArg => RouteKind {
         /** Forwarded */ Unicast, /** Dropped silently */ Blackhole, /** Answered: host unreachable */ Unreachable,

@@ -4,11 +4,13 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
+use std::os::fd::OwnedFd;
 
 use podswitch_api::desired::{Delta, Difference};
 use podswitch_api::limits::MAX_TUNNEL_PORTS;
-use podswitch_api::object::{Device, Object, Port};
+use podswitch_api::object::{Device, Object, Port, XdpMode};
 use podswitch_api::{ErrorCode, Key, RpcError};
+use podswitch_datapath::port::Wire;
 use podswitch_datapath::port::xdp::{MAX_OVERLAY_PORTS, XdpHandle};
 use podswitch_datapath::switch::{self, PortSpec};
 use podswitch_datapath::{PortId, WorkerId};
@@ -35,8 +37,11 @@ impl Engine {
     pub(super) fn look_at_nic(&mut self, port: &Port) -> Result<(), RpcError> {
         let facts = match &port.device {
             Device::Nic {
-                interface, vlan, ..
-            } => Kernel::find_nic(interface, *vlan).map(|found| found.facts),
+                interface,
+                vlan,
+                mode,
+                ..
+            } => Kernel::find_nic(interface, *vlan, *mode).map(|found| found.facts),
             Device::Host { .. } => self.host_facts(port),
             _ => return Ok(()),
         };
@@ -77,24 +82,22 @@ impl Engine {
             live.look = nic::look(interface, *vlan);
         }
         let reserved = self.ports_to_reserve(*masquerade)?;
-        let found = Kernel::find_nic(interface, *vlan).map_err(|e| kernel_error(&e))?;
+        let found = Kernel::find_nic(interface, *vlan, *mode).map_err(|e| kernel_error(&e))?;
         self.nics.insert(port.name.clone(), found.facts.clone());
         self.own(&port.name, found.before.clone())?;
+        let tap = (*mode == XdpMode::Tap).then(Kernel::make_tap).transpose();
+        let (tap, tap_index) = tap.map_err(|e| kernel_error(&e))?.unzip();
         let spec = PortSpec {
             worker: Some(worker),
             mtu: found.facts.mtu,
-            device: switch::Device::Nic {
-                interface: found.link.index,
-                queues: found.queues,
-                local_sender: found.local_sender,
-                vlan: *vlan,
-            },
+            device: nic_device(&found, *vlan, tap),
             faults: None,
         };
         let added = self.switch.add_port(id, spec);
         let added = added.map_err(|e| switch_error(&e))?;
         let wanted = nic::Wanted {
             mode: *mode,
+            tap: tap_index,
             vlan: *vlan,
             pods: self.of_ports(port.vrf, pod_addresses),
             host_ports: self.of_ports(port.vrf, host_ports::of_port),
@@ -238,6 +241,24 @@ impl Engine {
     pub(super) fn noted(&self, interface: &str) -> Result<Option<OwnedInterface>, RpcError> {
         let all = self.store.owned().map_err(RpcError::from)?;
         Ok(all.into_iter().find(|o| o.name == *interface))
+    }
+}
+
+/// What is behind the port on a NIC.
+fn nic_device(found: &nic::Found, vlan: Option<u16>, tap: Option<OwnedFd>) -> switch::Device {
+    let (interface, local_sender) = (found.link.index, found.local_sender);
+    match tap {
+        Some(tap) => switch::Device::Tap {
+            tap,
+            interface,
+            wire: Some(Wire { local_sender, vlan }),
+        },
+        None => switch::Device::Nic {
+            interface,
+            queues: found.queues,
+            local_sender,
+            vlan,
+        },
     }
 }
 

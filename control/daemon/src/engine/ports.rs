@@ -9,7 +9,7 @@ use podswitch_datapath::port::xdp::{Queue, XdpHandle};
 use podswitch_datapath::switch::{self, PortSpec, SwitchError};
 use podswitch_datapath::{PortId, WorkerId};
 use podswitch_host::Link;
-use podswitch_host::xdp::Mode;
+use podswitch_host::xdp;
 use podswitch_state::store::OwnedInterface;
 use podswitch_state::teardown;
 use tracing::{info, warn};
@@ -17,7 +17,7 @@ use tracing::{info, warn};
 use super::Engine;
 use super::change::{Moves, Plan};
 use super::links::pod_is_gone;
-use crate::kernel::{Attached, Kernel, KernelError, nic};
+use crate::kernel::{Attached, Kernel, KernelError, Means, nic};
 
 /// A port of the desired state, as it is.
 pub(super) struct LivePort {
@@ -293,17 +293,25 @@ impl Engine {
         spec: impl FnOnce(switch::Device) -> PortSpec,
     ) -> Result<(Attached, Vec<XdpHandle>), RpcError> {
         let attached = self.kernel.attach(link, mode);
-        let attached = attached.map_err(|e| kernel_error(&e))?;
-        let device = switch::Device::Xdp {
-            queue: Queue {
+        let (attached, tap) = attached.map_err(|e| kernel_error(&e))?;
+        let attached = Attached::Veth(Box::new(attached));
+        let device = match tap {
+            Some(tap) => switch::Device::Tap {
+                tap,
                 interface: link.index,
-                queue: 0,
+                wire: None,
             },
-            superframes: attached.mode == Mode::Generic,
+            None => switch::Device::Xdp {
+                queue: Queue {
+                    interface: link.index,
+                    queue: 0,
+                },
+                superframes: attached.means() == Means::Xdp(xdp::Mode::Generic),
+            },
         };
         let opened = self.switch.add_port(id, spec(device));
         let opened = opened.map_err(|e| switch_error(&e))?;
-        Ok((Attached::Veth(Box::new(attached)), opened.xdp))
+        Ok((attached, opened.xdp))
     }
 
     /// Closes a port's device and leaves its interface closed; the port keeps its id.
@@ -337,7 +345,7 @@ impl Engine {
         Ok(())
     }
 
-    /// Notes features that are about to be changed and were not before.
+    /// Notes features that are about to be changed and hooks that are about to be added, and were not before.
     fn own_more(
         &mut self,
         mut known: OwnedInterface,
@@ -345,10 +353,12 @@ impl Engine {
     ) -> Result<(), RpcError> {
         let mut more = before.features;
         more.retain(|f| known.features.iter().all(|k| k.name != f.name));
-        if more.is_empty() {
+        let hooks = before.clsact && !known.clsact;
+        if more.is_empty() && !hooks {
             return Ok(());
         }
         known.features.extend(more);
+        known.clsact |= hooks;
         self.store.own(&[known]).map_err(RpcError::from)
     }
 

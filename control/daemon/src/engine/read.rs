@@ -122,7 +122,7 @@ impl Engine {
             id: live.id.0,
             worker: live.worker.0,
             mtu: self.mtu_of(port),
-            mode: live.attached.as_ref().map(|a| a.mode().to_string()),
+            mode: live.attached.as_ref().map(|a| a.means().to_string()),
             ifindex: live.attached.as_ref().map(Attached::ifindex),
             message: live.message.clone(),
             addresses: match self.nics.get(&port.name).filter(|_| port.device.is_host()) {

@@ -8,6 +8,7 @@ pub mod nic;
 pub mod sockets;
 pub mod veth;
 
+use std::fmt;
 use std::ops::RangeInclusive;
 use std::os::fd::{AsFd, BorrowedFd};
 
@@ -139,6 +140,24 @@ impl Kernel {
     }
 }
 
+/// How frames come from an interface.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Means {
+    /// By AF_XDP, from a program in this mode.
+    Xdp(xdp::Mode),
+    /// By a tap device.
+    Tap,
+}
+
+impl fmt::Display for Means {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Means::Xdp(mode) => mode.fmt(f),
+            Means::Tap => f.write_str("tap"),
+        }
+    }
+}
+
 /// What is attached to an interface.
 pub enum Attached {
     /// To the host end of a pod's veth.
@@ -169,18 +188,18 @@ impl Attached {
         [self.ifindex(), self.host_device()].contains(&index)
     }
 
-    /// Where the steering program runs.
-    pub fn mode(&self) -> xdp::Mode {
+    /// How its frames come.
+    pub fn means(&self) -> Means {
         match self {
-            Attached::Veth(a) => a.mode,
-            Attached::Nic(a) => a.mode,
+            Attached::Veth(a) => a.means(),
+            Attached::Nic(a) => a.means(),
         }
     }
 
-    /// Steers an interface's frames to its AF_XDP sockets, one for each queue, from now on.
+    /// Steers an interface's frames to its AF_XDP sockets, one for each queue, or into its tap device, from now on.
     ///
     /// # Errors
-    /// [`KernelError`] when the map cannot be written.
+    /// [`KernelError`] when the map cannot be written, or the filter not be attached.
     pub fn connect(&mut self, sockets: &[XdpHandle]) -> Result<(), KernelError> {
         for (queue, handle) in sockets.iter().enumerate() {
             // A socket that is gone belongs to a port that is being closed.
@@ -188,7 +207,10 @@ impl Attached {
                 self.insert(queue as u32, socket.as_fd())?;
             }
         }
-        Ok(())
+        match self {
+            Attached::Veth(a) => a.open(),
+            Attached::Nic(a) => a.open(),
+        }
     }
 
     fn insert(&mut self, queue: u32, socket: BorrowedFd<'_>) -> Result<(), KernelError> {
@@ -238,4 +260,18 @@ fn install(
         }
         other => other.map(drop),
     }
+}
+
+/// Takes a program of ours off an interface that is to be without one.
+fn detach(socket: &mut Socket, link: &Link) -> Result<(), Error> {
+    match link.xdp.first() {
+        Some((mode, _)) => xdp::detach(socket, link.index, mode).map(drop),
+        None => Ok(()),
+    }
+}
+
+/// Frames for which a tap device had no room.
+fn tap_drops(socket: &mut Socket, tap: u32) -> Result<(Reason, u64), Error> {
+    let stats = link::get(socket, tap)?.stats;
+    Ok((Reason::KernelTapFull, stats.tx_dropped))
 }

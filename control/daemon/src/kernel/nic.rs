@@ -7,19 +7,19 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 
 use podswitch_api::object::XdpMode;
 use podswitch_datapath::Reason;
 use podswitch_datapath::port::xdp::{HostPort, NicSteering, Roles};
 use podswitch_datapath::wire::MacAddr;
 use podswitch_host::ethtool::Ethtool;
-use podswitch_host::{Error, Link, Socket, addr, link, ports, xdp};
+use podswitch_host::{Error, Link, Socket, addr, link, ports, tap, tc, xdp};
 use podswitch_state::store::{OwnedInterface, SavedFeature};
 use tracing::{info, warn};
 
 use super::veth::ALIAS;
-use super::{Kernel, KernelError};
+use super::{Kernel, KernelError, Means, tap_drops};
 
 /// Features of devices that are turned off while frames come to the switch, because a frame has to come as it was on the wire: not
 /// merged with others, which cannot be undone, and with its VLAN tag in it.
@@ -88,6 +88,8 @@ pub struct Found {
 pub struct Wanted {
     /// Where the program runs; [`XdpMode::Auto`] is in the driver.
     pub mode: XdpMode,
+    /// Index of the tap device, in that mode.
+    pub tap: Option<u32>,
     /// VLAN whose frames are the switch's.
     pub vlan: Option<u16>,
     /// Addresses whose packets are the switch's, and for which it answers ARP and neighbor solicitations.
@@ -106,8 +108,9 @@ pub struct Attached {
     pub ifindex: u32,
     /// That of the device by which the host has its addresses there.
     pub device: u32,
-    /// Where the steering program runs.
-    pub mode: xdp::Mode,
+    means: Means,
+    /// Index of its tap device, if it has one.
+    tap: Option<u32>,
     queues: u32,
     steering: NicSteering,
     pods: BTreeSet<IpAddr>,
@@ -153,7 +156,11 @@ impl Kernel {
     /// # Errors
     /// [`KernelError`], naming the interface: when it is not there, cannot be a NIC, has no device of the VLAN, or has a program of somebody
     /// else's.
-    pub fn find_nic(interface: &str, vlan: Option<u16>) -> Result<Found, KernelError> {
+    pub fn find_nic(
+        interface: &str,
+        vlan: Option<u16>,
+        mode: XdpMode,
+    ) -> Result<Found, KernelError> {
         let mut socket = Socket::open()?;
         let link = super::find(&mut socket, interface)?;
         fit(&mut socket, &link)?;
@@ -173,12 +180,28 @@ impl Kernel {
             device: device.index,
             queues,
             local_sender: sends_unfinished(&ethtool, interface)?,
-            before: OwnedInterface {
-                features: features_to_change(&ethtool, interface)?,
-                ..OwnedInterface::unchanged(link.name.as_str(), link.index)
+            before: match mode {
+                // Frames come merged, and their tags beside them, as they are to.
+                XdpMode::Tap => OwnedInterface {
+                    clsact: !tc::has_clsact(&mut socket, link.index)?,
+                    ..OwnedInterface::unchanged(link.name.as_str(), link.index)
+                },
+                _ => OwnedInterface {
+                    features: features_to_change(&ethtool, interface)?,
+                    ..OwnedInterface::unchanged(link.name.as_str(), link.index)
+                },
             },
             link,
         })
+    }
+
+    /// Makes a device for what is the switch's of a NIC's frames: its descriptor and index.
+    ///
+    /// # Errors
+    /// [`KernelError`] where the kernel makes none.
+    pub fn make_tap() -> Result<(OwnedFd, u32), KernelError> {
+        let tap = tap::create(&mut Socket::open()?)?;
+        Ok((tap.fd, tap.index))
     }
 
     /// Makes sure that ports are free to be the switch's alone, and stay so.
@@ -231,17 +254,23 @@ impl Kernel {
     pub fn attach_nic(&mut self, found: &Found, wanted: Wanted) -> Result<Attached, KernelError> {
         let mut socket = Socket::open()?;
         let link = &found.link;
-        let mode = match wanted.mode {
-            XdpMode::Auto | XdpMode::Native => xdp::Mode::Native,
-            XdpMode::Generic => xdp::Mode::Generic,
+        let means = match wanted.mode {
+            XdpMode::Auto | XdpMode::Native => Means::Xdp(xdp::Mode::Native),
+            XdpMode::Generic => Means::Xdp(xdp::Mode::Generic),
+            XdpMode::Tap => Means::Tap,
         };
-        let native_on = (mode == xdp::Mode::Native).then_some(link.index);
+        let native_on = (means == Means::Xdp(xdp::Mode::Native)).then_some(link.index);
+        let steering = match means {
+            Means::Xdp(_) => self.loader.nic_steering(found.queues, native_on)?,
+            Means::Tap => self.loader.nic_tap_steering()?,
+        };
         let mut attached = Attached {
             ifindex: link.index,
             device: found.device,
-            mode,
+            means,
+            tap: wanted.tap,
             queues: found.queues,
-            steering: self.loader.nic_steering(found.queues, native_on)?,
+            steering,
             pods: BTreeSet::new(),
             host_ports: BTreeSet::new(),
             node: BTreeSet::new(),
@@ -253,14 +282,26 @@ impl Kernel {
         attached.steering.set_reserved(wanted.reserved.as_slice())?;
         attached.add_pods(wanted.pods)?;
         attached.add_host_ports(wanted.host_ports)?;
-        if let Some((_, id)) = link.xdp.first() {
+        let filter = tc::filtered(&mut socket, link.index)?;
+        if let Some(id) = link.xdp.first().map(|(_, id)| id).or(filter) {
             // What was missed while no daemon ran is not forgotten, but for the moment up to the replacement.
             let counted = NicSteering::open(id).and_then(|old| attached.steering.count_on(&old));
             if let Err(e) = counted {
                 warn!(interface = link.name, error = %e, "what its steering program has counted is lost");
             }
         }
-        super::install(&mut socket, link, attached.steering.fd(), mode).map_err(|e| match e {
+        attached.install(&mut socket, link)?;
+        Ok(attached)
+    }
+}
+
+impl Attached {
+    /// Attaches the program; one of ours of the other kind goes once this one is there.
+    fn install(&self, socket: &mut Socket, link: &Link) -> Result<(), KernelError> {
+        let Means::Xdp(mode) = self.means else {
+            return self.filter(socket, link);
+        };
+        super::install(socket, link, self.steering.fd(), mode).map_err(|e| match e {
             e if e.is_gone() || mode != xdp::Mode::Native => e.into(),
             e @ (Error::ForeignXdp { .. } | Error::XdpMode { .. }) => e.into(),
             source => KernelError::NoNative {
@@ -268,22 +309,56 @@ impl Kernel {
                 source,
             },
         })?;
+        tc::remove(socket, link.index, tc::Direction::Ingress, tc::NIC_NAME)?;
         info!(
             interface = link.name,
-            queues = found.queues,
+            queues = self.queues,
             %mode,
             "AF_XDP in copy mode on every queue; the interface stays the host's"
         );
-        Ok(attached)
+        Ok(())
     }
-}
 
-impl Attached {
+    fn filter(&self, socket: &mut Socket, link: &Link) -> Result<(), KernelError> {
+        tc::filter(socket, link.index, self.steering.fd()).map_err(|e| match e {
+            e if e.exists() => KernelError::NotNic {
+                name: link.name.clone(),
+                what: "has a traffic-control filter of somebody else's before all others".into(),
+                hint: "give that filter another priority than 1, or the port another `mode`",
+            },
+            e => e.into(),
+        })?;
+        super::detach(socket, link)?;
+        info!(
+            interface = link.name,
+            "traffic control sends what is the switch's into a tap device; the interface stays the host's"
+        );
+        Ok(())
+    }
+
+    pub(super) fn means(&self) -> Means {
+        self.means
+    }
+
     pub(super) fn insert(&mut self, queue: u32, socket: BorrowedFd<'_>) -> Result<(), KernelError> {
         Ok(self.steering.insert(queue, socket)?)
     }
 
+    /// Opens the way into the tap device, if that is how frames come.
+    pub(super) fn open(&mut self) -> Result<(), KernelError> {
+        match self.tap {
+            Some(tap) => Ok(self.steering.set_tap(tap)?),
+            None => Ok(()),
+        }
+    }
+
     pub(super) fn disconnect(&mut self) {
+        if self.tap.is_some() {
+            if let Err(e) = self.steering.set_tap(0) {
+                warn!(ifindex = self.ifindex, error = %e, "the steering program still knows a device");
+            }
+            return;
+        }
         for queue in 0..self.queues {
             if let Err(e) = self.steering.remove(queue) {
                 warn!(ifindex = self.ifindex, queue, error = %e, "the steering program could not be emptied");
@@ -309,7 +384,9 @@ impl Attached {
     /// The device's own drops are the host's as well, and not counted here.
     pub(super) fn drops(&self) -> Result<Vec<(Reason, u64)>, KernelError> {
         let missed = self.steering.counters()?.missed;
-        Ok(vec![(Reason::KernelSteeringMiss, missed)])
+        let full = self.tap.map(|tap| tap_drops(&mut Socket::open()?, tap));
+        let missed = (Reason::KernelSteeringMiss, missed);
+        Ok([missed].into_iter().chain(full.transpose()?).collect())
     }
 
     /// This is what the interface is from now on.

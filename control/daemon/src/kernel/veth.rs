@@ -2,16 +2,16 @@
 //! The host end of a pod's veth: deaf to the host, walled by a traffic-control filter, steered by an XDP program. All
 //! three stay when the daemon goes, so that a pod without a switch is closed, never open.
 
-use std::os::fd::BorrowedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 
 use podswitch_api::object::XdpMode;
 use podswitch_datapath::Reason;
 use podswitch_datapath::port::xdp::Steering;
-use podswitch_host::{Error, Link, Socket, deaf, link, sysctl, tc, xdp};
+use podswitch_host::{Error, Link, Socket, deaf, link, sysctl, tap, tc, xdp};
 use podswitch_state::store::{OwnedInterface, SavedSetting};
 use tracing::{info, warn};
 
-use super::{Kernel, KernelError};
+use super::{Kernel, KernelError, Means, tap_drops};
 
 /// Interfaces whose alias begins so were made by podswitch-cni and are removed whole, not restored.
 pub(super) const ALIAS: &str = "podswitch:";
@@ -28,11 +28,16 @@ pub struct Found {
 pub struct Attached {
     /// Its index.
     pub ifindex: u32,
-    /// Where the steering program runs.
-    pub mode: xdp::Mode,
-    steering: Steering,
+    way: Way,
     /// What the device had dropped of received frames before.
     rx_dropped: u64,
+}
+
+/// How its frames come.
+enum Way {
+    Xdp(xdp::Mode, Box<Steering>),
+    /// Into the tap device with this index.
+    Tap(u32),
 }
 
 impl Kernel {
@@ -79,22 +84,29 @@ impl Kernel {
         deaf::deafen(&mut socket, &link.name)?;
         tc::ensure_clsact(&mut socket, link.index)?;
         tc::deny(&mut socket, link.index)?;
+        // A predecessor's, whose device is gone.
+        tc::end_diversion(&mut socket, link.index)?;
         Ok(())
     }
 
     /// Attaches the steering program, which drops every frame until it is connected; a predecessor's is replaced in one
-    /// step.
+    /// step. In tap mode there is none, but a device, which comes along.
     ///
     /// # Errors
     /// [`KernelError`]; a foreign program is never replaced.
-    pub fn attach(&mut self, link: &Link, mode: XdpMode) -> Result<Attached, KernelError> {
+    pub fn attach(
+        &mut self,
+        link: &Link,
+        mode: XdpMode,
+    ) -> Result<(Attached, Option<OwnedFd>), KernelError> {
         let mut socket = Socket::open()?;
         let wanted = if mode == XdpMode::Auto {
             self.default_mode
         } else {
             mode
         };
-        match wanted {
+        let attached = match wanted {
+            XdpMode::Tap => return divert(&mut socket, link),
             XdpMode::Native => self.install(&mut socket, link, xdp::Mode::Native),
             XdpMode::Generic => self.install(&mut socket, link, xdp::Mode::Generic),
             XdpMode::Auto => match self.install(&mut socket, link, xdp::Mode::Native) {
@@ -109,7 +121,8 @@ impl Kernel {
                 }
                 attached => attached,
             },
-        }
+        };
+        Ok((attached?, None))
     }
 
     /// Attaches a fresh program in one mode; a program of ours in another mode goes first.
@@ -130,30 +143,75 @@ impl Kernel {
         super::install(socket, link, steering.fd(), mode)?;
         Ok(Attached {
             ifindex: link.index,
-            mode,
-            steering,
+            way: Way::Xdp(mode, Box::new(steering)),
             rx_dropped: link.stats.rx_dropped,
         })
     }
 }
 
+/// Makes a device for an interface's frames; a program of ours goes.
+fn divert(socket: &mut Socket, link: &Link) -> Result<(Attached, Option<OwnedFd>), KernelError> {
+    let tap = tap::create(socket)?;
+    super::detach(socket, link)?;
+    let attached = Attached {
+        ifindex: link.index,
+        way: Way::Tap(tap.index),
+        rx_dropped: link.stats.rx_dropped,
+    };
+    Ok((attached, Some(tap.fd)))
+}
+
 impl Attached {
+    pub(super) fn means(&self) -> Means {
+        match self.way {
+            Way::Xdp(mode, _) => Means::Xdp(mode),
+            Way::Tap(_) => Means::Tap,
+        }
+    }
+
     pub(super) fn insert(&mut self, queue: u32, socket: BorrowedFd<'_>) -> Result<(), KernelError> {
-        Ok(self.steering.insert(queue, socket)?)
+        if let Way::Xdp(_, steering) = &mut self.way {
+            steering.insert(queue, socket)?;
+        }
+        Ok(())
+    }
+
+    /// Opens the way into the tap device, if that is how frames come.
+    pub(super) fn open(&mut self) -> Result<(), KernelError> {
+        if let Way::Tap(tap) = self.way {
+            tc::divert(&mut Socket::open()?, self.ifindex, tap)?;
+        }
+        Ok(())
     }
 
     /// Leaves the interface closed: nothing is steered any more, program and wall stay.
     pub(super) fn disconnect(&mut self) {
-        if let Err(e) = self.steering.remove(0) {
-            warn!(ifindex = self.ifindex, error = %e, "the steering program could not be emptied");
+        let done = match &mut self.way {
+            Way::Xdp(_, steering) => steering.remove(0).map_err(KernelError::from),
+            Way::Tap(_) => {
+                let closed =
+                    Socket::open().and_then(|mut s| tc::end_diversion(&mut s, self.ifindex));
+                closed.map(drop).map_err(KernelError::from)
+            }
+        };
+        match done {
+            Err(KernelError::Host(e)) if e.is_gone() => {}
+            Err(e) => {
+                warn!(ifindex = self.ifindex, error = %e, "frames are still steered to a port that is closed, which drops them");
+            }
+            Ok(()) => {}
         }
     }
 
     pub(super) fn drops(&self, refused: u64) -> Result<Vec<(Reason, u64)>, KernelError> {
         let mut socket = Socket::open()?;
         let link = link::get(&mut socket, self.ifindex)?;
+        let steered = match &self.way {
+            Way::Xdp(_, steering) => (Reason::KernelSteeringMiss, steering.counters()?.missed),
+            Way::Tap(tap) => tap_drops(&mut socket, *tap)?,
+        };
         Ok(vec![
-            (Reason::KernelSteeringMiss, self.steering.counters()?.missed),
+            steered,
             (
                 Reason::KernelBarrier,
                 tc::dropped(&mut socket, self.ifindex)?,
@@ -170,9 +228,9 @@ impl Attached {
 /// frame over the MTU both ends count (`veth_xmit`, `__dev_forward_skb`). In native mode the host end counts what the
 /// socket refused, too (`veth_xdp_rcv_one`).
 fn device_drops(socket: &mut Socket, link: &Link, attached: &Attached, refused: u64) -> u64 {
-    let refused = match attached.mode {
-        xdp::Mode::Native => refused,
-        xdp::Mode::Generic | xdp::Mode::Offload => 0,
+    let refused = match attached.means() {
+        Means::Xdp(xdp::Mode::Native) => refused,
+        Means::Xdp(xdp::Mode::Generic | xdp::Mode::Offload) | Means::Tap => 0,
     };
     let received = link
         .stats
