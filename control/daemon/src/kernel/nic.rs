@@ -25,6 +25,8 @@ use super::{Kernel, KernelError, Means, tap_drops};
 /// merged with others, which cannot be undone, and with its VLAN tag in it.
 const MERGING: [&str; 2] = ["rx-lro", "rx-gro-hw"];
 const TAG_REMOVAL: &str = "rx-vlan-hw-parse";
+/// A tap device tells of segments that are merged so that they can be cut again, and puts tags into frames. LRO does not merge so.
+const MERGING_FOR_TAP: [&str; 1] = ["rx-lro"];
 
 /// What the kernel says a NIC is, or the VLAN device on it.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -180,16 +182,10 @@ impl Kernel {
             device: device.index,
             queues,
             local_sender: sends_unfinished(&ethtool, interface)?,
-            before: match mode {
-                // Frames come merged, and their tags beside them, as they are to.
-                XdpMode::Tap => OwnedInterface {
-                    clsact: !tc::has_clsact(&mut socket, link.index)?,
-                    ..OwnedInterface::unchanged(link.name.as_str(), link.index)
-                },
-                _ => OwnedInterface {
-                    features: features_to_change(&ethtool, interface)?,
-                    ..OwnedInterface::unchanged(link.name.as_str(), link.index)
-                },
+            before: OwnedInterface {
+                clsact: mode == XdpMode::Tap && !tc::has_clsact(&mut socket, link.index)?,
+                features: features_to_change(&ethtool, interface, mode)?,
+                ..OwnedInterface::unchanged(link.name.as_str(), link.index)
             },
             link,
         })
@@ -594,13 +590,18 @@ fn queues(ethtool: &Ethtool, link: &Link) -> Result<u32, Error> {
 fn features_to_change(
     ethtool: &Ethtool,
     interface: &str,
+    mode: XdpMode,
 ) -> Result<Vec<SavedFeature>, KernelError> {
     let features = ethtool.features(interface)?;
+    let (merging, tags) = match mode {
+        XdpMode::Tap => (&MERGING_FOR_TAP[..], None),
+        _ => (&MERGING[..], Some(TAG_REMOVAL)),
+    };
     let stays = |name: &&&str| {
         let feature = features.get(**name);
         feature.is_some_and(|f| f.active && !f.changeable)
     };
-    if let Some(feature) = MERGING.iter().find(stays) {
+    if let Some(feature) = merging.iter().find(stays) {
         return Err(KernelError::NotNic {
             name: interface.to_owned(),
             what: format!("merges segments ({feature}) and does not let that be turned off"),
@@ -608,7 +609,7 @@ fn features_to_change(
                    let the guest choose (ctrl_guest_offloads=on)",
         });
     }
-    let wanted = MERGING.into_iter().chain([TAG_REMOVAL]);
+    let wanted = merging.iter().copied().chain(tags);
     let on = wanted.filter(|name| {
         features
             .get(*name)
