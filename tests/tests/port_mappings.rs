@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Ports of the node that lead to pods (hostPort), as the runtime asks for them: `portMappings` of CNI, without any other plugin.
 
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsRawFd;
 
@@ -185,6 +185,29 @@ fn a_connection_to_a_port_of_the_node_goes_on_after_kill_9() {
     let _echo = Echo::start(&bed.pod.netns, ECHO);
     outlive_kill_9(&mut bed, |bed| &bed.uplink.peer);
     assert!(nodes().into_iter().all(|to| bed.answers(to)));
+}
+
+/// What a pod says first after that comes from where it was asked, also where no ports are reserved for masquerading.
+#[test]
+fn a_pod_that_speaks_first_after_kill_9_is_still_behind_the_port_of_the_node() {
+    let mut bed = Bed::new(&[0]);
+    let any = Ipv6Addr::UNSPECIFIED;
+    let server = bed.pod.netns.run(|| TcpListener::bind((any, ECHO)));
+    let server = server.expect("a server in the pod");
+    let ends = nodes().map(|to| {
+        let client = tcp_connect(&bed.uplink.peer, to, LED, HUNG).expect("a connection");
+        client.set_read_timeout(Some(HUNG)).expect("a timeout");
+        let (pods_end, _) = server.accept().expect("the connection");
+        (client, pods_end)
+    });
+    bed.node.kill();
+    bed.node.start();
+    for (mut client, mut pods_end) in ends {
+        pods_end.write_all(b"first").expect("send");
+        let mut heard = [0; 5];
+        client.read_exact(&mut heard).expect("what the pod said");
+        assert_eq!(&heard, b"first");
+    }
 }
 
 #[test]
