@@ -158,6 +158,7 @@ fn set_tunnel(edit: &mut Edit, over: Over) {
         local_v4: None,
         local_v6: None,
         checksum_v6: over == Over::V6 { checksum: true },
+        group_policy: false,
     };
     let kind = PortKindSpec::Tunnel { vrf: VRF, tunnel };
     edit.set_port(port(TUNNEL, "overlay", vtep_mac(1), kind));

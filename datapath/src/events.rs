@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use rustix::event::{EventfdFlags, eventfd};
 
-use crate::ids::{PolicyRuleId, PortId, RuleId};
+use crate::ids::{GroupId, PolicyRuleId, PortId, RuleId};
 use crate::stage::{Now, Rate, RateLimiter};
 use crate::tables::{Direction, NeighborKey};
 use crate::verdict::Reason;
@@ -44,6 +44,8 @@ pub struct Refusal {
     pub rule: Option<RuleId>,
     /// The policy rule that denied it, if one did.
     pub policy: Option<PolicyRuleId>,
+    /// The group that it was marked with, where the receiver's end looked at that.
+    pub group: Option<GroupId>,
 }
 
 /// A worker's end.

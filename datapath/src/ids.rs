@@ -2,6 +2,8 @@
 //! Small integers that name things on the frame path.
 #![forbid(unsafe_code)]
 
+use std::num::NonZeroU16;
+
 /// Most ports a switch can hold; a [`PortId`] is below it.
 pub const MAX_PORTS: usize = 4096;
 /// Most workers of a switch; a [`WorkerId`] is below it.
@@ -69,6 +71,34 @@ id!(
     /// The set of ipBlocks that an address is in, dense from 0.
     CidrClass(u32)
 );
+
+/// A Group Policy ID (draft-smith-vxlan-group-policy section 2.1): a number that the packets of some pods bear in a tunnel, 1 to 65535. The
+/// draft leaves the meaning of 0 open; here it is no group.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct GroupId(NonZeroU16);
+
+impl GroupId {
+    /// The group of this number; none of 0.
+    #[inline(always)]
+    pub const fn new(number: u16) -> Option<GroupId> {
+        match NonZeroU16::new(number) {
+            Some(number) => Some(GroupId(number)),
+            None => None,
+        }
+    }
+
+    /// Its number.
+    #[inline(always)]
+    pub const fn get(self) -> u16 {
+        self.0.get()
+    }
+}
+
+impl std::fmt::Display for GroupId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.fmt(f)
+    }
+}
 
 /// A set of ports.
 #[derive(Clone, Debug)]

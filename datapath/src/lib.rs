@@ -68,6 +68,7 @@ pub mod wire;
 pub mod worker;
 
 pub use ids::{
-    CidrClass, IdentityId, PeerClass, PolicyRuleId, PortId, PortSet, RuleId, VrfId, WorkerId,
+    CidrClass, GroupId, IdentityId, PeerClass, PolicyRuleId, PortId, PortSet, RuleId, VrfId,
+    WorkerId,
 };
 pub use verdict::{Reason, Verdict};

@@ -279,6 +279,7 @@ fn tunnel(device: &Device) -> Result<TunnelSpec, RpcError> {
         local_v4,
         local_v6,
         checksum_v6: !udp6_zero_checksum,
+        group_policy: false,
     })
 }
 

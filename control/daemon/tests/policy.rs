@@ -111,7 +111,7 @@ impl World {
     fn tcp(&self, from: &str, to: &str, port: u16) -> (Option<Reason>, By, By) {
         let ip = |text: &str| text.parse::<IpAddr>().unwrap();
         let key = FlowKey::from_ip(VrfId(0), protocol::TCP, ip(from), ip(to), 40_000, port);
-        let said = explain(&self.tables, VrfId(0), &key);
+        let said = explain(&self.tables, VrfId(0), &key, None);
         let by = |said: Option<Said>| said.unwrap().by;
         (said.drop(), by(said.egress), by(said.ingress))
     }

@@ -42,7 +42,7 @@ const WINDOW: usize = 8;
 const TRIES: u64 = 64;
 const MIN_LINES: usize = 64;
 /// Most that a connection's state can name.
-const MAX_LINES: usize = 1 << 20;
+pub(super) const MAX_LINES: usize = 1 << 20;
 
 /// Milliseconds for which bindings of the process before are kept without a sign of their connections.
 const KEEP: u32 = 3_600_000;

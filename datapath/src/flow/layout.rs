@@ -16,7 +16,7 @@ use crate::wire::FlowKey;
 /// First word of the memfd.
 pub(super) const MAGIC: u64 = u64::from_be_bytes(*b"PODSWFLW");
 /// Raised with every change of meaning of any bit.
-pub(super) const VERSION: u64 = 3;
+pub(super) const VERSION: u64 = 4;
 /// Slots of a bucket.
 pub(super) const SLOTS: usize = 8;
 /// Lines in front of the buckets, one page.

@@ -5,7 +5,8 @@
 //! followed by the type of the first chunk (RFC 9260 section 3.2). Everything else has two states: asked, and answered.
 #![forbid(unsafe_code)]
 
-use super::bindings::BindingId;
+use super::bindings::{BindingId, MAX_LINES};
+use crate::ids::GroupId;
 use crate::wire::protocol;
 use crate::wire::tcp::flags::{ACK, FIN, RST, SYN};
 
@@ -172,7 +173,8 @@ impl Signal {
 
 /// The state of a connection, in 32 bits: phase (0 to 3), the end that began it (4), ends that sent a FIN (5 and 6), ends that
 /// sent a SYN (7 and 8), the other end has answered (9), the end that the other one knows by another address (10), and its binding's number plus
-/// one (11 to 31; 0: there is none).
+/// one (11 to 31; 0: there is none). No connection has both a binding and a group: those with a group begin in a tunnel. So a group stands in the place
+/// of the binding, above the numbers of all bindings.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct State(u32);
 
@@ -182,6 +184,9 @@ const SYN_FROM: u32 = 7;
 const ANSWERED: u32 = 1 << 9;
 const BOUND_END: u32 = 10;
 const BINDING: u32 = 11;
+/// Largest number of a binding plus one; groups follow.
+const BINDINGS: u32 = MAX_LINES as u32;
+const _: () = assert!(MAX_LINES + (u16::MAX as usize) < 1 << (u32::BITS - BINDING));
 /// Bits of the binding and its end.
 const BOUND: u32 = u32::MAX << BOUND_END;
 const TCP_ESTABLISHED: u32 = Phase::TcpEstablished as u32;
@@ -219,9 +224,32 @@ impl State {
         State(self.0 & !BOUND | end << BOUND_END | (binding.0 + 1) << BINDING)
     }
 
+    /// The same, of a connection whose beginning end's packets are marked with this group. Of one that is bound, nothing changes.
+    #[must_use]
+    pub fn marked(self, group: Option<GroupId>) -> State {
+        let is_bound = self.binding().is_some();
+        match group {
+            _ if is_bound => self,
+            None => State(self.0 & !BOUND),
+            Some(group) => {
+                let number = BINDINGS + u32::from(group.get());
+                State(self.0 & !BOUND | number << BINDING)
+            }
+        }
+    }
+
+    /// The group that packets of the end which began it are marked with.
+    #[inline(always)]
+    pub fn group(self) -> Option<GroupId> {
+        let number = (self.0 >> BINDING).checked_sub(BINDINGS)?;
+        GroupId::new(number as u16)
+    }
+
     /// The binding of a connection, whichever end is bound.
+    #[inline(always)]
     pub fn binding(self) -> Option<BindingId> {
-        (self.0 >> BINDING).checked_sub(1).map(BindingId)
+        let number = (self.0 >> BINDING).checked_sub(1)?;
+        (number < BINDINGS).then_some(BindingId(number))
     }
 
     /// The binding that packets from end `from` leave under.

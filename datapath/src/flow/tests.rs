@@ -6,7 +6,7 @@ use std::os::unix::fs::FileExt;
 use proptest::prelude::*;
 
 use super::*;
-use crate::ids::{RuleId, VrfId};
+use crate::ids::{GroupId, RuleId, VrfId};
 use crate::wire::protocol::{TCP, UDP};
 
 const SEED: u64 = 0x1234_5678_9abc_def1;
@@ -194,6 +194,44 @@ fn an_adopted_table_keeps_connections_that_must_be_judged_again() {
     let origin = found.state().origin();
     t.judged(&mut found, 4, origin, way(7, 3));
     assert_eq!(look(&mut t, 1, true, 6).unwrap().stamp(), 4);
+}
+
+#[test]
+fn a_group_stays_with_its_connection() {
+    let mut t = table(64);
+    let all = [1, 0x8000, u16::MAX].map(|n| GroupId::new(n).unwrap());
+    for (n, group) in (1..).zip(all) {
+        let key = key(n, true);
+        let conversation = Conversation::of(&key, t.seed());
+        let state = State::first(UDP_PACKET).marked(Some(group));
+        t.insert(&conversation, way(42, 3), 9, state, 5).unwrap();
+    }
+    put(&mut t, 9, 3, 42, 5).unwrap();
+    let mut t = reopened(&t);
+    for (n, group) in (1..).zip(all) {
+        look(&mut t, n, false, 6).unwrap();
+        let state = look(&mut t, n, true, 7).unwrap().state();
+        assert_eq!((state.group(), state.binding()), (Some(group), None));
+        assert_eq!([0, 1].map(|end| state.binding_of(end)), [None; 2]);
+        assert_eq!(state.phase(), Phase::UdpReplied);
+        let other = state.marked(Some(all[0]));
+        assert_eq!(
+            (other.group(), other.phase()),
+            (Some(all[0]), state.phase())
+        );
+        assert_eq!(
+            (other.marked(None).group(), other.origin()),
+            (None, state.origin())
+        );
+    }
+    assert_eq!(look(&mut t, 9, true, 6).unwrap().state().group(), None);
+    // A binding, of whatever number, is no group, and stays.
+    for number in [0, 1, bindings::MAX_LINES as u32 - 1] {
+        let bound = State::first(UDP_PACKET).bound(1, BindingId(number));
+        let marked = bound.marked(Some(all[0]));
+        assert_eq!((marked.group(), marked), (None, bound));
+        assert_eq!(bound.binding_of(1), Some(BindingId(number)));
+    }
 }
 
 #[test]

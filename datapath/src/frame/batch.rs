@@ -4,7 +4,7 @@
 use std::num::NonZeroU16;
 
 use super::Frame;
-use crate::ids::PortId;
+use crate::ids::{GroupId, PortId};
 use crate::verdict::Verdict;
 use crate::wire::Parsed;
 
@@ -14,7 +14,8 @@ pub const BATCH_SIZE: usize = 64;
 /// An address of the node, as far as it has to be told from its others, and a port: small, so that a packet is two cache lines.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct SeenAs {
-    address: u32,
+    // As halves, so that nothing has to be left free behind the port.
+    address: [u16; 2],
     port: NonZeroU16,
 }
 
@@ -39,11 +40,12 @@ impl SeenAs {
 }
 
 /// Differs for all IPv4 addresses.
-fn fold(address: &[u8; 16]) -> u32 {
+fn fold(address: &[u8; 16]) -> [u16; 2] {
     let words = address.as_chunks::<4>().0;
-    words.iter().fold(0, |sum: u32, word| {
+    let folded = words.iter().fold(0, |sum: u32, word| {
         sum.rotate_left(7) ^ u32::from_be_bytes(*word)
-    })
+    });
+    [folded as u16, (folded >> 16) as u16]
 }
 
 const _: () = assert!(size_of::<Packet>() <= 128);
@@ -61,6 +63,8 @@ pub struct Meta {
     pub hash: u64,
     /// What its destination was before it was translated; from then on the packet is to whom it really is.
     pub seen_as: Option<SeenAs>,
+    /// The group that it was marked with in the tunnel it came through, if that is believed there.
+    pub group: Option<GroupId>,
     /// Nothing about it is left to decide, whoever's port it leaves by: what is in the frame is not what was parsed.
     pub sealed: bool,
     /// Which end of the conversation it comes from ([`FlowKey::is_from_upper`](crate::wire::FlowKey::is_from_upper)).
@@ -115,6 +119,7 @@ impl Batch {
                 parsed: Parsed::default(),
                 hash: 0,
                 seen_as: None,
+                group: None,
                 sealed: false,
                 from_upper: false,
             },

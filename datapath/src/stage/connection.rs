@@ -3,7 +3,8 @@
 //!
 //! A packet of a known connection whose stamp is that of the present tables passes without a judgement. If the stamp differs, the connection
 //! is judged again as it began: in its original direction, at those of its ends that are behind this worker's ports. A connection
-//! that may not go on is forgotten.
+//! that may not go on is forgotten. One that came through a tunnel with group policy remembers the group that its sender's packets bear, as answers do not
+//! say it; when they bear another one, it is judged again, too.
 //!
 //! A packet of no connection is judged as the first of one. Where network policy was asked, it must also be one that opens one, and the table must
 //! have room; where it was not, the table is a cache, and what does not fit is judged packet by packet. Errors about a known
@@ -15,6 +16,7 @@ use crate::counters::Event;
 use crate::events::Refusal;
 use crate::flow::{BindingId, Conversation, Found, Opening, Refused, Signal, State, Way};
 use crate::frame::Packet;
+use crate::ids::GroupId;
 use crate::tables::{Direction, PortEntry, Tables};
 use crate::verdict::Reason;
 use crate::wire::{FlowKey, Fragment, array_at, protocol, sctp};
@@ -28,6 +30,16 @@ pub(super) struct Passage<'t> {
     pub(super) receiver: Option<&'t PortEntry>,
     /// What [`Way::adjacency`] is.
     pub(super) adjacency: u32,
+    /// The group that packets from the sender are marked with.
+    pub(super) group: Option<GroupId>,
+}
+
+impl Passage<'_> {
+    /// The group, where the sender's marks are believed: a tunnel may have lost its group policy since.
+    fn believed(&self) -> Option<GroupId> {
+        let believes = self.sender.is_some_and(PortEntry::has_group_policy);
+        self.group.filter(|_| believes)
+    }
 }
 
 /// What becomes of a packet: first its sender's end speaks, then its receiver's.
@@ -185,6 +197,9 @@ fn note(
         reason,
         rule: half.rule,
         policy: half.policy,
+        group: passage
+            .believed()
+            .filter(|_| direction == Direction::Ingress),
     });
 }
 
@@ -196,12 +211,13 @@ fn judge_both(
     later: bool,
     standing: Standing,
 ) -> Outcome {
-    let half = |direction, port: Option<&PortEntry>, other| match port {
+    let half = |direction, port: Option<&PortEntry>, other, group| match port {
         Some(port) if port.worker == ctx.me || port.tunnel().is_some() => {
             let end = End {
                 direction,
                 port,
                 other,
+                group,
             };
             policy::judge(ctx.tables, end, key, later, standing)
         }
@@ -209,8 +225,8 @@ fn judge_both(
     };
     let (sender, receiver) = (passage.sender, passage.receiver);
     Outcome {
-        egress: half(Direction::Egress, sender, receiver),
-        ingress: half(Direction::Ingress, receiver, sender),
+        egress: half(Direction::Egress, sender, receiver, None),
+        ingress: half(Direction::Ingress, receiver, sender, passage.believed()),
         binding: None,
     }
 }
@@ -226,9 +242,15 @@ fn go_on(
     let meta = &packet.meta;
     let (key, from) = (&meta.parsed.key, usize::from(meta.from_upper));
     let now = stamp(ctx.tables, passage.sender, passage.receiver, key);
-    if found.stamp() != now {
+    let same = is_marked_alike(&found, packet);
+    if found.stamp() != now || !same {
         ctx.counters.event(Event::FlowRejudged, 1);
-        let again = judge_as_begun(ctx, passage, key, &found, from);
+        let group = if same {
+            found.state().group()
+        } else {
+            meta.group
+        };
+        let again = judge_as_begun(ctx, passage, key, (&found, group), from);
         if again.is_ended() {
             ctx.flows.remove(&found);
             return again;
@@ -242,19 +264,30 @@ fn go_on(
     }
     let way = way(passage, packet, &outcome);
     ctx.flows.judged(&mut found, now, from, way);
-    let state = found.state().next(from, signal);
+    let mut state = found.state().next(from, signal);
+    if !same {
+        state = state.marked(meta.group);
+    }
     ctx.flows.seen(&found, state, ctx.now.millis());
     outcome
 }
 
-/// Judges a connection again, as a new one in the direction in which it began.
+/// Whether a packet says of the end that began its connection what the connection was judged by; from the other end it says nothing of that.
+#[inline(always)]
+pub(super) fn is_marked_alike(found: &Found, packet: &Packet) -> bool {
+    let (meta, state) = (&packet.meta, found.state());
+    usize::from(meta.from_upper) != state.origin() || state.group() == meta.group
+}
+
+/// Judges a connection again, as a new one in the direction in which it began, with the group that the end which began it has.
 fn judge_as_begun(
     ctx: &Context<'_>,
     passage: Passage<'_>,
     key: &FlowKey,
-    found: &Found,
+    (found, group): (&Found, Option<GroupId>),
     from: usize,
 ) -> Outcome {
+    let passage = Passage { group, ..passage };
     if from == found.state().origin() {
         return judge_both(ctx, passage, key, false, Standing::New);
     }
@@ -366,7 +399,7 @@ fn remember(
     };
     let stamp = stamp(ctx.tables, passage.sender, passage.receiver, key);
     let way = way(passage, packet, outcome);
-    let state = nat::state(State::first(signal), bound);
+    let state = nat::state(State::first(signal).marked(meta.group), bound);
     outcome.binding = state.binding_of(conversation.from);
     let now = ctx.now.millis();
     let refused = match ctx.flows.insert(&conversation, way, stamp, state, now) {
@@ -399,5 +432,6 @@ pub(super) fn may_go_on(
     from: usize,
 ) -> bool {
     let now = stamp(ctx.tables, passage.sender, passage.receiver, key);
-    found.stamp() == now || !judge_as_begun(ctx, passage, key, found, from).is_ended()
+    let as_begun = (found, found.state().group());
+    found.stamp() == now || !judge_as_begun(ctx, passage, key, as_begun, from).is_ended()
 }

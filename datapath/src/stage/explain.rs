@@ -4,7 +4,7 @@
 use std::net::IpAddr;
 
 use super::policy::{self, End, Half, Standing};
-use crate::ids::{PolicyRuleId, PortId, RuleId, VrfId};
+use crate::ids::{GroupId, PolicyRuleId, PortId, RuleId, VrfId};
 use crate::tables::{Adjacency, Direction, Hop, Peer, PortEntry, PortPolicy, Tables};
 use crate::verdict::Reason;
 use crate::wire::FlowKey;
@@ -38,6 +38,8 @@ pub struct Said {
     pub by: By,
     /// Who the other end is to it.
     pub peer: Peer,
+    /// The group that says so, and not the address.
+    pub by_group: Option<GroupId>,
 }
 
 /// What would become of a new connection.
@@ -64,8 +66,13 @@ impl Explained<'_> {
 }
 
 /// Asks the tables about the first packet of a connection, which comes from the port that has its source address, or that a packet to it
-/// would leave by. Whether the flow table has room, and what is on its way already, is not asked.
-pub fn explain<'t>(tables: &'t Tables, vrf: VrfId, key: &FlowKey) -> Explained<'t> {
+/// would leave by, marked with a group if there is one. Whether the flow table has room, and what is on its way already, is not asked.
+pub fn explain<'t>(
+    tables: &'t Tables,
+    vrf: VrfId,
+    key: &FlowKey,
+    group: Option<GroupId>,
+) -> Explained<'t> {
     let way = |key: &FlowKey| match tables.route(vrf, key) {
         Hop::Adjacency(way) => Ok(way),
         Hop::Drop(reason) => Err(reason),
@@ -77,18 +84,20 @@ pub fn explain<'t>(tables: &'t Tables, vrf: VrfId, key: &FlowKey) -> Explained<'
     let sender = tables.neighbor_owner(vrf, source).or_else(back);
     let route = way(key);
     let receiver = route.ok().and_then(|way| tables.port(way.port));
-    let said = |direction, port: Option<&'t PortEntry>, other| {
+    let group = group.filter(|_| sender.is_some_and(PortEntry::has_group_policy));
+    let said = |direction, port: Option<&'t PortEntry>, other, group| {
         let end = End {
             direction,
             port: port?,
             other,
+            group,
         };
         Some(said(tables, end, key))
     };
     Explained {
-        egress: said(Direction::Egress, sender, receiver),
+        egress: said(Direction::Egress, sender, receiver, None),
         route,
-        ingress: said(Direction::Ingress, receiver, sender),
+        ingress: said(Direction::Ingress, receiver, sender, group),
         led_to,
     }
 }
@@ -99,7 +108,8 @@ fn said(tables: &Tables, end: End<'_>, key: &FlowKey) -> Said {
         port: end.port.id,
         drop: half.drop,
         by: by(end, key, half),
-        peer: tables.peer(end.peer(key)),
+        peer: end.peer(tables, key),
+        by_group: end.group.filter(|_| end.marked(tables, key).is_some()),
     }
 }
 

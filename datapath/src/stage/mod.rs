@@ -177,7 +177,10 @@ fn run_routed<const UPLINK: bool>(ctx: &mut Context<'_>, port: &PortEntry, batch
             false => port,
         };
         let found = find(ctx, packet, candidate);
-        packet.meta.verdict = match found.and_then(|found| go_on(ctx, port, packet, &found)) {
+        // Only what comes out of a tunnel is marked.
+        let alike = |found: &Found| !UPLINK || connection::is_marked_alike(found, packet);
+        let known = found.filter(alike);
+        packet.meta.verdict = match known.and_then(|found| go_on(ctx, port, packet, &found)) {
             Some((way, outcome)) => {
                 hits += 1;
                 leave(ctx, port, packet, way, &outcome)
@@ -403,6 +406,7 @@ fn leave_judged(
         sender: Some(port),
         receiver: way.ok().and_then(|way| ctx.tables.port(way.port)),
         adjacency: way.map_or(0, |way| way.index),
+        group: packet.meta.group,
     };
     // What ends here, or is to be cut, begins no connection.
     let fits = |way: &Adjacency| packet.meta.parsed.l3_len <= path_mtu::of(ctx, way);
@@ -606,7 +610,8 @@ fn receive_routed(
         let stamp = connection::stamp(ctx.tables, sender, Some(out), &meta.parsed.key);
         let same = way.in_port == meta.in_port
             && way.adjacency == u32::from(out.id.0)
-            && stamp == found.stamp();
+            && stamp == found.stamp()
+            && connection::is_marked_alike(&found, packet);
         same.then_some(())?;
         keep(ctx, packet, &found, from)?;
         Some(Outcome::of_way(&way, None))
@@ -620,6 +625,7 @@ fn receive_routed(
         sender,
         receiver: Some(out),
         adjacency: out.id.0.into(),
+        group: meta.group,
     };
     let outcome = connection::decide(ctx, passage, packet, found, true);
     if outcome.is_allowed() {

@@ -11,9 +11,9 @@
 use std::sync::Arc;
 
 use crate::counters::WorkerCounters;
-use crate::ids::{PolicyRuleId, RuleId};
+use crate::ids::{GroupId, PolicyRuleId, RuleId};
 use crate::tables::{
-    Direction, DirectionPolicy, PolicyJudgement, PortEntry, PortPolicy, RuleSet, Tables,
+    Direction, DirectionPolicy, Peer, PolicyJudgement, PortEntry, PortPolicy, RuleSet, Tables,
 };
 use crate::verdict::Reason;
 use crate::wire::{FlowKey, Fragment, Parsed};
@@ -51,6 +51,8 @@ pub(super) struct End<'t> {
     pub(super) port: &'t PortEntry,
     /// The port at the other end, where there is one.
     pub(super) other: Option<&'t PortEntry>,
+    /// The group that the other end's packets are marked with, where that is believed.
+    pub(super) group: Option<GroupId>,
 }
 
 impl<'t> End<'t> {
@@ -72,19 +74,28 @@ impl<'t> End<'t> {
     }
 
     /// The address of the other end.
-    pub(super) fn peer(&self, key: &'t FlowKey) -> &'t [u8; 16] {
+    fn address<'k>(&self, key: &'k FlowKey) -> &'k [u8; 16] {
         match self.direction {
             Direction::Egress => &key.dst,
             Direction::Ingress => &key.src,
         }
     }
 
+    /// Who the other end is by its group, if that is known.
+    pub(super) fn marked(&self, tables: &Tables, key: &FlowKey) -> Option<Peer> {
+        tables.marked_peer(self.group?, self.address(key))
+    }
+
+    /// Who the other end is. By its address where its group is unknown: the address says no less than without groups. To be judged as nobody
+    /// would not be safer, as rules that deny name peers, too.
+    pub(super) fn peer(&self, tables: &Tables, key: &FlowKey) -> Peer {
+        let marked = self.marked(tables, key);
+        marked.unwrap_or_else(|| tables.peer(self.address(key)))
+    }
+
     /// A pod and itself, or a pod and its node.
     pub(super) fn is_exempt(&self, key: &FlowKey) -> bool {
-        let peer = match self.direction {
-            Direction::Egress => &key.dst,
-            Direction::Ingress => &key.src,
-        };
+        let peer = self.address(key);
         self.other.is_some_and(|other| {
             other.id == self.port.id || other.node && other.addresses().contains_key(peer)
         })
@@ -126,7 +137,7 @@ pub(super) fn judge(
         }
         Standing::New => {}
     }
-    let peer = tables.peer(end.peer(key));
+    let peer = end.peer(tables, key);
     match policy.judge(&peer, key.protocol(), key.dport) {
         PolicyJudgement::Accept(rule) => Half {
             policy: Some(rule),

@@ -4,11 +4,15 @@
 //! A tunnel is a port without a device: packets leave by it wrapped, out of the uplink that leads to its other end, and come in by it
 //! out of an uplink's packets to the node's own address. Only other ends that are neighbors on the port are heard. Outer packets are never
 //! fragmented: what is too large for the way is answered inside the tunnel.
+//!
+//! In a tunnel with group policy packets of pods bear their group, and what comes bears that of its sender: judged by that, where it is known here, and not
+//! by its address.
 
 use std::net::IpAddr;
 
 use super::{Context, fragment, outside, route};
 use crate::frame::Packet;
+use crate::ids::GroupId;
 use crate::tables::{Adjacency, Hop, PortEntry};
 use crate::verdict::{Reason, Verdict};
 use crate::wire::flow_key::{self, FlowKey};
@@ -36,8 +40,12 @@ pub(super) fn wrap(ctx: &mut Context<'_>, packet: &mut Packet, way: &Adjacency) 
     let Some(template) = &wrap.template else {
         return Verdict::Drop(Reason::TunnelNoSource);
     };
+    let group = match wrap.group_policy {
+        true => sender_group(ctx, packet),
+        false => None,
+    };
     let inner = packet.frame.len();
-    match put_headers(ctx, packet, template, out) {
+    match put_headers(ctx, packet, template, out, group) {
         true => {
             packet.meta.sealed = true;
             ctx.counters.transmitted(way.port, 1, inner.into());
@@ -47,12 +55,19 @@ pub(super) fn wrap(ctx: &mut Context<'_>, packet: &mut Packet, way: &Adjacency) 
     }
 }
 
+/// The group of whoever sent a packet. It is the port's: no pod can say it.
+#[inline]
+fn sender_group(ctx: &Context<'_>, packet: &Packet) -> Option<GroupId> {
+    ctx.tables.port(packet.meta.in_port)?.group
+}
+
 #[inline(always)]
 fn put_headers(
     ctx: &mut Context<'_>,
     packet: &mut Packet,
     template: &Template,
     out: &Adjacency,
+    group: Option<GroupId>,
 ) -> bool {
     // What it covers is out of a device's sight from here on.
     fragment::finish_checksum(ctx, packet);
@@ -63,6 +78,7 @@ fn put_headers(
         sport: vxlan::source_port(packet.meta.hash),
         dst_mac: out.dst_mac,
         src_mac: out.src_mac,
+        group,
     };
     if !frame.push_front(template.overhead()) {
         return false;
@@ -148,6 +164,11 @@ fn come_out(
     packet: &mut Packet,
     (headers, tos): (usize, u8),
 ) -> Verdict {
+    // Whatever is there else is nothing to this end (RFC 7348 section 5: ignored).
+    packet.meta.group = match tunnel.has_group_policy() {
+        true => vxlan::read_group(packet.frame.bytes(), headers - vxlan::HEADER_LEN),
+        false => None,
+    };
     if !packet.frame.pull_front(headers as u16) {
         return Verdict::Drop(Reason::TunnelHeaderInvalid);
     }

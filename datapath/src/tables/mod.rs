@@ -39,7 +39,7 @@ pub use segment::{FdbKey, Member, Segment, SegmentSpec};
 pub use tunnel::{PathMtu, TunnelSpec, Underlay, Wrap};
 pub use ways::Ways;
 
-use crate::ids::{PortId, RuleId, VrfId};
+use crate::ids::{GroupId, PortId, RuleId, VrfId};
 use crate::verdict::Reason;
 use crate::wire::{FlowKey, MacAddr};
 use paged::{Paged, Slab};
@@ -136,6 +136,8 @@ pub struct Counts {
     pub identities: usize,
     /// Prefixes with a CIDR class.
     pub cidrs: usize,
+    /// Groups.
+    pub groups: usize,
 }
 
 impl Tables {
@@ -295,8 +297,14 @@ impl Tables {
         self.peers.get(address)
     }
 
+    /// Who is behind an address whose packets are marked with a group; `None` where nobody knows what that stands for. Blocks are those of the
+    /// address all the same.
+    pub fn marked_peer(&self, group: GroupId, address: &[u8; 16]) -> Option<Peer> {
+        self.peers.marked(group, address)
+    }
+
     /// Grows whenever something changes that the stamps of neither ports nor addresses stand for: the way to a port, routes of
-    /// short prefixes, segments, whom identities and ipBlocks match.
+    /// short prefixes, segments, whom identities, groups and ipBlocks match.
     ///
     /// Of all stamps: a connection was judged under what holds now if and only if the wrapping sum of this one, of those
     /// of its two ports, and of both kinds of its two addresses, is the same.

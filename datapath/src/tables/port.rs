@@ -11,7 +11,7 @@ use super::TableError;
 use super::limits::VLANS;
 use super::policy::{Action, PortPolicy, RuleSet};
 use super::tunnel::TunnelSpec;
-use crate::ids::{PortId, VrfId, WorkerId};
+use crate::ids::{GroupId, PortId, VrfId, WorkerId};
 use crate::wire::MacAddr;
 use crate::wire::flow_key::to_ip;
 
@@ -105,17 +105,19 @@ pub struct PortEntry {
     pub ingress: Arc<RuleSet>,
     /// Policy by peer.
     pub policy: PortPolicy,
+    /// The group of the pod behind it, which its packets are marked with in tunnels that have marks.
+    pub group: Option<GroupId>,
     /// Drop what does not come from the station's own MAC and (routed) IP addresses.
     pub check_source: bool,
     /// The node's own network stack is behind it: its addresses are the node's.
     pub node: bool,
-    /// Grows whenever anything about the port changes, its rules and policy included; never that of an earlier port of
-    /// the same id.
+    /// Grows whenever anything about the port changes, its rules and policy included, but its group not: nobody here is judged by that; never
+    /// that of an earlier port of the same id.
     pub stamp: u32,
 }
 
 impl PortEntry {
-    /// Whether only rules, policy and stamp may differ.
+    /// Whether only rules, policy, group and stamp may differ.
     pub(crate) fn is_set_as(&self, other: &PortEntry) -> bool {
         self.leads_as(other)
             && self.name == other.name
@@ -188,6 +190,12 @@ impl PortEntry {
             PortKind::Tunnel(tunnel) => Some(tunnel),
             _ => None,
         }
+    }
+
+    /// Whether marks of packets that come by it are believed.
+    #[inline]
+    pub fn has_group_policy(&self) -> bool {
+        self.tunnel().is_some_and(|tunnel| tunnel.group_policy)
     }
 
     /// Whether others than pods of this node are behind it: what comes from there is known by its way only.

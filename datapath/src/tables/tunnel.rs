@@ -25,6 +25,8 @@ pub struct TunnelSpec {
     pub local_v6: Option<Ipv6Addr>,
     /// Over IPv6: write UDP checksums. Without them the other ends must take packets that have none (RFC 6935).
     pub checksum_v6: bool,
+    /// Packets are marked with the group of their sender, and marks of the other ends are believed.
+    pub group_policy: bool,
 }
 
 impl TunnelSpec {
@@ -44,6 +46,8 @@ pub struct Wrap {
     pub template: Option<Template>,
     /// Which way they go.
     pub way: Underlay,
+    /// They are marked with the group of their sender.
+    pub group_policy: bool,
     /// What is known of that way beyond the first hop.
     pub path: Arc<PathMtu>,
 }

@@ -1,5 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
-//! VXLAN (RFC 7348 section 5) over IPv4 and IPv6.
+//! VXLAN (RFC 7348 section 5) over IPv4 and IPv6, and its Group Policy extension (draft-smith-vxlan-group-policy section 2.1; `struct
+//! vxlanhdr_gbp` of include/net/vxlan.h):
+//!
+//! | byte | |
+//! |---|---|
+//! | 0 | flags: G `0x80`, a group is there; I `0x08`, a network identifier is there |
+//! | 1 | flags: D `0x40`, A `0x08` |
+//! | 2, 3 | Group Policy ID, behind G |
+//! | 4 to 6 | network identifier |
+//!
+//! A ("policy was applied") is neither set nor heeded: the receiver's end is judged where the receiver is. D is about learning, and nothing is
+//! learned from tunnels.
 
 use std::net::IpAddr;
 
@@ -9,6 +20,7 @@ use super::ipv4::{self, Ipv4Header};
 use super::ipv6::{self, Ipv6Header};
 use super::udp::{self, UdpHeader};
 use super::{array_at, array_at_mut, ecn, protocol};
+use crate::ids::GroupId;
 
 /// Length, bytes.
 pub const HEADER_LEN: usize = 8;
@@ -21,6 +33,8 @@ pub const MAX_VNI: u32 = (1 << 24) - 1;
 
 /// Flags, first byte: a network identifier is there.
 const VNI_VALID: u8 = 0x08;
+/// Flags, first byte: a group is there.
+const GROUP_VALID: u8 = 0x80;
 /// First of the source ports (RFC 7348 section 5: the dynamic range of RFC 6335).
 const FIRST_SPORT: u16 = 0xc000;
 /// Hop limit of the outer header (RFC 1340's default, as the kernel's tunnels have).
@@ -35,6 +49,26 @@ pub fn read_vni(frame: &[u8], at: usize) -> Option<u32> {
     (flags & VNI_VALID != 0).then(|| u32::from_be_bytes([0, v0, v1, v2]))
 }
 
+/// The group in the header at `at`; `None` when that is not all there, says that there is none, or that it is 0.
+#[inline(always)]
+pub fn read_group(frame: &[u8], at: usize) -> Option<GroupId> {
+    let header: &[u8; HEADER_LEN] = array_at(frame, at)?;
+    let [flags, _, high, low, ..] = *header;
+    match flags & GROUP_VALID {
+        0 => None,
+        _ => GroupId::new(u16::from_be_bytes([high, low])),
+    }
+}
+
+/// Writes a group into the last bytes of outer headers.
+#[inline(always)]
+fn write_group(out: &mut [u8], group: GroupId) {
+    if let Some([flags, _, high, low, ..]) = out.last_chunk_mut::<HEADER_LEN>() {
+        *flags |= GROUP_VALID;
+        [*high, *low] = group.get().to_be_bytes();
+    }
+}
+
 /// The source port for a flow of this hash: the underlay's routers tell flows apart by it.
 #[inline(always)]
 pub fn source_port(hash: u64) -> u16 {
@@ -47,7 +81,7 @@ pub fn is_source_port(port: u16) -> bool {
 }
 
 /// What is the same in the outer headers of all packets of one tunnel from one other end, over IPv4 and without a UDP checksum: who sends it to whom,
-/// and which tunnel it is of. Equal words are of equal headers.
+/// and which tunnel it is of. Equal words are of equal headers, whatever groups are in them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Outer([u64; 6]);
 
@@ -120,6 +154,8 @@ pub struct Wrapped {
     pub dst_mac: MacAddr,
     /// Source MAC address of the outer frame.
     pub src_mac: MacAddr,
+    /// Group of the sender.
+    pub group: Option<GroupId>,
 }
 
 /// The outer headers of a tunnel to one other end, made once.
@@ -234,7 +270,7 @@ impl Template {
         let udp = UdpHeader::read_mut(&mut out[UDP..])?;
         udp.sport.set(wrapped.sport);
         udp.length.set(udp_len);
-        set_macs(out, wrapped);
+        set_own(out, wrapped);
         Some(false)
     }
 
@@ -256,15 +292,19 @@ impl Template {
         if self.checksum {
             udp.checksum.set(checksum::add(self.sum, udp_len));
         }
-        set_macs(out, wrapped);
+        set_own(out, wrapped);
         Some(self.checksum)
     }
 }
 
+/// Writes what is neither IP nor UDP.
 #[inline(always)]
-fn set_macs(out: &mut [u8], wrapped: &Wrapped) {
+fn set_own(out: &mut [u8], wrapped: &Wrapped) {
     if let Some(macs) = array_at_mut::<12>(out, 0) {
         macs[..6].copy_from_slice(&wrapped.dst_mac.0);
         macs[6..].copy_from_slice(&wrapped.src_mac.0);
+    }
+    if let Some(group) = wrapped.group {
+        write_group(out, group);
     }
 }

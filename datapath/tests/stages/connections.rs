@@ -17,8 +17,8 @@ use crate::frames::{self, V4, V6};
 use crate::node::*;
 use crate::world::{Out, World};
 
-const CLIENT: PeerClass = PeerClass(0);
-const OTHER: PeerClass = PeerClass(1);
+pub(crate) const CLIENT: PeerClass = PeerClass(0);
+pub(crate) const OTHER: PeerClass = PeerClass(1);
 const SCTP: u8 = 132;
 const SECOND: u64 = 1_000_000_000;
 
@@ -47,7 +47,7 @@ fn open() -> Arc<DirectionPolicy> {
 }
 
 /// Pod 2 isolated both ways; what comes from pods of `class` to port 80, or as ICMP, may come in.
-fn server(class: PeerClass) -> PortPolicy {
+pub(crate) fn server(class: PeerClass) -> PortPolicy {
     let icmp = PolicyRule {
         ports: Vec::new(),
         ..rule(8, &[])

@@ -274,7 +274,7 @@ fn policy_lets_a_pod_reach_itself_and_its_own_rules_do_as_ever() {
         ask(w);
         comes_back(w, &udp(INSIDE(), SHOWN()), udp(AT_NODE, POD()));
         let key = FlowKey::from_ip(VrfId(0), frames::UDP, v4(1).into(), NODE4.into(), ASKS, LED);
-        let why = explain(&w.tables, VrfId(0), &key);
+        let why = explain(&w.tables, VrfId(0), &key, None);
         assert_eq!(why.drop(), None);
         let by = [why.egress, why.ingress].map(|said| said.map(|s| (s.port, s.by)));
         assert_eq!(by, [Some((PortId(1), By::Exempt)); 2]);

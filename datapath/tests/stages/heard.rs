@@ -5,10 +5,10 @@ use std::net::IpAddr;
 
 use podswitch_datapath::{PortId, VrfId};
 
-use crate::frames;
 use crate::node::*;
 use crate::tunnels::{TUNNEL, node_v4, node_v6, pair};
 use crate::world::{Out, World};
+use crate::{frames, groups};
 
 /// Ethernet, IPv4, UDP, VXLAN.
 const OUTER: usize = 50;
@@ -32,15 +32,27 @@ fn with_checksum(frame: &mut [u8]) {
 
 #[test]
 fn what_was_heard_before_makes_no_difference() {
-    let (mut a, mut fresh) = pair(node_v4);
-    let (_, mut primed) = pair(node_v4);
+    let (a, fresh) = pair(node_v4);
+    let (_, primed) = pair(node_v4);
+    assert_no_difference(a, fresh, primed, 53);
+}
+
+#[test]
+fn what_was_heard_before_makes_no_difference_to_groups() {
+    let (mut a, fresh) = groups::nodes_on([0; 3], node_v4);
+    let (_, primed) = groups::nodes_on([0; 3], node_v4);
+    groups::mark(&mut a, Some(groups::CLIENTS));
+    assert_no_difference(a, fresh, primed, 80);
+}
+
+fn assert_no_difference(mut a: World, mut fresh: World, mut primed: World, dport: u16) {
     let mut wrapped = |dport| {
         only(
             a.send_one(1, &frame4(1, &udp4(v4(1), v4(2), dport))),
             UPLINK,
         )
     };
-    let (prime, outer) = (wrapped(54), wrapped(53));
+    let (prime, outer) = (wrapped(54), wrapped(dport));
     let bits = (0..OUTER).flat_map(|at| (0..8).map(move |bit| (at, 1 << bit)));
     let mut let_on = 0;
     for ((at, bit), mend) in bits.flat_map(|flip| [(flip, false), (flip, true)]) {

@@ -11,6 +11,7 @@ mod world;
 mod connections;
 mod errors;
 mod fragments;
+mod groups;
 mod hairpin;
 mod handoff;
 mod heard;

@@ -58,6 +58,7 @@ fn worlds() -> [World; 2] {
                 local_v4: None,
                 local_v6: None,
                 checksum_v6: true,
+                group_policy: false,
             },
         };
         w.edit(|e| {

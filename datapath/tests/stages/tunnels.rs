@@ -53,7 +53,7 @@ fn uplink(node: u8) -> PortSpec {
     }
 }
 
-fn tunnel(node: u8) -> PortSpec {
+pub(crate) fn tunnel(node: u8, group_policy: bool) -> PortSpec {
     PortSpec {
         name: "vxlan".to_owned(),
         mac: vtep(node),
@@ -68,6 +68,7 @@ fn tunnel(node: u8) -> PortSpec {
                 local_v4: None,
                 local_v6: None,
                 checksum_v6: true,
+                group_policy,
             },
         },
         ..pod(TUNNEL)
@@ -80,11 +81,11 @@ fn node_with_tunnel(node: u8, other_end: IpAddr) -> World {
 }
 
 /// The same, with pod, uplink and tunnel on these workers of two.
-fn node_on(node: u8, other_end: IpAddr, workers: [u8; 3]) -> World {
+pub(crate) fn node_on(node: u8, other_end: IpAddr, workers: [u8; 3]) -> World {
     let other = 3 - node;
     let mut w = World::new(2, gateway(), Rate::UNLIMITED);
     w.edit(|e| {
-        for (mut port, worker) in [pod(node.into()), uplink(node), tunnel(node)]
+        for (mut port, worker) in [pod(node.into()), uplink(node), tunnel(node, false)]
             .into_iter()
             .zip(workers)
         {

@@ -49,7 +49,7 @@ impl Engine {
         let dport = params.port.unwrap_or(0);
         let key = FlowKey::from_ip(vrf, params.protocol.0, from, to, sport, dport);
         let tables = self.switch.tables();
-        let explained = explain(tables, vrf, &key);
+        let explained = explain(tables, vrf, &key, None);
         let judge = |said, direction| self.judgement(tables, said, direction);
         Ok(WhyResult {
             allowed: explained.drop().is_none(),

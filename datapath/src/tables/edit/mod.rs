@@ -21,7 +21,7 @@ use super::{
     Direction, FdbKey, HostPortKey, NeighborKey, PortKind, PortPolicy, PortSpec, Route, RouteKey,
     Rule, SegmentSpec, TableError, Tables, stamps,
 };
-use crate::ids::{CidrClass, IdentityId, PeerClass, PortId, VrfId};
+use crate::ids::{CidrClass, GroupId, IdentityId, PeerClass, PortId, VrfId};
 use crate::wire::MacAddr;
 use crate::wire::translate::Endpoint;
 
@@ -41,6 +41,8 @@ pub struct Edit {
     identities: BTreeMap<IdentityId, Option<PeerClass>>,
     peers: BTreeMap<IpAddr, Option<IdentityId>>,
     cidrs: BTreeMap<IpNet, Option<CidrClass>>,
+    groups: BTreeMap<GroupId, Option<IdentityId>>,
+    port_groups: BTreeMap<PortId, Option<GroupId>>,
     host_ports: BTreeMap<HostPortKey, Option<Endpoint>>,
 }
 
@@ -62,6 +64,8 @@ impl Edit {
             identities: BTreeMap::new(),
             peers: BTreeMap::new(),
             cidrs: BTreeMap::new(),
+            groups: BTreeMap::new(),
+            port_groups: BTreeMap::new(),
             host_ports: BTreeMap::new(),
         }
     }
@@ -157,7 +161,7 @@ impl Edit {
         self
     }
 
-    /// Adds an identity or changes which selectors it matches. None: it is freed; no peer may have it any more.
+    /// Adds an identity or changes which selectors it matches. None: it is freed; no peer and no group may have it any more.
     pub fn set_identity(&mut self, id: IdentityId, class: Option<PeerClass>) -> &mut Self {
         self.identities.insert(id, class);
         self
@@ -173,6 +177,18 @@ impl Edit {
     /// length must be zero. None: that of the next shorter prefix.
     pub fn set_cidr(&mut self, prefix: IpNet, class: Option<CidrClass>) -> &mut Self {
         self.cidrs.insert(prefix, class);
+        self
+    }
+
+    /// Says who packets marked with a group are from: an identity that there is. None: nobody knows.
+    pub fn set_group(&mut self, group: GroupId, identity: Option<IdentityId>) -> &mut Self {
+        self.groups.insert(group, identity);
+        self
+    }
+
+    /// Says which group a port's packets are marked with; it stays until another one is set or the port is removed.
+    pub fn set_group_of(&mut self, port: PortId, group: Option<GroupId>) -> &mut Self {
+        self.port_groups.insert(port, group);
         self
     }
 
@@ -213,8 +229,10 @@ impl Edit {
         build.set_fdb(&self.fdb)?;
         build.change_rules(&self.rules)?;
         build.set_policies(&self.policies, &self.ports)?;
+        build.set_port_groups(&self.port_groups);
         build.set_identities(&self.identities);
         build.set_peers(&self.peers)?;
+        build.set_groups(&self.groups)?;
         build.remove_identities(&self.identities)?;
         build.set_cidrs(&self.cidrs)?;
         build.set_host_ports(&self.host_ports)?;

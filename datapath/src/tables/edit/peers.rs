@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Peers, and the policies of ports.
+//! Peers, groups, and the policies and groups of ports.
 #![forbid(unsafe_code)]
 
 use std::collections::BTreeMap;
@@ -9,7 +9,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 
 use super::Build;
-use crate::ids::{CidrClass, IdentityId, PeerClass, PortId};
+use crate::ids::{CidrClass, GroupId, IdentityId, PeerClass, PortId};
 use crate::tables::limits::{MAX_CIDRS, MAX_IDENTITIES, MAX_PEERS};
 use crate::tables::peers::Identity;
 use crate::tables::route::host;
@@ -48,11 +48,11 @@ impl Build {
             if old.is_some_and(|old| old.class == class) {
                 continue;
             }
-            let addresses = old.map_or(0, |old| old.addresses);
-            let new = Identity { class, addresses };
+            let users = old.map_or(0, |old| old.users);
+            let new = Identity { class, users };
             known.insert(id.0, u32::BITS as u8, new);
             // What has the identity already is somebody else from now on; for a new one nobody has been judged.
-            self.changed |= addresses > 0;
+            self.changed |= users > 0;
             self.tables.counts.identities += usize::from(old.is_none());
         }
     }
@@ -82,14 +82,14 @@ impl Build {
             *count += usize::from(old.is_none());
             *count -= usize::from(identity.is_none());
             if let Some(known) = old.and_then(|id| self.identity_mut(id)) {
-                known.addresses -= 1;
+                known.users -= 1;
             }
             let Some(id) = *identity else { continue };
             let Some(known) = self.identity_mut(id) else {
                 let (name, needs) = (peer_name(*address), identity_name(id));
                 return Err(TableError::dangling(name, needs, "add the identity first"));
             };
-            known.addresses += 1;
+            known.users += 1;
         }
         let count = self.tables.counts.peers;
         at_most(MAX_PEERS, "peers", count, peers, |a| peer_name(*a))
@@ -109,9 +109,9 @@ impl Build {
             let Some(old) = known.get_exact(id.0).filter(|_| class.is_none()) else {
                 continue;
             };
-            if old.addresses > 0 {
-                let (name, needs) = (self.peer_with(*id), identity_name(*id));
-                let hint = "remove the peer too, or give it another identity";
+            if old.users > 0 {
+                let (name, needs) = (self.user_of(*id), identity_name(*id));
+                let hint = "remove that too, or give it another identity";
                 return Err(TableError::dangling(name, needs, hint));
             }
             known.remove(id.0, u32::BITS as u8);
@@ -123,16 +123,67 @@ impl Build {
         })
     }
 
-    /// A peer that has the identity, for errors.
-    fn peer_with(&self, id: IdentityId) -> String {
+    /// A peer or group that has the identity, for errors.
+    fn user_of(&self, id: IdentityId) -> String {
         let mut name = "a peer".to_owned();
-        let peers = &self.tables.peers.addresses;
-        peers.visit(&mut |prefix, identity| {
+        let peers = &self.tables.peers;
+        peers.groups.visit(&mut |group, _, identity| {
+            if *identity == id {
+                name = format!("group {group}");
+            }
+        });
+        peers.addresses.visit(&mut |prefix, identity| {
             if *identity == id {
                 name = peer_name(prefix.addr());
             }
         });
         name
+    }
+
+    /// Who packets marked with groups are from. Few change, and connections do not say in their stamps by which they were judged: all are
+    /// judged again.
+    pub(super) fn set_groups(
+        &mut self,
+        groups: &BTreeMap<GroupId, Option<IdentityId>>,
+    ) -> Result<(), TableError> {
+        for (group, identity) in groups {
+            let known = &mut self.tables.peers.groups;
+            let number = u32::from(group.get());
+            let old = known.get_exact(number).copied();
+            if old == *identity {
+                continue;
+            }
+            match identity {
+                Some(id) => known.insert(number, u32::BITS as u8, *id),
+                None => known.remove(number, u32::BITS as u8),
+            };
+            self.changed = true;
+            let count = &mut self.tables.counts.groups;
+            *count += usize::from(old.is_none());
+            *count -= usize::from(identity.is_none());
+            if let Some(known) = old.and_then(|id| self.identity_mut(id)) {
+                known.users -= 1;
+            }
+            let Some(id) = *identity else { continue };
+            let Some(known) = self.identity_mut(id) else {
+                let (name, needs) = (format!("group {group}"), identity_name(id));
+                return Err(TableError::dangling(name, needs, "add the identity first"));
+            };
+            known.users += 1;
+        }
+        Ok(())
+    }
+
+    /// Gives ports their groups; those of ports that are gone are gone.
+    pub(super) fn set_port_groups(&mut self, groups: &BTreeMap<PortId, Option<GroupId>>) {
+        for (id, group) in groups {
+            let Some(old) = self.tables.port(*id).filter(|old| old.group != *group) else {
+                continue;
+            };
+            let mut port = old.clone();
+            port.group = *group;
+            *self.tables.ports.get_mut(id.index()) = Some(Arc::new(port));
+        }
     }
 
     pub(super) fn set_cidrs(

@@ -181,6 +181,7 @@ impl Build {
             egress: rules(old.as_ref().map(|p| &p.egress), spec.egress_default),
             ingress: rules(old.as_ref().map(|p| &p.ingress), spec.ingress_default),
             policy: old.as_ref().map(|p| p.policy.clone()).unwrap_or_default(),
+            group: old.as_ref().and_then(|p| p.group),
             check_source: spec.check_source,
             node: spec.node,
             stamp: self.stamp(),

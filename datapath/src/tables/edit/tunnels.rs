@@ -96,6 +96,7 @@ impl Build {
         let wrap = Some(Arc::new(Wrap {
             template,
             way,
+            group_policy: tunnel.group_policy,
             path: path.unwrap_or_default(),
         }));
         if self.tables.wrap(adjacency) != wrap.as_deref() {

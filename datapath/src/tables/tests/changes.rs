@@ -8,7 +8,7 @@ use proptest::prelude::*;
 
 use super::basic::{gateway, mac, routed};
 use super::model::Change;
-use crate::ids::{CidrClass, IdentityId, PeerClass, PortId, VrfId, WorkerId};
+use crate::ids::{CidrClass, GroupId, IdentityId, PeerClass, PortId, VrfId, WorkerId};
 use crate::tables::*;
 
 fn address() -> impl Strategy<Value = IpAddr> {
@@ -200,6 +200,16 @@ fn cidr_change() -> impl Strategy<Value = Change> {
         .prop_map(|(prefix, class)| Change::Cidr(prefix, class))
 }
 
+pub(super) fn group(number: u16) -> GroupId {
+    GroupId::new(number).unwrap()
+}
+
+fn group_change() -> impl Strategy<Value = Change> {
+    let number = prop_oneof![Just(1u16), Just(2), Just(u16::MAX)];
+    (number, proptest::option::weighted(0.7, identity()))
+        .prop_map(|(number, identity)| Change::Group(group(number), identity))
+}
+
 /// Policies by number: none, not known yet, and compiled ones.
 pub(super) fn policies() -> &'static [PortPolicy] {
     static ALL: LazyLock<Vec<PortPolicy>> = LazyLock::new(|| {
@@ -239,6 +249,7 @@ pub(super) fn change() -> impl Strategy<Value = Change> {
         4 => peer_change(),
         2 => identity_change(),
         1 => cidr_change(),
+        1 => group_change(),
     ]
 }
 

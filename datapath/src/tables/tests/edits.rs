@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use proptest::prelude::*;
 
 use super::basic::{gateway, mac};
-use super::changes::{change, policies, start};
+use super::changes::{change, group, policies, start};
 use super::model::{Change, Model};
 use super::stamps::check_stamps;
 use crate::ids::{IdentityId, PortId, RuleId, VrfId};
@@ -74,11 +74,15 @@ fn as_set_peers(tables: &Tables, model: &mut Model) {
     peers.addresses.visit(&mut |prefix, identity| {
         model.peers.insert(prefix.addr(), *identity);
     });
+    peers.groups.visit(&mut |number, _, identity| {
+        let number = u16::try_from(number).unwrap();
+        model.groups.insert(group(number), *identity);
+    });
     peers.identities.visit(&mut |id, _, identity| {
         let id = IdentityId(id);
         model.identities.insert(id, identity.class);
-        let has = model.peers.values().filter(|of| **of == id).count();
-        assert_eq!(identity.addresses as usize, has);
+        let has = model.identified().filter(|of| **of == id).count();
+        assert_eq!(identity.users as usize, has);
     });
     peers.cidrs.visit(&mut |prefix, class| {
         model.cidrs.insert(prefix, *class);
@@ -103,6 +107,10 @@ fn check_lookups(tables: &Tables, model: &Model) {
         }
         let key = FlowKey::from_ip(VrfId(0), 6, address, address, 1, 80).src;
         assert_eq!(tables.peer(&key), model.peer(address), "{address}");
+        for group in [1, 2, 3, u16::MAX].map(group) {
+            let got = tables.marked_peer(group, &key);
+            assert_eq!(got, model.marked_peer(group, address), "{address}");
+        }
     }
     for segment in tables.segments() {
         let members: BTreeSet<PortId> = segment.members().iter().map(|m| m.port).collect();

@@ -7,7 +7,7 @@ use ipnet::IpNet;
 
 use super::basic::gateway;
 use super::changes::policies;
-use crate::ids::{CidrClass, IdentityId, PeerClass, PortId, VrfId};
+use crate::ids::{CidrClass, GroupId, IdentityId, PeerClass, PortId, VrfId};
 use crate::tables::*;
 use crate::verdict::Reason;
 use crate::wire::MacAddr;
@@ -26,6 +26,7 @@ pub(super) enum Change {
     Peer(IpAddr, Option<IdentityId>),
     Identity(IdentityId, Option<PeerClass>),
     Cidr(IpNet, Option<CidrClass>),
+    Group(GroupId, Option<IdentityId>),
 }
 
 impl Change {
@@ -47,6 +48,7 @@ impl Change {
             Change::Peer(address, identity) => edit.set_peer(address, identity),
             Change::Identity(id, class) => edit.set_identity(id, class),
             Change::Cidr(prefix, class) => edit.set_cidr(prefix, class),
+            Change::Group(group, identity) => edit.set_group(group, identity),
         };
     }
 }
@@ -64,6 +66,7 @@ pub(super) struct Model {
     pub(super) peers: BTreeMap<IpAddr, IdentityId>,
     pub(super) identities: BTreeMap<IdentityId, PeerClass>,
     pub(super) cidrs: BTreeMap<IpNet, CidrClass>,
+    pub(super) groups: BTreeMap<GroupId, IdentityId>,
 }
 
 fn put<K: Ord + Clone, V: Clone>(map: &mut BTreeMap<K, V>, key: &K, value: &Option<V>) {
@@ -96,6 +99,7 @@ impl Model {
                 Change::Peer(address, identity) => put(&mut next.peers, address, identity),
                 Change::Identity(id, class) => put(&mut next.identities, id, class),
                 Change::Cidr(prefix, class) => put(&mut next.cidrs, prefix, class),
+                Change::Group(group, identity) => put(&mut next.groups, group, identity),
             }
         }
         // A port takes its rules along, and its policy even if it is set in the same breath.
@@ -126,6 +130,7 @@ impl Model {
                 .map(|(i, c)| Change::Identity(*i, Some(*c))),
         );
         all.extend(self.cidrs.iter().map(|(p, c)| Change::Cidr(*p, Some(*c))));
+        all.extend(self.groups.iter().map(|(g, i)| Change::Group(*g, Some(*i))));
         all.extend(self.fdb.iter().map(|(k, p)| Change::Fdb(*k, Some(*p))));
         all.extend(
             self.routes
@@ -250,7 +255,12 @@ impl Model {
                 .keys()
                 .all(|(port, ..)| self.ports.contains_key(port))
             && self.policies.keys().all(|p| self.ports.contains_key(p))
-            && self.peers.values().all(|i| self.identities.contains_key(i))
+            && self.identified().all(|i| self.identities.contains_key(i))
+    }
+
+    /// The identities that addresses and groups have.
+    pub(super) fn identified(&self) -> impl Iterator<Item = &IdentityId> {
+        self.peers.values().chain(self.groups.values())
     }
 
     fn ports_allowed(&self) -> bool {
@@ -314,7 +324,16 @@ impl Model {
 
     /// Who is behind an address.
     pub(super) fn peer(&self, address: IpAddr) -> Peer {
-        let identity = self.peers.get(&address).copied();
+        self.with(self.peers.get(&address).copied(), address)
+    }
+
+    /// Who is behind an address by a group.
+    pub(super) fn marked_peer(&self, group: GroupId, address: IpAddr) -> Option<Peer> {
+        let identity = *self.groups.get(&group)?;
+        Some(self.with(Some(identity), address))
+    }
+
+    fn with(&self, identity: Option<IdentityId>, address: IpAddr) -> Peer {
         let covers = self.cidrs.iter().filter(|(p, _)| p.contains(&address));
         Peer {
             identity,

@@ -3,6 +3,7 @@
 use ipnet::IpNet;
 
 use super::basic::{edit, gateway, ip};
+use super::changes::group;
 use super::refused::{Case, refused};
 use crate::ids::{CidrClass, IdentityId, PeerClass, PortId};
 use crate::tables::limits::*;
@@ -23,6 +24,7 @@ fn cluster() -> Tables {
     e.set_cidr(net("10.0.0.0/8"), Some(CidrClass(1)));
     e.set_cidr(net("10.9.0.0/24"), Some(CidrClass(2)));
     e.set_cidr(net("::/0"), Some(CidrClass(3)));
+    e.set_group(group(7), Some(IdentityId(1)));
     e.build().unwrap()
 }
 
@@ -66,6 +68,32 @@ fn addresses_have_an_identity_and_the_longest_block() {
 }
 
 #[test]
+fn a_group_says_who_it_is_whatever_the_address_says() {
+    let tables = cluster();
+    let marked = |t: &Tables, number, octets| t.marked_peer(group(number), &map_v4(octets));
+    for (octets, cidr) in [([10, 9, 0, 1], Some(2)), ([11, 0, 0, 1], None)] {
+        let peer = Peer {
+            identity: Some(IdentityId(1)),
+            class: Some(PeerClass(6)),
+            cidr: cidr.map(CidrClass),
+        };
+        assert_eq!(marked(&tables, 7, octets), Some(peer));
+        assert_eq!(marked(&tables, 8, octets), None);
+    }
+    // Nobody else has its identity, and it can go with it.
+    let mut e = edit(&tables);
+    e.set_group(group(7), None);
+    e.set_identity(IdentityId(1), None);
+    e.set_group(group(8), Some(IdentityId(0)));
+    let next = e.build().unwrap();
+    assert_eq!(marked(&next, 7, [10, 9, 0, 1]), None);
+    let peer = marked(&next, 8, [11, 0, 0, 1]).unwrap();
+    assert_eq!(peer.class, Some(PeerClass(5)));
+    let counts = next.counts();
+    assert_eq!((counts.groups, counts.identities), (1, 1));
+}
+
+#[test]
 fn peers_that_are_refused() {
     let cases: &[Case] = &[
         (
@@ -75,10 +103,22 @@ fn peers_that_are_refused() {
             },
         ),
         (
-            "peer fd09::1 needs identity 0; remove the peer too, or give it another identity",
+            "peer fd09::1 needs identity 0; remove that too, or give it another identity",
             |e| {
                 e.set_peer(ip("10.9.0.1"), None);
                 e.set_identity(IdentityId(0), None);
+            },
+        ),
+        (
+            "group 7 needs identity 1; remove that too, or give it another identity",
+            |e| {
+                e.set_identity(IdentityId(1), None);
+            },
+        ),
+        (
+            "group 65535 needs identity 7; add the identity first",
+            |e| {
+                e.set_group(group(u16::MAX), Some(IdentityId(7)));
             },
         ),
         (

@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use proptest::prelude::*;
 
 use super::basic::{edit, gateway, ip, mac, routed};
-use super::changes::policies;
+use super::changes::{group, policies};
 use super::edits::Version;
 use super::model::Model;
 use crate::ids::{CidrClass, IdentityId, PeerClass, PortId, VrfId, WorkerId};
@@ -69,7 +69,7 @@ pub(super) fn check_stamps(before: &[Version], (new, now): (&Tables, &Model)) {
 
 fn check_common((old, was): (&Tables, &Model), (new, now): (&Tables, &Model)) {
     let class = |model: &Model, id| model.identities.get(id).copied();
-    let mut known = was.peers.values();
+    let mut known = was.identified();
     let other = |id| class(now, id).is_some_and(|now| Some(now) != class(was, id));
     let everybody = rest(was) != rest(now) || known.any(other);
     let short = |key: &RouteKey| stamps::parts(key.prefix).is_none();
@@ -148,6 +148,8 @@ fn node() -> Tables {
     e.set_policy(PortId(1), policies()[2].clone());
     e.set_identity(IdentityId(0), Some(PeerClass(0)));
     e.set_identity(IdentityId(1), Some(PeerClass(0)));
+    e.set_identity(IdentityId(2), Some(PeerClass(0)));
+    e.set_group(group(5), Some(IdentityId(2)));
     e.set_peer(ip("10.9.0.1"), Some(IdentityId(0)));
     e.set_cidr("192.0.2.0/24".parse().unwrap(), Some(CidrClass(0)));
     e.build().unwrap()
@@ -223,6 +225,22 @@ const CHANGES: &[Change] = &[
     ),
     ("an ipBlock", [1, 0, 0, 0, 0, 0, 0, 0], |e| {
         e.set_cidr("192.0.2.0/25".parse().unwrap(), Some(CidrClass(0)));
+    }),
+    ("a group", [1, 0, 0, 0, 0, 0, 0, 0], |e| {
+        e.set_group(group(7), Some(IdentityId(1)));
+    }),
+    ("a group as it is", [0, 0, 0, 0, 0, 0, 0, 0], |e| {
+        e.set_group(group(5), Some(IdentityId(2)));
+        e.set_group(group(6), None);
+    }),
+    ("a group gone", [1, 0, 0, 0, 0, 0, 0, 0], |e| {
+        e.set_group(group(5), None);
+    }),
+    ("an identity of a group", [1, 0, 0, 0, 0, 0, 0, 0], |e| {
+        e.set_identity(IdentityId(2), Some(PeerClass(1)));
+    }),
+    ("the group of a port", [0, 0, 0, 0, 0, 0, 0, 0], |e| {
+        e.set_group_of(PortId(1), Some(group(5)));
     }),
     ("a policy", [0, 1, 0, 0, 0, 0, 0, 0], |e| {
         e.set_policy(PortId(1), PortPolicy::Pending);
@@ -325,20 +343,25 @@ fn a_change_makes_its_own_stamp_grow_and_no_other() {
     }
 }
 
-/// A policy outlives a change of its port and goes with it.
+/// A policy, and a group, outlive a change of their port and go with it.
 #[test]
 fn a_policy_stays_as_long_as_its_port() {
     let port = |tables: &Tables| {
         let port = tables.port(PortId(1)).unwrap();
         let policy = policies().iter().position(|p| p.is(&port.policy));
-        (policy, port.stamp)
+        (policy, port.stamp, port.group)
     };
     let mut e = edit(&node());
     e.set_port(routed(1, 1, &["10.0.0.7"]));
+    e.set_group_of(PortId(1), Some(group(5)));
+    let mut e = edit(&e.build().unwrap());
+    e.set_port(routed(1, 1, &["10.0.0.8"]));
     let moved = e.build().unwrap();
     assert_eq!(port(&moved).0, Some(2));
+    assert_eq!(port(&moved).2, Some(group(5)));
     let mut e = edit(&moved);
     e.set_policy(PortId(1), policies()[3].clone());
+    e.set_group_of(PortId(1), Some(group(6)));
     e.remove_port(PortId(1));
     let gone = e.build().unwrap();
     assert!(gone.port(PortId(1)).is_none());
@@ -346,6 +369,7 @@ fn a_policy_stays_as_long_as_its_port() {
     e.set_port(routed(1, 0, &["10.0.0.1"]));
     let back = e.build().unwrap();
     assert_eq!(port(&back).0, Some(0));
+    assert_eq!(port(&back).2, None);
     assert!(port(&back).1 > port(&moved).1);
 }
 

@@ -14,3 +14,4 @@ mod packets_v4;
 mod packets_v6;
 mod partials;
 mod vectors;
+mod vxlan;

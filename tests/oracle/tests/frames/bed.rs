@@ -124,7 +124,7 @@ impl Bed {
             port,
         } = *packet;
         let key = FlowKey::from_ip(VRF, protocol, source, destination, own, port);
-        explain(self.node.tables(), VRF, &key).drop().is_none()
+        explain(self.node.tables(), VRF, &key, None).drop().is_none()
     }
 }
 
