@@ -67,6 +67,8 @@ pub struct Limits {
     pub network_policies: u32,
     /// ClusterNetworkPolicies.
     pub cluster_network_policies: u32,
+    /// Groups.
+    pub groups: u32,
 }
 
 impl Limits {
@@ -85,6 +87,7 @@ impl Limits {
         pods: 262_144,
         network_policies: 131_072,
         cluster_network_policies: 4096,
+        groups: 65_535,
     };
 }
 

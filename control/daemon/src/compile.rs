@@ -81,7 +81,8 @@ impl Compiler<'_> {
             Object::Namespace(_)
             | Object::Pod(_)
             | Object::NetworkPolicy(_)
-            | Object::ClusterNetworkPolicy(_) => {}
+            | Object::ClusterNetworkPolicy(_)
+            | Object::Group(_) => {}
         }
     }
 
@@ -110,7 +111,8 @@ impl Compiler<'_> {
             Object::Namespace(_)
             | Object::Pod(_)
             | Object::NetworkPolicy(_)
-            | Object::ClusterNetworkPolicy(_) => {}
+            | Object::ClusterNetworkPolicy(_)
+            | Object::Group(_) => {}
         }
         Ok(())
     }
@@ -261,6 +263,7 @@ fn tunnel(device: &Device) -> Result<TunnelSpec, RpcError> {
         local,
         underlay_vrf,
         udp6_zero_checksum,
+        group_policy,
     } = device
     else {
         return Err(internal(format!("{} is no tunnel", device.kind())));
@@ -279,7 +282,7 @@ fn tunnel(device: &Device) -> Result<TunnelSpec, RpcError> {
         local_v4,
         local_v6,
         checksum_v6: !udp6_zero_checksum,
-        group_policy: false,
+        group_policy: *group_policy,
     })
 }
 

@@ -11,7 +11,7 @@ use podswitch_api::object::{Key, NamespacedName, Object};
 use podswitch_datapath::stage::{By, Said, explain};
 use podswitch_datapath::tables::{Edit, Gateway, PortPolicy, Tables};
 use podswitch_datapath::wire::{FlowKey, MacAddr, protocol};
-use podswitch_datapath::{Reason, VrfId, WorkerId};
+use podswitch_datapath::{GroupId, Reason, VrfId, WorkerId};
 use podswitchd::compile::{Compiler, table_error};
 use podswitchd::names::Names;
 use podswitchd::policy::Policies;
@@ -291,4 +291,75 @@ fn what_the_tables_refused_is_not_asked_of_them_again() {
     assert_eq!(refused.data.unwrap().key.as_deref(), Some("p3"));
     world.set(pod("other", 3, json!({"app": "web"})));
     assert_eq!(world.dropped(OTHER, DB, 5432), None);
+}
+
+/// Groups, from the desired state to the tables: who packets are from, and what those of a pod of this node bear.
+#[test]
+fn groups_go_into_the_tables_and_out_of_them() {
+    let group = |id: u16, labels: Value| json!({"kind": "group", "id": id, "namespace": "shop", "labels": labels});
+    let mut world = shop(true);
+    world.set(group(7, json!({"app": "web"})));
+    world.set(group(8, json!({"app": "nobody"})));
+    let of = |world: &World, port: &str| {
+        let id = world.names.id(port).unwrap();
+        world.tables.port(id).unwrap().group.map(GroupId::get)
+    };
+    let who = |world: &World, number: u16| {
+        let address = FlowKey::from_ip(
+            VrfId(0),
+            6,
+            [10, 9, 9, 9].into(),
+            [10, 9, 9, 9].into(),
+            0,
+            0,
+        )
+        .src;
+        let peer = world
+            .tables
+            .marked_peer(GroupId::new(number).unwrap(), &address);
+        peer.map(|peer| peer.class)
+    };
+    let class = |world: &World, address: [u8; 4]| {
+        let key = FlowKey::from_ip(VrfId(0), 6, address.into(), address.into(), 0, 0);
+        world.tables.peer(&key.src).class
+    };
+    assert_eq!(
+        ["p1", "p2", "p3"].map(|port| of(&world, port)),
+        [Some(7), None, None]
+    );
+    assert_eq!(who(&world, 7), Some(class(&world, [10, 0, 0, 1])));
+    assert_ne!(who(&world, 8), who(&world, 7));
+    assert_eq!(who(&world, 9), None);
+    // What does not come about changes nothing.
+    let changes = [
+        set(group(7, json!({"app": "db"}))),
+        Change::Delete {
+            key: Key::Group { id: 8 },
+        },
+        set(group(9, json!({"app": "web"}))),
+    ];
+    let before = [7, 8, 9].map(|number| who(&world, number));
+    let stays = |world: &World| {
+        assert_eq!([7, 8, 9].map(|number| who(world, number)), before);
+        assert_eq!(
+            ["p1", "p2", "p3"].map(|port| of(world, port)),
+            [Some(7), None, None]
+        );
+    };
+    world.try_change(&changes, true).unwrap();
+    stays(&world);
+    world.try_change(&changes, false).unwrap();
+    assert_eq!(
+        ["p1", "p2", "p3"].map(|port| of(&world, port)),
+        [Some(9), Some(7), None]
+    );
+    assert_eq!(who(&world, 8), None);
+    assert_eq!(who(&world, 9), Some(class(&world, [10, 0, 0, 1])));
+    // A daemon that starts has them at once.
+    let mut again = Policies::new(true);
+    again.load(world.model.state());
+    let mut edit = Edit::new(&world.tables, world.tables.generation());
+    again.put(&mut edit, &world.names).unwrap();
+    let tables = edit.build().unwrap();
+    assert_eq!(tables.counts().groups, 2);
 }

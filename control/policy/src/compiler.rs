@@ -5,15 +5,15 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use podswitch_api::object::{ClusterNetworkPolicy, Namespace, NamespacedName, NetworkPolicy, Pod};
+use podswitch_api::object::{
+    ClusterNetworkPolicy, Group, Namespace, NamespacedName, NetworkPolicy, Pod,
+};
 
 use crate::blocks::Blocks;
 use crate::claims::{Claimant, Claims};
 use crate::population::{Attention, Population};
 use crate::rules::Policy;
-use crate::spec::{
-    Direction, DirectionSpec, Endpoint, EndpointPolicy, IdentityId, RuleId, RuleName, Update,
-};
+use crate::spec::{Direction, Endpoint, EndpointPolicy, IdentityId, RuleId, RuleName, Update};
 use crate::specs::{Leftovers, Specs, Versioned, Workshop, order};
 
 /// A change of one thing; `None`: it is gone.
@@ -27,6 +27,8 @@ pub enum Change<'a> {
     NetworkPolicy(&'a NamespacedName, Option<&'a NetworkPolicy>),
     /// A ClusterNetworkPolicy, by name.
     ClusterNetworkPolicy(&'a str, Option<&'a ClusterNetworkPolicy>),
+    /// A group.
+    Group(u16, Option<&'a Group>),
     /// The pod behind a port of this node, by the port's name.
     Endpoint(&'a str, Option<Endpoint>),
 }
@@ -44,7 +46,7 @@ struct Port {
     /// None while the pod is not described.
     rules: Option<Rules>,
     /// What was said of it last.
-    said: Option<Option<(Arc<DirectionSpec>, Arc<DirectionSpec>)>>,
+    said: Option<Option<EndpointPolicy>>,
 }
 
 /// The policy compiler: all objects, and what was made of them.
@@ -56,6 +58,8 @@ pub struct Compiler {
     claims: Claims,
     /// Who is behind an address, as it was said last.
     bound: HashMap<IpAddr, IdentityId>,
+    /// Who packets of a group are from, as it was said last.
+    marked: HashMap<u16, IdentityId>,
     policies: BTreeMap<NamespacedName, Versioned>,
     cluster_policies: BTreeMap<String, Versioned>,
     version: u64,
@@ -70,6 +74,8 @@ pub struct Compiler {
 struct Touched {
     addresses: HashSet<IpAddr>,
     ports: BTreeSet<String>,
+    /// Ports whose pods may be of another group.
+    grouped: BTreeSet<String>,
     gone: BTreeSet<String>,
     attention: Attention,
     leftovers: Leftovers,
@@ -85,6 +91,7 @@ impl Compiler {
                 Change::Pod(key, o) => self.pod(key, o, &mut touched),
                 Change::NetworkPolicy(key, o) => self.policy(key, o, &mut touched),
                 Change::ClusterNetworkPolicy(name, o) => self.cluster_policy(name, o, &mut touched),
+                Change::Group(id, o) => self.group(id, o, &mut touched),
                 Change::Endpoint(port, o) => self.endpoint(port, o, &mut touched),
             }
         }
@@ -95,6 +102,7 @@ impl Compiler {
         self.settle_ports(&mut touched);
         let mut update = Update {
             peers: self.bind(&touched.addresses),
+            groups: self.mark(),
             ..Update::default()
         };
         self.settle_classes(&mut touched, &mut update);
@@ -128,10 +136,12 @@ impl Compiler {
 
     /// The rules of a port, if its pod is described.
     pub fn policy_of(&self, port: &str) -> Option<EndpointPolicy> {
-        let rules = self.ports.get(port)?.rules?;
+        let port = self.ports.get(port)?;
+        let (rules, pod) = (port.rules?, self.population.pod(&port.endpoint.pod)?);
         Some(EndpointPolicy {
             egress: self.specs.result(rules.egress)?.clone(),
             ingress: self.specs.result(rules.ingress)?.clone(),
+            group: self.population.group_of(pod),
         })
     }
 
@@ -225,6 +235,28 @@ impl Compiler {
             None => self.cluster_policies.remove(name),
         };
         touched.ports.extend(self.ports.keys().cloned());
+    }
+
+    fn group(&mut self, id: u16, o: Option<&Group>, touched: &mut Touched) {
+        if self.population.group(id) == o {
+            return;
+        }
+        let before = self.population.set_group(id, o);
+        for group in before.iter().chain(o) {
+            let is_of = |pod: &Pod| pod.labels == group.labels;
+            for name in self
+                .by_namespace
+                .get(&group.namespace)
+                .into_iter()
+                .flatten()
+            {
+                let port = self.ports.get(name);
+                let pod = port.and_then(|port| self.population.pod(&port.endpoint.pod));
+                if pod.is_some_and(is_of) {
+                    touched.grouped.insert(name.clone());
+                }
+            }
+        }
     }
 
     fn attend(&mut self, old: Option<&Policy>, new: Option<&Policy>, touched: &mut Touched) {
@@ -394,6 +426,23 @@ impl Compiler {
         peers
     }
 
+    /// Who packets of groups are from, where that differs.
+    fn mark(&mut self) -> Vec<(u16, Option<IdentityId>)> {
+        let mut groups = Vec::new();
+        for id in std::mem::take(&mut self.population.changes.groups) {
+            let now = self.population.identity_of_group(id);
+            if self.marked.get(&id).copied() == now {
+                continue;
+            }
+            match now {
+                Some(identity) => self.marked.insert(id, identity),
+                None => self.marked.remove(&id),
+            };
+            groups.push((id, now));
+        }
+        groups
+    }
+
     fn identity_at(&self, address: &IpAddr) -> Option<IdentityId> {
         match self.claims.owner(address)? {
             Claimant::Pod(key) => self.population.identity_of(key),
@@ -445,23 +494,22 @@ impl Compiler {
     /// Says the rules of ports, where they differ.
     fn say_ports(&mut self, touched: Touched, update: &mut Update) {
         let mut ports = touched.ports;
+        ports.extend(touched.grouped);
         ports.extend(self.specs.refresh(&self.population, &self.blocks));
         for name in ports {
             let policy = self.policy_of(&name);
             let Some(port) = self.ports.get_mut(&name) else {
                 continue;
             };
-            let now = policy.map(|p| (p.egress, p.ingress));
-            let same = match (&port.said, &now) {
-                (Some(Some((a, b))), Some((c, d))) => Arc::ptr_eq(a, c) && Arc::ptr_eq(b, d),
+            let same = match (&port.said, &policy) {
+                (Some(Some(said)), Some(policy)) => said.is(policy),
                 (Some(None), None) => true,
                 _ => false,
             };
             if same {
                 continue;
             }
-            port.said = Some(now.clone());
-            let policy = now.map(|(egress, ingress)| EndpointPolicy { egress, ingress });
+            port.said = Some(policy.clone());
             update.endpoints.push((name, policy));
         }
         let gone = touched.gone.into_iter();

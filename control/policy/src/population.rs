@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Pods, their identities, the selectors in use, and the classes of identities.
+//! Pods and groups, their identities, the selectors in use, and the classes of identities.
 //!
 //! An identity is what policies can tell a pod by: its namespace, those of its labels that some selector of a peer looks at, and those of
 //! its named ports that some egress rule names. Which labels and names these are depends on all policies, so that a pod of this node that comes
-//! or goes changes no identity. Classes are sets of *active* selectors: those of policies that select pods of this node.
+//! or goes changes no identity. A group has the identity of a pod with its labels, whether there is one or not. Classes are sets of *active* selectors: those of policies that select pods of this node.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use podswitch_api::object::kubernetes::LabelSelector;
-use podswitch_api::object::{NamespacedName, Pod};
+use podswitch_api::object::{Group, NamespacedName, Pod};
 
 use crate::intern::{Counted, Interner};
 use crate::labels::{Labels, matches_by, matches_namespace};
@@ -88,6 +88,9 @@ const KEPT_CLASSES: usize = 1024;
 pub(crate) struct Population {
     namespaces: HashMap<String, Namespace>,
     pods: HashMap<NamespacedName, (Pod, Option<IdentityId>)>,
+    groups: HashMap<u16, (Group, IdentityId)>,
+    /// Groups by namespace and labels of their pods.
+    group_pods: HashMap<String, HashMap<Labels, u16>>,
     identities: Interner<Identity>,
     memberships: HashMap<u32, Membership>,
     selectors: Interner<PeerSelector>,
@@ -112,6 +115,8 @@ pub(crate) struct Changes {
     pub(crate) classes_swept: bool,
     /// Names of ports for which there are other numbers than before.
     pub(crate) port_names: BTreeSet<String>,
+    /// Groups whose identity may differ.
+    pub(crate) groups: BTreeSet<u16>,
     /// Identities that nobody has any more; their numbers are still taken.
     unused: HashSet<u32>,
 }
@@ -202,8 +207,6 @@ impl Population {
         if pod.host_network {
             return None;
         }
-        let relevant = |(key, _): &(&String, &String)| self.keys.contains(key.as_str());
-        let labels = pod.labels.iter().filter(relevant);
         let ports = pod.ports.iter();
         let ports = ports.filter(|p| self.names.contains(p.name.as_str()));
         let mut ports: Vec<NamedPort> = ports
@@ -215,8 +218,14 @@ impl Population {
             .collect();
         ports.sort();
         ports.dedup();
+        Some(self.acquire(&pod.namespace, &pod.labels, ports))
+    }
+
+    fn acquire(&mut self, namespace: &str, labels: &Labels, ports: Vec<NamedPort>) -> IdentityId {
+        let relevant = |(key, _): &(&String, &String)| self.keys.contains(key.as_str());
+        let labels = labels.iter().filter(relevant);
         let identity = Identity {
-            namespace: pod.namespace.clone(),
+            namespace: namespace.to_owned(),
             labels: labels.map(|(k, v)| (k.clone(), v.clone())).collect(),
             ports,
         };
@@ -225,7 +234,7 @@ impl Population {
         if new {
             self.begin_identity(number);
         }
-        Some(IdentityId(number))
+        IdentityId(number)
     }
 
     fn begin_identity(&mut self, number: u32) {
@@ -337,7 +346,59 @@ impl Population {
                 self.set_pod(key, Some(&pod));
             }
         }
+        let names = |group: &Group| keys.iter().any(|key| group.labels.contains_key(key));
+        let groups = self.groups.values().filter(|(group, _)| names(group));
+        let groups: Vec<Group> = groups.map(|(group, _)| group.clone()).collect();
+        for group in groups {
+            self.set_group(group.id, Some(&group));
+        }
         concerned
+    }
+
+    // Groups
+
+    /// A group came, changed or went; the one before comes back.
+    pub(crate) fn set_group(&mut self, id: u16, group: Option<&Group>) -> Option<Group> {
+        let before = self.groups.remove(&id);
+        if let Some((old, _)) = &before
+            && let Some(of) = self.group_pods.get_mut(&old.namespace)
+        {
+            // Another one may have taken its pods over already.
+            if of.get(&old.labels) == Some(&id) {
+                of.remove(&old.labels);
+            }
+            if of.is_empty() {
+                self.group_pods.remove(&old.namespace);
+            }
+        }
+        if let Some(group) = group {
+            // Named ports are those of who is reached.
+            let identity = self.acquire(&group.namespace, &group.labels, Vec::new());
+            self.groups.insert(id, (group.clone(), identity));
+            let of = self.group_pods.entry(group.namespace.clone()).or_default();
+            of.insert(group.labels.clone(), id);
+        }
+        if let Some((_, identity)) = &before {
+            self.release_identity(identity.0);
+        }
+        self.changes.groups.insert(id);
+        before.map(|(group, _)| group)
+    }
+
+    /// A group.
+    pub(crate) fn group(&self, id: u16) -> Option<&Group> {
+        self.groups.get(&id).map(|(group, _)| group)
+    }
+
+    /// The identity of a group.
+    pub(crate) fn identity_of_group(&self, id: u16) -> Option<IdentityId> {
+        self.groups.get(&id).map(|(_, identity)| *identity)
+    }
+
+    /// The group of a pod.
+    pub(crate) fn group_of(&self, pod: &Pod) -> Option<u16> {
+        let of = self.group_pods.get(&pod.namespace)?;
+        of.get(&pod.labels).copied()
     }
 
     // Selectors and classes

@@ -159,6 +159,17 @@ pub struct EndpointPolicy {
     pub egress: Arc<DirectionSpec>,
     /// What the pod may get.
     pub ingress: Arc<DirectionSpec>,
+    /// The group that the pod is of.
+    pub group: Option<u16>,
+}
+
+impl EndpointPolicy {
+    /// Whether both are the same, not merely equal.
+    pub fn is(&self, other: &EndpointPolicy) -> bool {
+        Arc::ptr_eq(&self.egress, &other.egress)
+            && Arc::ptr_eq(&self.ingress, &other.ingress)
+            && self.group == other.group
+    }
 }
 
 /// The pod behind a port of this node.
@@ -181,6 +192,8 @@ pub struct Update {
     pub identities: Vec<(IdentityId, Option<ClassId>)>,
     /// Classes of addresses, by longest prefix.
     pub cidrs: Vec<(IpNet, Option<CidrClassId>)>,
+    /// Who packets of a group are from.
+    pub groups: Vec<(u16, Option<IdentityId>)>,
     /// Policies of ports by name. `None`: the port's pod is not described (no Pod object of its UID, or no Namespace), or the port is gone.
     pub endpoints: Vec<(String, Option<EndpointPolicy>)>,
     /// Rules whose number was given out or is free again.

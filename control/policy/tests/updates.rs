@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use podswitch_api::object::{ClusterNetworkPolicy, Namespace, NamespacedName, NetworkPolicy, Pod};
+use podswitch_api::object::{
+    ClusterNetworkPolicy, Group, Namespace, NamespacedName, NetworkPolicy, Pod,
+};
 use podswitch_policy::{
     Action, Change, CidrClassId, ClassId, Compiler, Direction, DirectionSpec, Endpoint,
     EndpointPolicy, IdentityId, PolicyKey, RuleSpec, Tier, Update,
@@ -19,6 +21,7 @@ struct Mirror {
     peers: BTreeMap<IpAddr, IdentityId>,
     identities: BTreeMap<IdentityId, ClassId>,
     cidrs: BTreeMap<IpNet, CidrClassId>,
+    groups: BTreeMap<u16, IdentityId>,
     endpoints: BTreeMap<String, Option<EndpointPolicy>>,
 }
 
@@ -53,8 +56,9 @@ impl Mirror {
         set(&mut self.peers, update.peers.clone());
         set(&mut self.identities, update.identities.clone());
         set(&mut self.cidrs, update.cidrs.clone());
+        set(&mut self.groups, update.groups.clone());
         self.endpoints.extend(update.endpoints.clone());
-        for identity in self.peers.values() {
+        for identity in self.peers.values().chain(self.groups.values()) {
             assert!(self.identities.contains_key(identity), "{update:?}");
         }
         update
@@ -97,6 +101,20 @@ impl Mirror {
         self.apply(Change::ClusterNetworkPolicy(name, Some(&o)))
     }
 
+    fn group(&mut self, id: u16, of: Option<(&str, Value)>) -> Update {
+        let group = of.map(|(namespace, labels)| Group {
+            id,
+            namespace: namespace.into(),
+            labels: serde_json::from_value(labels).unwrap(),
+        });
+        self.apply(Change::Group(id, group.as_ref()))
+    }
+
+    /// The group of the pod behind a port, as it was said last.
+    fn group_of(&self, port: &str) -> Option<u16> {
+        self.endpoints[port].as_ref()?.group
+    }
+
     fn endpoint(&mut self, port: &str, pod: &str, address: &str) -> Update {
         let endpoint = Endpoint {
             pod: key(pod),
@@ -116,9 +134,26 @@ impl Mirror {
 
     /// What a port's policy says to a connection with a peer.
     fn ask(&self, port: &str, direction: Direction, peer: &str, to: (u8, u16)) -> Said {
+        let identity = self.peers.get(&peer.parse().unwrap());
+        self.ask_about(port, direction, (identity, peer), to)
+    }
+
+    /// The same of ingress from a peer by its group, whose address nobody knows.
+    fn ask_group(&self, port: &str, group: u16, to: (u8, u16)) -> Said {
+        let identity = self.groups.get(&group);
+        self.ask_about(port, Ingress, (identity, "198.51.100.1"), to)
+    }
+
+    fn ask_about(
+        &self,
+        port: &str,
+        direction: Direction,
+        (identity, peer): (Option<&IdentityId>, &str),
+        to: (u8, u16),
+    ) -> Said {
         let spec = self.spec(port, direction);
         let peer: IpAddr = peer.parse().unwrap();
-        let class = self.peers.get(&peer).and_then(|i| self.identities.get(i));
+        let class = identity.and_then(|i| self.identities.get(i));
         let covering = self.cidrs.iter().filter(|(p, _)| p.contains(&peer));
         let cidr = covering.max_by_key(|(p, _)| p.prefix_len()).map(|(_, c)| c);
         let lists = spec.classes.iter().filter(|(c, _)| Some(c) == class);
@@ -480,4 +515,106 @@ fn ports_with_the_same_policies_share_their_rules() {
         !std::sync::Arc::ptr_eq(&of(&m, "p-web"), &of(&m, "p-web-2")),
         "only one has such a port"
     );
+}
+
+fn from_clients() -> Value {
+    json!({"podSelector": {"matchLabels": {"app": "web"}},
+        "ingress": [{"from": [{"podSelector": {"matchLabels": {"app": "client"}}}]}]})
+}
+
+/// A group has the identity that a pod with its labels would have, also where there is none.
+#[test]
+fn a_group_is_who_its_labels_say() {
+    let mut m = cluster();
+    let ask = |m: &Mirror, group| m.ask_group("p-web", group, (TCP, 80));
+    // Nothing looks at labels yet.
+    m.group(7, Some(("shop", json!({"app": "client", "new": "yes"}))));
+    m.group(8, Some(("shop", json!({"app": "other"}))));
+    m.group(9, Some(("mon", json!({"app": "client"}))));
+    m.group(10, Some(("nowhere", json!({"app": "client"}))));
+    assert_eq!(ask(&m, 7), Said::Nothing);
+    m.policy("shop/web", from_clients());
+    assert_eq!(ask(&m, 7), Said::Accept, "no pod is like that");
+    assert_eq!(
+        [8, 9, 10, 11].map(|group| ask(&m, group)),
+        [Said::Isolated; 4]
+    );
+    // Labels of namespaces count, of those that come later too.
+    m.policy(
+        "shop/web",
+        json!({"podSelector": {"matchLabels": {"app": "web"}},
+            "ingress": [{"from": [{"namespaceSelector": {"matchLabels": {"team": "b"}},
+                "podSelector": {"matchExpressions": [{"key": "new", "operator": "DoesNotExist"}]}}]}]}),
+    );
+    assert_eq!([7, 9, 10].map(|group| ask(&m, group)), [Said::Isolated; 3]);
+    m.namespace("nowhere", json!({"team": "b"}));
+    m.namespace("mon", json!({"team": "b"}));
+    m.namespace("shop", json!({"team": "b"}));
+    assert_eq!(
+        [7, 8, 9, 10].map(|g| ask(&m, g)),
+        [Said::Isolated, Said::Accept, Said::Accept, Said::Accept]
+    );
+    // A group that means others, and one that goes.
+    let update = m.group(7, Some(("shop", json!({"app": "client"}))));
+    assert_eq!(update.groups.len(), 1);
+    assert_eq!(ask(&m, 7), Said::Accept);
+    assert_eq!(m.group(9, None).groups, [(9, None)]);
+    assert_eq!(ask(&m, 9), Said::Isolated);
+    assert!(
+        m.group(9, None).is_empty()
+            && m.group(8, Some(("shop", json!({"app": "other"}))))
+                .is_empty()
+    );
+    // Identities of groups are kept as long as these are there.
+    for id in [7, 8, 10] {
+        m.group(id, None);
+    }
+    assert!(m.groups.is_empty());
+    let of_pods: std::collections::BTreeSet<_> = m.peers.values().collect();
+    assert_eq!(m.identities.len(), of_pods.len());
+}
+
+/// A pod is of the group with all its labels and no others, whatever policies look at.
+#[test]
+fn pods_of_this_node_are_of_groups() {
+    let mut m = cluster();
+    assert_eq!(m.group_of("p-web"), None);
+    m.group(7, Some(("shop", json!({"app": "web"}))));
+    m.group(8, Some(("shop", json!({"app": "db", "more": "x"}))));
+    m.group(9, Some(("mon", json!({"app": "db"}))));
+    assert_eq!([m.group_of("p-web"), m.group_of("p-db")], [Some(7), None]);
+    let labels = json!({"labels": {"app": "db", "more": "x"}});
+    m.pod("shop/db", "10.0.0.2", labels.clone());
+    assert_eq!(m.group_of("p-db"), Some(8));
+    // One after another, two groups change places.
+    m.group(7, Some(("shop", json!({"app": "db", "more": "x"}))));
+    m.group(8, Some(("shop", json!({"app": "web"}))));
+    assert_eq!(
+        [m.group_of("p-web"), m.group_of("p-db")],
+        [Some(8), Some(7)]
+    );
+    let update = m.group(7, None);
+    assert_eq!(update.endpoints.len(), 1);
+    assert_eq!([m.group_of("p-web"), m.group_of("p-db")], [Some(8), None]);
+    // It says nothing else of the port.
+    let rules = |m: &Mirror| m.spec("p-web", Ingress) as *const DirectionSpec;
+    let before = rules(&m);
+    m.group(8, Some(("shop", json!({}))));
+    assert_eq!((m.group_of("p-web"), rules(&m)), (None, before));
+    m.group(7, Some(("shop", json!({"app": "web"}))));
+    assert_eq!(m.group_of("p-web"), Some(7));
+    // Policies that look at labels change nothing about it.
+    m.policy("shop/web", from_clients());
+    assert_eq!(m.group_of("p-web"), Some(7));
+    // Who is not described is nobody.
+    m.apply(Change::Namespace("shop", None));
+    assert_eq!(m.endpoints["p-web"], None);
+    m.namespace("shop", json!({}));
+    assert_eq!(m.group_of("p-web"), Some(7));
+    m.pod(
+        "shop/web",
+        "10.0.0.1",
+        json!({"labels": {"app": "web"}, "host_network": true}),
+    );
+    assert_eq!(m.endpoints["p-web"], None);
 }

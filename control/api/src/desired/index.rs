@@ -3,12 +3,12 @@
 //! it touches, not by everything there is. During a transaction several objects may hold one thing; at its end none may.
 
 use std::borrow::Borrow;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::Hash;
 use std::net::IpAddr;
 
 use crate::mac::MacAddr;
-use crate::object::{Device, HOST_MAC, HOST_POLLED, Key, Object, Port, Protocol, RouteKey};
+use crate::object::{Device, Group, HOST_MAC, HOST_POLLED, Key, Object, Port, Protocol, RouteKey};
 
 /// Something that one port alone may hold.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -27,6 +27,14 @@ pub(super) enum Claim {
     Recording(String),
     /// Network identifier of a tunnel.
     Vni(u32),
+}
+
+/// Pods that a group stands for: their namespace and labels.
+pub(super) type GroupPods = (String, BTreeMap<String, String>);
+
+/// The pods that a group stands for.
+pub(super) fn group_pods(o: &Group) -> GroupPods {
+    (o.namespace.clone(), o.labels.clone())
 }
 
 /// A multimap whose empty entries are gone.
@@ -73,6 +81,8 @@ pub(super) struct Index {
     pub(super) host_ports: Holders<(u32, Protocol, u16)>,
     /// Segments by id.
     pub(super) segment_ids: Holders<u32>,
+    /// Groups by the pods they stand for.
+    pub(super) group_pods: Holders<GroupPods>,
     /// What refers to a port, by its name.
     ports: HashMap<String, BTreeSet<Key>>,
     /// What refers to a segment, by its name.
@@ -154,6 +164,10 @@ impl Index {
                 },
                 add,
             ),
+            Object::Group(o) => match add {
+                true => self.group_pods.add(group_pods(o), &o.id.to_string()),
+                false => self.group_pods.remove(&group_pods(o), &o.id.to_string()),
+            },
             // They refer to nothing here.
             Object::Namespace(_)
             | Object::Pod(_)

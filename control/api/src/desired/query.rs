@@ -76,6 +76,7 @@ impl Query {
             Some(Key::ClusterNetworkPolicy { name }) => {
                 self.page(beyond(&state.cluster_network_policies, name))
             }
+            Some(Key::Group { id }) => self.page(beyond(&state.groups, id)),
         }
     }
 
@@ -139,8 +140,8 @@ fn invalid(field: &str, value: impl std::fmt::Display, message: String) -> RpcEr
 /// Refuses conditions that objects of the kind do not have.
 fn check_filter(kind: Kind, filter: &Filter) -> Result<(), RpcError> {
     use Kind::{
-        ClusterNetworkPolicy, Fdb, Namespace, Neighbor, NetworkPolicy, Pod, Port, Route, Rule,
-        Segment,
+        ClusterNetworkPolicy, Fdb, Group, Namespace, Neighbor, NetworkPolicy, Pod, Port, Route,
+        Rule, Segment,
     };
     let named = &[
         Port,
@@ -151,13 +152,14 @@ fn check_filter(kind: Kind, filter: &Filter) -> Result<(), RpcError> {
         NetworkPolicy,
         ClusterNetworkPolicy,
     ];
-    let conditions: [(&str, bool, &[Kind]); 10] = [
+    let conditions: [(&str, bool, &[Kind]); 11] = [
         ("name", filter.name.is_some(), named),
         (
             "namespace",
             filter.namespace.is_some(),
-            &[Pod, NetworkPolicy],
+            &[Pod, NetworkPolicy, Group],
         ),
+        ("id", filter.id.is_some(), &[Segment, Group]),
         ("port", filter.port.is_some(), &[Route, Neighbor, Fdb, Rule]),
         ("vrf", filter.vrf.is_some(), &[Port, Route, Neighbor]),
         ("segment", filter.segment.is_some(), &[Port, Fdb]),
@@ -189,7 +191,7 @@ fn matches(filter: &Filter, object: &Object) -> bool {
         wanted.as_ref().is_none_or(|w| there == Some(w))
     }
     match object {
-        Object::Segment(o) => is(&filter.name, Some(&o.name)),
+        Object::Segment(o) => is(&filter.name, Some(&o.name)) && is(&filter.id, Some(&o.id)),
         Object::Port(o) => {
             let pod = o.pod.as_ref();
             is(&filter.name, Some(&o.name))
@@ -231,5 +233,8 @@ fn matches(filter: &Filter, object: &Object) -> bool {
             is(&filter.name, Some(&o.name)) && is(&filter.namespace, Some(&o.namespace))
         }
         Object::ClusterNetworkPolicy(o) => is(&filter.name, Some(&o.name)),
+        Object::Group(o) => {
+            is(&filter.id, Some(&o.id.into())) && is(&filter.namespace, Some(&o.namespace))
+        }
     }
 }

@@ -6,13 +6,13 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use super::index::{Claim, Index, claims};
+use super::index::{Claim, Index, claims, group_pods};
 use super::state::DesiredState;
-use crate::error::{ErrorCode, RpcError};
-use crate::limits::MAX_TUNNEL_PORTS;
+use crate::error::{ErrorCode, RpcError, cut};
+use crate::limits::{MAX_SHOWN_LENGTH, MAX_TUNNEL_PORTS};
 use crate::object::{
-    FdbEntry, FdbKey, Key, Kind, Neighbor, NeighborKey, Object, Port, PortMapping, Protocol, Route,
-    RouteKey, Rule, Segment, Vlan,
+    FdbEntry, FdbKey, Group, Key, Kind, Neighbor, NeighborKey, Object, Port, PortMapping, Protocol,
+    Route, RouteKey, Rule, Segment, Vlan,
 };
 
 /// The objects and their index, looked at together.
@@ -40,6 +40,7 @@ impl<'a> View<'a> {
             Object::Route(o) => self.route(o),
             Object::Fdb(o) => self.fdb(o),
             Object::Rule(o) => self.rule(o),
+            Object::Group(o) => self.group(o),
             // Labels may select what is not there yet.
             Object::Namespace(_)
             | Object::Pod(_)
@@ -78,6 +79,27 @@ impl<'a> View<'a> {
         port.into_iter()
             .flatten()
             .chain(segment.into_iter().flatten())
+    }
+
+    /// Packets of a pod bear one number.
+    fn group(&self, o: &Group) -> Result<(), RpcError> {
+        let key = Key::Group { id: o.id };
+        let others = &self.index.group_pods;
+        match others.other(&group_pods(o), &o.id.to_string()) {
+            Some(other) => {
+                let labels: Vec<String> =
+                    o.labels.iter().map(|(k, v)| format!("{k}={v}")).collect();
+                let shown = cut(labels.join(","), MAX_SHOWN_LENGTH);
+                let pods = match shown.is_empty() {
+                    true => format!("those of namespace {} without labels", o.namespace),
+                    false => format!("those of namespace {} with labels {shown}", o.namespace),
+                };
+                let what = format_args!("its pods, {pods}, are those of group {other}");
+                let hint = "choose other labels, or delete that group first";
+                Err(conflict(&key, what, hint).field("labels").value(shown))
+            }
+            None => Ok(()),
+        }
     }
 
     fn segment(&self, o: &Segment) -> Result<(), RpcError> {

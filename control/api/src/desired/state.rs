@@ -10,7 +10,7 @@ use super::delta::{Delta, Difference};
 use crate::error::{ErrorCode, RpcError};
 use crate::limits::Limits;
 use crate::object::{
-    ClusterNetworkPolicy, FdbEntry, FdbKey, Key, Kind, Namespace, NamespacedName, Neighbor,
+    ClusterNetworkPolicy, FdbEntry, FdbKey, Group, Key, Kind, Namespace, NamespacedName, Neighbor,
     NeighborKey, NetworkPolicy, Object, Pod, Port, Route, RouteKey, Rule, Segment,
 };
 
@@ -38,6 +38,8 @@ pub struct DesiredState {
     pub network_policies: BTreeMap<NamespacedName, NetworkPolicy>,
     /// ClusterNetworkPolicies by name.
     pub cluster_network_policies: BTreeMap<String, ClusterNetworkPolicy>,
+    /// Groups by their number.
+    pub groups: BTreeMap<u16, Group>,
 }
 
 /// Two objects of a list have one key.
@@ -62,6 +64,7 @@ impl DesiredState {
                 let policies = &self.cluster_network_policies;
                 policies.get(name).cloned().map(Object::from)
             }
+            Key::Group { id } => self.groups.get(id).cloned().map(Object::from),
         }
     }
 
@@ -78,6 +81,7 @@ impl DesiredState {
             Key::Pod(key) => self.pods.contains_key(key),
             Key::NetworkPolicy(key) => self.network_policies.contains_key(key),
             Key::ClusterNetworkPolicy { name } => self.cluster_network_policies.contains_key(name),
+            Key::Group { id } => self.groups.contains_key(id),
         }
     }
 
@@ -96,6 +100,7 @@ impl DesiredState {
             Object::ClusterNetworkPolicy(o) => {
                 self.cluster_network_policies.get(&o.name) == Some(&**o)
             }
+            Object::Group(o) => self.groups.get(&o.id) == Some(o),
         }
     }
 
@@ -121,6 +126,7 @@ impl DesiredState {
                 let policies = &mut self.cluster_network_policies;
                 policies.insert(o.name.clone(), *o).map(Object::from)
             }
+            Object::Group(o) => self.groups.insert(o.id, o).map(Object::from),
         }
     }
 
@@ -152,6 +158,7 @@ impl DesiredState {
             Object::ClusterNetworkPolicy(o) => {
                 put(&mut self.cluster_network_policies, o.name.clone(), *o)
             }
+            Object::Group(o) => put(&mut self.groups, o.id, o),
         };
         if new { Ok(()) } else { Err(DuplicateKey(key)) }
     }
@@ -171,6 +178,7 @@ impl DesiredState {
             Key::ClusterNetworkPolicy { name } => {
                 self.cluster_network_policies.remove(name).map(Object::from)
             }
+            Key::Group { id } => self.groups.remove(id).map(Object::from),
         }
     }
 
@@ -187,6 +195,7 @@ impl DesiredState {
             Kind::Pod => self.pods.len(),
             Kind::NetworkPolicy => self.network_policies.len(),
             Kind::ClusterNetworkPolicy => self.cluster_network_policies.len(),
+            Kind::Group => self.groups.len(),
         }
     }
 
@@ -236,6 +245,7 @@ impl DesiredState {
                 let names = self.cluster_network_policies.keys().cloned();
                 Box::new(names.map(|name| Key::ClusterNetworkPolicy { name }))
             }
+            Kind::Group => Box::new(self.groups.keys().map(|id| Key::Group { id: *id })),
         }
     }
 
@@ -257,6 +267,7 @@ impl DesiredState {
                 let policies = &self.cluster_network_policies;
                 Box::new(policies.values().cloned().map(Object::from))
             }
+            Kind::Group => Box::new(self.groups.values().cloned().map(Object::from)),
         }
     }
 
@@ -284,6 +295,7 @@ impl DesiredState {
                 Kind::ClusterNetworkPolicy => {
                     ("cluster_network_policies", limits.cluster_network_policies)
                 }
+                Kind::Group => ("groups", limits.groups),
             };
             let there = self.count(kind);
             if there > most as usize {
@@ -316,6 +328,7 @@ impl DesiredState {
         diff_maps(policies, &other.network_policies, &mut delta);
         let policies = &self.cluster_network_policies;
         diff_maps(policies, &other.cluster_network_policies, &mut delta);
+        diff_maps(&self.groups, &other.groups, &mut delta);
         delta
     }
 

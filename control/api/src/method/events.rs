@@ -59,6 +59,9 @@ pub struct DenyEvent {
     /// Source port, likewise.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source_port: Option<u16>,
+    /// The group that it was marked with, in a tunnel with group policy, where the receiver refused it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<u16>,
     /// The `rule` of the port that denied it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rule: Option<String>,

@@ -48,7 +48,10 @@ pub struct Filter {
     /// Name of a port, segment, rule, namespace, pod or policy.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
-    /// Namespace of a pod or NetworkPolicy.
+    /// Number of a segment or group.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<u32>,
+    /// Namespace of a pod, NetworkPolicy or group.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub namespace: Option<String>,
     /// Name of the port that a route, neighbor, FDB entry or rule refers to.

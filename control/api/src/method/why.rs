@@ -29,6 +29,9 @@ pub struct WhyParams {
     /// VRF of both, 0 by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vrf: Option<u32>,
+    /// Group that its packets are marked with, in a tunnel with group policy; by others it is not heeded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<u16>,
 }
 
 /// An end of a connection; exactly one field.
@@ -137,6 +140,9 @@ pub struct WhyJudgement {
     /// Number of the peer's identity, where it is a known pod.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub peer_identity: Option<u32>,
+    /// The group by which the peer was judged, and not by its address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peer_group: Option<u16>,
 }
 
 /// A rule of a policy.

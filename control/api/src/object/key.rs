@@ -39,11 +39,13 @@ pub enum Kind {
     NetworkPolicy,
     /// ClusterNetworkPolicies.
     ClusterNetworkPolicy,
+    /// Groups: whom packets in VXLAN tunnels are from.
+    Group,
 }
 
 impl Kind {
     /// Every kind, in the order of dependence.
-    pub const ALL: [Kind; 10] = [
+    pub const ALL: [Kind; 11] = [
         Kind::Segment,
         Kind::Port,
         Kind::Neighbor,
@@ -54,6 +56,7 @@ impl Kind {
         Kind::Pod,
         Kind::NetworkPolicy,
         Kind::ClusterNetworkPolicy,
+        Kind::Group,
     ];
 
     /// Name as in `kind` on the wire.
@@ -69,6 +72,7 @@ impl Kind {
             Kind::Pod => "pod",
             Kind::NetworkPolicy => "network_policy",
             Kind::ClusterNetworkPolicy => "cluster_network_policy",
+            Kind::Group => "group",
         }
     }
 }
@@ -169,6 +173,11 @@ pub enum Key {
         /// Its name.
         name: String,
     },
+    /// A group.
+    Group {
+        /// Its Group Policy ID.
+        id: u16,
+    },
 }
 
 impl Key {
@@ -185,6 +194,7 @@ impl Key {
             Key::Pod(_) => Kind::Pod,
             Key::NetworkPolicy(_) => Kind::NetworkPolicy,
             Key::ClusterNetworkPolicy { .. } => Kind::ClusterNetworkPolicy,
+            Key::Group { .. } => Kind::Group,
         }
     }
 
@@ -197,6 +207,7 @@ impl Key {
             | Key::Namespace { name }
             | Key::ClusterNetworkPolicy { name } => name.clone(),
             Key::Pod(key) | Key::NetworkPolicy(key) => key.to_string(),
+            Key::Group { id } => id.to_string(),
             Key::Route(RouteKey { vrf, prefix }) => format!("vrf {vrf} {prefix}"),
             Key::Neighbor(NeighborKey { vrf, address }) => format!("vrf {vrf} {address}"),
             Key::Fdb(FdbKey {

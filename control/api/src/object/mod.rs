@@ -11,7 +11,7 @@ mod rule;
 mod segment;
 
 pub use key::{FdbKey, Key, Kind, NeighborKey, RouteKey};
-pub use kubernetes::{ClusterNetworkPolicy, Namespace, NamespacedName, NetworkPolicy, Pod};
+pub use kubernetes::{ClusterNetworkPolicy, Group, Namespace, NamespacedName, NetworkPolicy, Pod};
 pub use port::{
     Device, HOST_INTERFACE, HOST_MAC, HOST_POLLED, HostEgress, PodRef, Port, SegmentMembership,
     Vlan, XdpMode,
@@ -54,6 +54,8 @@ pub enum Object {
     NetworkPolicy(Box<NetworkPolicy>),
     /// A ClusterNetworkPolicy.
     ClusterNetworkPolicy(Box<ClusterNetworkPolicy>),
+    /// Whom packets in VXLAN tunnels are from.
+    Group(Group),
 }
 
 impl Object {
@@ -80,6 +82,7 @@ impl Object {
             Object::ClusterNetworkPolicy(o) => Key::ClusterNetworkPolicy {
                 name: o.name.clone(),
             },
+            Object::Group(o) => Key::Group { id: o.id },
         }
     }
 
@@ -96,6 +99,7 @@ impl Object {
             Object::Pod(_) => Kind::Pod,
             Object::NetworkPolicy(_) => Kind::NetworkPolicy,
             Object::ClusterNetworkPolicy(_) => Kind::ClusterNetworkPolicy,
+            Object::Group(_) => Kind::Group,
         }
     }
 }
@@ -115,7 +119,8 @@ into_object!(
     Segment(Segment),
     Fdb(FdbEntry),
     Rule(Rule),
-    Namespace(Namespace)
+    Namespace(Namespace),
+    Group(Group)
 );
 
 macro_rules! into_boxed_object {

@@ -163,6 +163,10 @@ pub enum Device {
         /// Whether outer packets over IPv6 go without UDP checksums; the other ends must accept that (RFC 6935).
         #[serde(default, skip_serializing_if = "is_default")]
         udp6_zero_checksum: bool,
+        /// Packets of pods that are of a `group` are marked with it (draft-smith-vxlan-group-policy), and packets that the other ends
+        /// have marked are judged by that, not by their source address.
+        #[serde(default, skip_serializing_if = "is_default")]
+        group_policy: bool,
     },
     /// Capture files instead of a device.
     Pcap {

@@ -6,7 +6,7 @@ use serde_json::Value;
 use serde_path_to_error::Segment;
 
 use super::{
-    ClusterNetworkPolicy, FdbEntry, FdbKey, Key, Kind, Namespace, NamespacedName, Neighbor,
+    ClusterNetworkPolicy, FdbEntry, FdbKey, Group, Key, Kind, Namespace, NamespacedName, Neighbor,
     NeighborKey, NetworkPolicy, Object, Pod, Port, Route, RouteKey, Rule,
 };
 use crate::error::cut;
@@ -93,6 +93,7 @@ impl Object {
             Kind::Pod => read::<Pod>(&fields)?.into(),
             Kind::NetworkPolicy => read::<NetworkPolicy>(&fields)?.into(),
             Kind::ClusterNetworkPolicy => read::<ClusterNetworkPolicy>(&fields)?.into(),
+            Kind::Group => read::<Group>(&fields)?.into(),
         })
     }
 }
@@ -107,6 +108,11 @@ impl Key {
         #[serde(deny_unknown_fields)]
         struct Named {
             name: String,
+        }
+        #[derive(serde::Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Numbered {
+            id: u16,
         }
         let (kind, fields) = tagged(value)?;
         let named = |fields: &Value| read::<Named>(fields).map(|n| n.name);
@@ -130,6 +136,9 @@ impl Key {
             Kind::NetworkPolicy => Key::NetworkPolicy(read::<NamespacedName>(&fields)?),
             Kind::ClusterNetworkPolicy => Key::ClusterNetworkPolicy {
                 name: named(&fields)?,
+            },
+            Kind::Group => Key::Group {
+                id: read::<Numbered>(&fields)?.id,
             },
         })
     }

@@ -141,15 +141,18 @@ fn vxlan() -> BoxedStrategy<Device> {
         4788u16..4791,
         local,
         vrf(),
-        any::<bool>(),
+        any::<[bool; 2]>(),
     )
         .prop_map(
-            |(vni, udp_port, local, underlay_vrf, udp6_zero_checksum)| Device::Vxlan {
-                vni,
-                udp_port,
-                local: local.iter().map(|a| a.parse().unwrap()).collect(),
-                underlay_vrf,
-                udp6_zero_checksum,
+            |(vni, udp_port, local, underlay_vrf, [udp6_zero_checksum, group_policy])| {
+                Device::Vxlan {
+                    vni,
+                    udp_port,
+                    local: local.iter().map(|a| a.parse().unwrap()).collect(),
+                    underlay_vrf,
+                    udp6_zero_checksum,
+                    group_policy,
+                }
             },
         )
         .boxed()

@@ -38,10 +38,19 @@ fn every_field_out_of_its_range_is_refused_by_name() {
         )
     };
     let led = |mappings: Value| with(port("a", 1), "/host_ports", mappings);
+    let group = |path: &str, value: Value| {
+        let group =
+            json!({"kind": "group", "id": 7, "namespace": "shop", "labels": {"app": "web"}});
+        with(group, path, value)
+    };
     let hop = json!({"via": "10.0.0.9", "port": "a"});
     let other = json!({"via": "10.0.0.8", "port": "a", "weight": 3});
     let hops = |hops: Value| json!({"kind": "route", "prefix": "10.1.0.0/16", "nexthops": hops});
     let cases = [
+        (group("/id", json!(0)), "id"),
+        (group("/namespace", json!("Shop")), "namespace"),
+        (group("/labels", json!({"a b": "c"})), "labels"),
+        (group("/labels", json!({"app": "-"})), "labels.app"),
         (
             with(nic.clone(), "/device/interface", json!("a b")),
             "device.interface",

@@ -146,6 +146,14 @@ pub(crate) fn object() -> BoxedStrategy<Object> {
         pod.prop_map(Object::from),
         network_policy().prop_map(Object::from),
         cluster_policy().prop_map(Object::from),
+        (1u16..5, word(), labels()).prop_map(|(id, namespace, labels)| {
+            Group {
+                id,
+                namespace,
+                labels,
+            }
+            .into()
+        }),
     ]
     .boxed()
 }

@@ -184,6 +184,53 @@ fn a_port_of_the_node_leads_to_one_port() {
     .unwrap();
 }
 
+/// Packets of a pod bear one number, and a number stands for the same pods at both ends.
+#[test]
+fn no_two_groups_have_the_same_pods() {
+    let group = |id: u16, namespace: &str, labels: Value| {
+        set(json!({"kind": "group", "id": id, "namespace": namespace, "labels": labels}))
+    };
+    let web = || json!({"app": "web", "tier": "front"});
+    let mut m = model(&[group(7, "shop", web()), group(8, "shop", json!({}))]);
+    let c = ErrorCode::Conflict;
+    for (second, words) in [
+        (
+            group(9, "shop", web()),
+            ["group 9", "app=web,tier=front", "group 7"],
+        ),
+        (
+            group(9, "shop", json!({})),
+            ["group 9", "without labels", "group 8"],
+        ),
+    ] {
+        let error = refused(&mut m, &[second], c, &words);
+        let data = error.data.unwrap();
+        assert_eq!(data.key.as_deref(), Some("9"));
+    }
+    // Other labels and other namespaces are other pods.
+    m.apply(&[
+        group(9, "shop", json!({"app": "web"})),
+        group(10, "mon", web()),
+        group(65_535, "mon", json!({})),
+    ])
+    .unwrap();
+    // Two change places in one transaction; a number that is set again is another group.
+    m.apply(&[
+        group(7, "shop", json!({"app": "web"})),
+        group(9, "shop", web()),
+    ])
+    .unwrap();
+    m.apply(&[group(7, "shop", json!({"app": "db"}))]).unwrap();
+    assert_eq!(m.state().groups.len(), 5);
+    m.apply(&[
+        delete(json!({"kind": "group", "id": 9})),
+        group(11, "shop", web()),
+    ])
+    .unwrap();
+    let ids: Vec<u16> = m.state().groups.keys().copied().collect();
+    assert_eq!(ids, [7, 8, 10, 11, 65_535]);
+}
+
 #[test]
 fn a_transaction_is_judged_as_a_whole() {
     let mut m = model(&[set(port("a", 1)), set(port("b", 2))]);

@@ -13,8 +13,8 @@ use podswitch_api::method::Section;
 use podswitch_api::{DEFAULT_SOCKET, Kind};
 
 pub(crate) use object::{
-    FdbCommand, FdbKeyArgs, NeighborCommand, NeighborKeyArgs, PortAdd, PortCommand, RouteCommand,
-    RouteKeyArgs, RuleCommand, SegmentCommand, Selector,
+    FdbCommand, FdbKeyArgs, GroupAdd, GroupCommand, LabelArg, NeighborCommand, NeighborKeyArgs,
+    PortAdd, PortCommand, RouteCommand, RouteKeyArgs, RuleCommand, SegmentCommand, Selector,
 };
 pub(crate) use policy::{Listed, PolicyCommand};
 pub(crate) use why::WhyArgs;
@@ -73,6 +73,9 @@ pub(crate) enum Command {
     /// Network policies: manifests of Kubernetes
     #[command(subcommand)]
     Policy(PolicyCommand),
+    /// Groups: whom packets in VXLAN tunnels with group policy are from
+    #[command(subcommand)]
+    Group(GroupCommand),
     /// Says whether a connection may begin, what decides that, and where it goes; exits with 1 when it may not
     Why(WhyArgs),
     /// Shows counters of ports, drops, workers, rules and tables
@@ -209,6 +212,8 @@ pub(crate) enum KindArg {
     NetworkPolicy,
     /// ClusterNetworkPolicies
     ClusterNetworkPolicy,
+    /// Groups
+    Group,
 }
 
 impl From<KindArg> for Kind {
@@ -224,6 +229,7 @@ impl From<KindArg> for Kind {
             KindArg::Pod => Kind::Pod,
             KindArg::NetworkPolicy => Kind::NetworkPolicy,
             KindArg::ClusterNetworkPolicy => Kind::ClusterNetworkPolicy,
+            KindArg::Group => Kind::Group,
         }
     }
 }

@@ -130,6 +130,9 @@ pub(crate) struct PortAdd {
     /// A tunnel's packets over IPv6 go without UDP checksums
     #[arg(long, requires = "vxlan")]
     pub(crate) udp6_zero_checksum: bool,
+    /// A tunnel's packets of pods are marked with their group, and marks of the other ends are believed
+    #[arg(long, requires = "vxlan")]
+    pub(crate) group_policy: bool,
     /// How the steering program is attached; on a NIC, auto is native
     #[arg(long, value_enum, default_value_t = ModeArg::Auto, value_name = "MODE")]
     pub(crate) mode: ModeArg,
@@ -438,6 +441,61 @@ pub(crate) enum RuleCommand {
         #[command(flatten)]
         missing: MissingArgs,
     },
+}
+
+/// Key of a group.
+#[derive(Debug, Args)]
+pub(crate) struct GroupKeyArgs {
+    /// Its number, a Group Policy ID: 1 to 65535
+    pub(crate) id: u16,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct GroupAdd {
+    #[command(flatten)]
+    pub(crate) key: GroupKeyArgs,
+    /// Namespace of its pods
+    #[arg(long, value_name = "NAME")]
+    pub(crate) namespace: String,
+    /// Label of its pods, which have no other ones; may be given more than once
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub(crate) label: Vec<LabelArg>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum GroupCommand {
+    /// Lists groups
+    List {
+        /// Only those of pods of this namespace
+        #[arg(long, value_name = "NAME")]
+        namespace: Option<String>,
+    },
+    /// Shows a group
+    Get(GroupKeyArgs),
+    /// Adds a group, or replaces the one of this number
+    Add(GroupAdd),
+    /// Deletes a group
+    Delete {
+        #[command(flatten)]
+        key: GroupKeyArgs,
+        #[command(flatten)]
+        missing: MissingArgs,
+    },
+}
+
+/// A label: `app=web`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct LabelArg(pub(crate) String, pub(crate) String);
+
+impl FromStr for LabelArg {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (key, value) = text
+            .split_once('=')
+            .ok_or_else(|| format!("{text:?} is no label; write KEY=VALUE, such as app=web"))?;
+        Ok(LabelArg(key.to_owned(), value.to_owned()))
+    }
 }
 
 /// A range of ports: `80` or `8000-8099`.

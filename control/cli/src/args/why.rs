@@ -33,6 +33,9 @@ pub(crate) struct WhyArgs {
     /// VRF of both
     #[arg(long, value_name = "ID")]
     pub(crate) vrf: Option<u32>,
+    /// Group that its packets are marked with, in a tunnel with group policy
+    #[arg(long, value_name = "NUMBER")]
+    pub(crate) group: Option<u16>,
 }
 
 /// An end of a connection.

@@ -52,6 +52,7 @@ pub(crate) fn run(args: Args) -> Result {
         Command::Segment(c) => object::segment(&context, c),
         Command::Rule(c) => object::rule(&context, c),
         Command::Policy(c) => policy::policy(&context, c),
+        Command::Group(c) => object::group(&context, c),
         Command::Why(a) => why::why(&context, a),
         Command::Stats(a) => stats::stats(&context, a),
         Command::Events(a) => events::events(&context, a),

@@ -1,16 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `list`, `get`, `add` and `delete` of every kind.
 
+use std::collections::BTreeMap;
+
 use podswitch_api::method::{Change, Entry, Filter};
 use podswitch_api::object::{
-    Device, FdbEntry, FdbKey, Key, Kind, Neighbor, NeighborKey, Object, Port, Route, RouteKey,
-    Rule, Segment, SegmentMembership, Vlan,
+    Device, FdbEntry, FdbKey, Group, Key, Kind, Neighbor, NeighborKey, Object, Port, Route,
+    RouteKey, Rule, Segment, SegmentMembership, Vlan,
 };
 
 use super::Context;
 use crate::args::{
-    FdbCommand, FdbKeyArgs, NeighborCommand, NeighborKeyArgs, PortAdd, PortCommand, RouteCommand,
-    RouteKeyArgs, RuleCommand, SegmentCommand, Selector,
+    FdbCommand, FdbKeyArgs, GroupAdd, GroupCommand, LabelArg, NeighborCommand, NeighborKeyArgs,
+    PortAdd, PortCommand, RouteCommand, RouteKeyArgs, RuleCommand, SegmentCommand, Selector,
 };
 use crate::exit::{Failure, Result};
 use crate::output;
@@ -117,6 +119,7 @@ fn new_port(a: PortAdd) -> Port {
             local: a.local,
             underlay_vrf: a.underlay_vrf,
             udp6_zero_checksum: a.udp6_zero_checksum,
+            group_policy: a.group_policy,
         },
         (Some(interface), ..) => Device::Veth {
             interface,
@@ -386,4 +389,42 @@ pub(super) fn rule(context: &Context, command: RuleCommand) -> Result {
             missing.ignore_not_found,
         ),
     }
+}
+
+pub(super) fn group(context: &Context, command: GroupCommand) -> Result {
+    match command {
+        GroupCommand::List { namespace } => list(
+            context,
+            Kind::Group,
+            Filter {
+                namespace,
+                ..Filter::default()
+            },
+        ),
+        GroupCommand::Get(key) => {
+            let filter = Filter {
+                id: Some(key.id.into()),
+                ..Filter::default()
+            };
+            get(context, &Key::Group { id: key.id }, filter)
+        }
+        GroupCommand::Add(a) => add(context, new_group(a)?),
+        GroupCommand::Delete { key, missing } => {
+            delete(context, Key::Group { id: key.id }, missing.ignore_not_found)
+        }
+    }
+}
+
+fn new_group(a: GroupAdd) -> Result<Group> {
+    let mut labels = BTreeMap::new();
+    for LabelArg(key, value) in a.label {
+        if labels.insert(key.clone(), value).is_some() {
+            return Err(Failure::Usage(format!("label {key} comes twice")));
+        }
+    }
+    Ok(Group {
+        id: a.key.id,
+        namespace: a.namespace,
+        labels,
+    })
 }

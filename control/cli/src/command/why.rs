@@ -22,6 +22,7 @@ pub(super) fn why(context: &Context, args: WhyArgs) -> Result {
         port,
         source_port: args.source_port,
         vrf: args.vrf,
+        group: args.group,
     })?;
     output::print(context.output, &result, output::why)?;
     match &result.reason {

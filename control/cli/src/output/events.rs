@@ -24,6 +24,9 @@ fn line(e: &DenyEvent) -> String {
         party(&e.from, e.source_port),
         party(&e.to, e.port),
     );
+    if let Some(group) = e.group {
+        text += &format!("  group {group}");
+    }
     if let Some(policy) = &e.policy {
         text += &format!("  by {policy}");
     } else if let Some(rule) = &e.rule {

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use podswitch_api::object::kubernetes::{LabelSelector, Operator, PolicyTier, PolicyType};
-use podswitch_api::object::{ClusterNetworkPolicy, Namespace, NetworkPolicy, Pod};
+use podswitch_api::object::{ClusterNetworkPolicy, Group, Namespace, NetworkPolicy, Pod};
 
 use super::objects::joined;
 use super::table::Table;
@@ -33,6 +33,10 @@ fn selector(o: &LabelSelector) -> String {
 
 pub(super) fn namespace(table: &mut Table, o: &Namespace) {
     table.row([o.name.clone(), labels(&o.labels)]);
+}
+
+pub(super) fn group(table: &mut Table, o: &Group) {
+    table.row([o.id.to_string(), o.namespace.clone(), labels(&o.labels)]);
 }
 
 pub(super) fn pod(table: &mut Table, o: &Pod) {

@@ -87,6 +87,7 @@ fn table<'e>(kind: Kind, entries: impl IntoIterator<Item = &'e Entry>) -> Table 
         Kind::Pod => &["NAMESPACE", "NAME", "ADDRESSES", "LABELS", "PORTS"],
         Kind::NetworkPolicy => &["NAMESPACE", "NAME", "PODS", "ISOLATES", "INGRESS", "EGRESS"],
         Kind::ClusterNetworkPolicy => &["TIER", "PRIORITY", "NAME", "INGRESS", "EGRESS"],
+        Kind::Group => &["ID", "NAMESPACE", "LABELS"],
     });
     for entry in entries {
         let status = entry.status.as_ref();
@@ -101,6 +102,7 @@ fn table<'e>(kind: Kind, entries: impl IntoIterator<Item = &'e Entry>) -> Table 
             Object::Pod(o) => kubernetes::pod(&mut table, o),
             Object::NetworkPolicy(o) => kubernetes::network_policy(&mut table, o),
             Object::ClusterNetworkPolicy(o) => kubernetes::cluster_policy(&mut table, o),
+            Object::Group(o) => kubernetes::group(&mut table, o),
         }
     }
     table

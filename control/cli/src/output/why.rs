@@ -71,5 +71,9 @@ fn said(j: &WhyJudgement, direction: &str) -> String {
         }
         DecidedBy::Default => "the port's default".to_owned(),
     };
-    format!("{verdict} at port {}: {by}", j.port)
+    let peer = j
+        .peer_group
+        .map(|group| format!("; the peer is known by group {group}"));
+    let peer = peer.unwrap_or_default();
+    format!("{verdict} at port {}: {by}{peer}", j.port)
 }

@@ -67,7 +67,7 @@ fn objects_of_every_kind_are_added_shown_and_deleted() {
         ),
         ("port add other --nic eth8 --routes 254", "port", "other"),
         (
-            "port add overlay --vxlan 42 --mac 02:00:00:00:00:0a --local 192.0.2.1 --local 2001:db8::1 --udp-port 8472 --udp6-zero-checksum",
+            "port add overlay --vxlan 42 --mac 02:00:00:00:00:0a --local 192.0.2.1 --local 2001:db8::1 --udp-port 8472 --udp6-zero-checksum --group-policy",
             "port",
             "overlay",
         ),
@@ -110,6 +110,11 @@ fn objects_of_every_kind_are_added_shown_and_deleted() {
             "rule add web-in --port web --direction ingress --action allow --source 10.0.0.0/8 --protocol udp --ports 53-54",
             "rule",
             "web-in",
+        ),
+        (
+            "group add 7 --namespace shop --label app=web --label example.com/tier=",
+            "group",
+            "7",
         ),
         (
             "rule add esp --port web --direction egress --action deny --protocol 50 --priority 7",
@@ -441,6 +446,43 @@ fn wrong_words_are_usage_errors() {
 }
 
 #[test]
+fn groups_are_listed_as_a_table() {
+    let daemon = Daemon::start();
+    for words in [
+        "group add 7 --namespace shop --label tier=front --label app=web",
+        "group add 65535 --namespace mon",
+    ] {
+        daemon.ctl(&words.split(' ').collect::<Vec<_>>()).ok();
+    }
+    assert_eq!(
+        daemon.ctl(&["group", "list"]).ok(),
+        "   ID  NAMESPACE  LABELS\n\
+         \x20   7  shop       app=web,tier=front\n\
+         65535  mon        -\n"
+    );
+    let one = daemon.ctl(&["group", "list", "--namespace", "mon"]).ok();
+    assert_eq!(one.lines().count(), 2, "{one}");
+    for (words, code, text) in [
+        (
+            "group add 8 --namespace shop --label app=web --label tier=front",
+            1,
+            "group 7",
+        ),
+        ("group add 0 --namespace shop", 1, "choose 1 to 65535"),
+        ("group add 65536 --namespace shop", 2, "65536"),
+        ("group add 8 --namespace shop --label app", 2, "KEY=VALUE"),
+        (
+            "group add 8 --namespace shop --label a=b --label a=c",
+            2,
+            "label a comes twice",
+        ),
+    ] {
+        let done = daemon.ctl(&words.split(' ').collect::<Vec<_>>());
+        done.fails(code, &[text]);
+    }
+}
+
+#[test]
 fn why_says_who_decides_and_exits_by_the_verdict() {
     let daemon = Daemon::start();
     let ask = |port| {
@@ -457,6 +499,13 @@ fn why_says_who_decides_and_exits_by_the_verdict() {
     ] {
         assert!(out.contains(words), "{words} is not in {out}");
     }
+    assert!(!out.contains("group"), "{out}");
+    let words = "why --from shop/a --to 10.0.0.2 --port 443 --group 7";
+    let out = daemon.ctl(&words.split(' ').collect::<Vec<_>>()).ok();
+    assert!(
+        out.contains("the port's default; the peer is known by group 7"),
+        "{out}"
+    );
     let done = ask("22");
     let by = "isolated by NetworkPolicy shop/deny";
     assert!(
@@ -493,7 +542,7 @@ fn events_say_who_was_refused_and_why() {
     assert_eq!(
         done.out,
         "2025-11-28T08:31:03.123Z  policy_isolated_ingress  tcp  shop/a (10.0.0.1:40112) -> port web ([fd00::2]:443)  \
-         ingress isolated by shop/deny\n\
+         group 7  ingress isolated by shop/deny\n\
          2025-11-28T08:31:03.123Z  policy_denied_egress  tcp  shop/a (10.0.0.1:40112) -> port web ([fd00::2]:443)  \
          by ClusterNetworkPolicy no-web, egress rule 1\n"
     );

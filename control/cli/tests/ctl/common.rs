@@ -174,6 +174,9 @@ impl State {
                 let judgement =
                     |port: &str| json!({"allowed": true, "port": port, "by": "default"});
                 let mut ingress = judgement("web");
+                if let Some(group) = p.group {
+                    ingress["peer_group"] = json!(group);
+                }
                 if denied {
                     ingress = json!({"allowed": false, "port": "web", "by": "isolation", "isolated_by": [{"namespace": "shop", "name": "deny"}]});
                 }
@@ -295,7 +298,7 @@ fn events(since: u64) -> Value {
     let all = [
         event(
             1,
-            json!({"isolated_by": [{"namespace": "shop", "name": "deny"}]}),
+            json!({"isolated_by": [{"namespace": "shop", "name": "deny"}], "group": 7}),
         ),
         event(
             2,

@@ -5,7 +5,9 @@ use std::process::{Command, Stdio};
 
 use crate::common::{Daemon, ctl};
 
-const KINDS: [&str; 6] = ["port", "fdb", "route", "neighbor", "segment", "rule"];
+const KINDS: [&str; 7] = [
+    "port", "fdb", "route", "neighbor", "segment", "rule", "group",
+];
 const OTHERS: [&str; 12] = [
     "stats",
     "events",

@@ -339,6 +339,10 @@ fn segments_before(delta: &[Difference]) -> HashMap<&str, u32> {
 fn is_of_tables(kind: Kind) -> bool {
     match kind {
         Kind::Segment | Kind::Port | Kind::Neighbor | Kind::Route | Kind::Fdb | Kind::Rule => true,
-        Kind::Namespace | Kind::Pod | Kind::NetworkPolicy | Kind::ClusterNetworkPolicy => false,
+        Kind::Namespace
+        | Kind::Pod
+        | Kind::NetworkPolicy
+        | Kind::ClusterNetworkPolicy
+        | Kind::Group => false,
     }
 }

@@ -12,7 +12,7 @@ use podswitch_api::{ErrorCode, RpcError};
 use podswitch_datapath::events::Refusal;
 use podswitch_datapath::tables::{Direction, has_ports};
 use podswitch_datapath::wire::flow_key::to_ip;
-use podswitch_datapath::{PortId, Reason};
+use podswitch_datapath::{GroupId, PortId, Reason};
 
 use super::stats::monotonic_ns;
 use super::why::{own_rule, rule_ref};
@@ -196,6 +196,7 @@ impl Engine {
             protocol: Protocol(key.protocol()),
             port: has_ports.then_some(key.dport),
             source_port: has_ports.then_some(key.sport),
+            group: refusal.group.map(GroupId::get),
             rule: rule.and_then(|(port, id)| own_rule(tables, port, refusal.direction, id)),
             policy: refusal
                 .policy
@@ -255,6 +256,7 @@ mod tests {
             protocol: Protocol::TCP,
             port: Some(80),
             source_port: Some(1),
+            group: None,
             rule: None,
             policy: None,
             isolated_by: Vec::new(),

@@ -56,7 +56,8 @@ impl Engine {
                     Object::Namespace(_)
                     | Object::Pod(_)
                     | Object::NetworkPolicy(_)
-                    | Object::ClusterNetworkPolicy(_) => None,
+                    | Object::ClusterNetworkPolicy(_)
+                    | Object::Group(_) => None,
                 };
                 Entry { object, status }
             })

@@ -216,6 +216,7 @@ impl Engine {
             table("peer", counts.peers as u64, None),
             table("identity", counts.identities as u64, None),
             table("cidr", counts.cidrs as u64, None),
+            table("group", counts.groups as u64, None),
         ]
     }
 }

@@ -13,7 +13,7 @@ use podswitch_datapath::stage::{By, Said, explain};
 use podswitch_datapath::tables::{Direction, Tables};
 use podswitch_datapath::wire::FlowKey;
 use podswitch_datapath::wire::flow_key::to_ip;
-use podswitch_datapath::{PortId, RuleId, VrfId};
+use podswitch_datapath::{GroupId, PortId, RuleId, VrfId};
 use podswitch_policy::{PolicyKey, RuleName};
 
 use super::Engine;
@@ -49,7 +49,8 @@ impl Engine {
         let dport = params.port.unwrap_or(0);
         let key = FlowKey::from_ip(vrf, params.protocol.0, from, to, sport, dport);
         let tables = self.switch.tables();
-        let explained = explain(tables, vrf, &key, None);
+        let group = params.group.map(marked).transpose()?;
+        let explained = explain(tables, vrf, &key, group);
         let judge = |said, direction| self.judgement(tables, said, direction);
         Ok(WhyResult {
             allowed: explained.drop().is_none(),
@@ -151,6 +152,7 @@ impl Engine {
             policy,
             isolated_by,
             peer_identity: said.peer.identity.map(|id| id.0),
+            peer_group: said.by_group.map(GroupId::get),
         }
     }
 
@@ -168,6 +170,16 @@ impl Engine {
         })
         .collect()
     }
+}
+
+fn marked(number: u16) -> Result<GroupId, RpcError> {
+    GroupId::new(number).ok_or_else(|| {
+        let message = "why: group 0 stands for nobody".to_owned();
+        RpcError::new(ErrorCode::InvalidParams, message)
+            .field("params.group")
+            .value(number)
+            .hint(format!("choose 1 to {}, or leave it out", u16::MAX))
+    })
 }
 
 /// The name of a port's own rule.

@@ -15,7 +15,7 @@ use podswitch_api::RpcError;
 use podswitch_api::desired::{DesiredState, Difference};
 use podswitch_api::object::{Key, NamespacedName, Object, Port};
 use podswitch_datapath::tables::{Edit, PortPolicy, TableError};
-use podswitch_datapath::{CidrClass, IdentityId, PeerClass, PolicyRuleId};
+use podswitch_datapath::{CidrClass, GroupId, IdentityId, PeerClass, PolicyRuleId};
 use podswitch_policy::{Change, Compiler, Endpoint, EndpointPolicy, RuleId, RuleName, Update};
 
 use crate::compile::table_error;
@@ -87,12 +87,14 @@ impl Policies {
         let pods = state.pods.iter();
         let policies = state.network_policies.iter();
         let cluster = state.cluster_network_policies.iter();
+        let groups = state.groups.iter();
         let ports = state.ports.iter();
         let changes = namespaces
             .map(|(name, o)| Change::Namespace(name, Some(o)))
             .chain(pods.map(|(key, o)| Change::Pod(key, Some(o))))
             .chain(policies.map(|(key, o)| Change::NetworkPolicy(key, Some(o))))
             .chain(cluster.map(|(name, o)| Change::ClusterNetworkPolicy(name, Some(o))))
+            .chain(groups.map(|(id, o)| Change::Group(*id, Some(o))))
             .chain(ports.map(|(name, o)| Change::Endpoint(name, endpoint(o))));
         let update = self.compiler.apply(changes);
         self.note(update);
@@ -149,10 +151,21 @@ impl Policies {
         for (prefix, class) in &self.owed.cidrs {
             edit.set_cidr(*prefix, class.map(|c| CidrClass(c.0)));
         }
+        for (number, id) in &self.owed.groups {
+            if let Some(group) = GroupId::new(*number) {
+                edit.set_group(group, id.map(|id| IdentityId(id.0)));
+            }
+        }
         for name in &self.owed.ports {
             // A port that goes takes its policy along.
             let Some(id) = names.id(name) else { continue };
-            let policy = port_policy(&self.compiler, &mut self.compiled, self.expect, name);
+            let said = self.compiler.policy_of(name);
+            let group = said.as_ref().and_then(|said| said.group);
+            edit.set_group_of(id, group.and_then(GroupId::new));
+            let policy = match said {
+                Some(said) => judged(&mut self.compiled, &said),
+                None => Ok(undescribed(&self.compiler, self.expect, name)),
+            };
             let of_port = |e: TableError| {
                 table_error(&e).about(&Key::Port {
                     name: name.to_owned(),
@@ -182,20 +195,19 @@ fn is_undescribed(compiler: &Compiler, port: &str) -> bool {
     compiler.pod_behind(port).is_some() && !compiler.is_described(port)
 }
 
-fn port_policy(
-    compiler: &Compiler,
-    compiled: &mut Compiled,
-    expect: bool,
-    port: &str,
-) -> Result<PortPolicy, TableError> {
-    Ok(match compiler.policy_of(port) {
-        Some(EndpointPolicy { egress, ingress }) => PortPolicy::Judged {
-            egress: compiled.of(&egress)?,
-            ingress: compiled.of(&ingress)?,
-        },
-        None if expect && is_undescribed(compiler, port) => PortPolicy::Pending,
-        None => PortPolicy::None,
+fn judged(compiled: &mut Compiled, said: &EndpointPolicy) -> Result<PortPolicy, TableError> {
+    Ok(PortPolicy::Judged {
+        egress: compiled.of(&said.egress)?,
+        ingress: compiled.of(&said.ingress)?,
     })
+}
+
+/// The policy of a port of which there are no rules.
+fn undescribed(compiler: &Compiler, expect: bool, port: &str) -> PortPolicy {
+    match expect && is_undescribed(compiler, port) {
+        true => PortPolicy::Pending,
+        false => PortPolicy::None,
+    }
 }
 
 /// What an object is to the compiler: nothing, or a change.
@@ -213,6 +225,8 @@ fn change<'a>(key: &'a Key, object: Option<&'a Object>) -> Option<Change<'a>> {
             Change::ClusterNetworkPolicy(name, Some(o))
         }
         (Key::ClusterNetworkPolicy { name }, _) => Change::ClusterNetworkPolicy(name, None),
+        (Key::Group { id }, Some(Object::Group(o))) => Change::Group(*id, Some(o)),
+        (Key::Group { id }, _) => Change::Group(*id, None),
         (Key::Port { name }, Some(Object::Port(o))) => Change::Endpoint(name, endpoint(o)),
         (Key::Port { name }, _) => Change::Endpoint(name, None),
         _ => return None,

@@ -14,7 +14,8 @@ pub(super) struct Owed {
     pub(super) peers: BTreeMap<IpAddr, Option<IdentityId>>,
     pub(super) identities: BTreeMap<IdentityId, Option<ClassId>>,
     pub(super) cidrs: BTreeMap<IpNet, Option<CidrClassId>>,
-    /// Ports whose rules may differ; the compiler knows them.
+    pub(super) groups: BTreeMap<u16, Option<IdentityId>>,
+    /// Ports whose rules or group may differ; the compiler knows them.
     pub(super) ports: BTreeSet<String>,
     /// Rules that got a number.
     pub(super) rules: BTreeSet<RuleId>,
@@ -25,6 +26,7 @@ impl Owed {
         self.peers.extend(update.peers);
         self.identities.extend(update.identities);
         self.cidrs.extend(update.cidrs);
+        self.groups.extend(update.groups);
         self.ports
             .extend(update.endpoints.into_iter().map(|(port, _)| port));
         for (rule, name) in update.rules {
@@ -39,6 +41,7 @@ impl Owed {
         self.peers.is_empty()
             && self.identities.is_empty()
             && self.cidrs.is_empty()
+            && self.groups.is_empty()
             && self.ports.is_empty()
             && self.rules.is_empty()
     }

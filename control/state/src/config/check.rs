@@ -275,6 +275,7 @@ fn limits(config: &Config, problems: &mut Problems) {
             l.cluster_network_policies,
             most.cluster_network_policies,
         ),
+        ("limits.groups", l.groups, most.groups),
     ] {
         problems.range(key, value, 1..=most);
     }

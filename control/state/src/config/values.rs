@@ -193,6 +193,8 @@ pub struct LimitsConfig {
     pub network_policies: u32,
     /// ClusterNetworkPolicies.
     pub cluster_network_policies: u32,
+    /// Groups.
+    pub groups: u32,
 }
 
 impl Default for LimitsConfig {
@@ -214,6 +216,7 @@ impl Default for LimitsConfig {
             pods: l.pods,
             network_policies: l.network_policies,
             cluster_network_policies: l.cluster_network_policies,
+            groups: l.groups,
         }
     }
 }
@@ -234,6 +237,7 @@ impl From<LimitsConfig> for Limits {
             pods: c.pods,
             network_policies: c.network_policies,
             cluster_network_policies: c.cluster_network_policies,
+            groups: c.groups,
         }
     }
 }

@@ -7,7 +7,7 @@ use super::value::host_address;
 use super::{Bounds, refuse};
 use crate::error::{ErrorCode, RpcError};
 use crate::object::kubernetes::{LabelSelector, Operator, Requirement};
-use crate::object::{Namespace, Pod};
+use crate::object::{Group, Namespace, Pod};
 
 /// Longest name of an object and prefix of a label's key: a DNS subdomain (RFC 1123).
 const MAX_NAME: usize = 253;
@@ -147,6 +147,15 @@ fn requirement(field: &str, o: &Requirement) -> Result<(), RpcError> {
 
 pub(super) fn namespace(o: &Namespace) -> Result<(), RpcError> {
     namespace_name("name", &o.name)?;
+    labels("labels", &o.labels)
+}
+
+pub(super) fn group(o: &Group) -> Result<(), RpcError> {
+    if o.id == 0 {
+        let hint = format!("choose 1 to {}", u16::MAX);
+        return Err(refuse("id", o.id, "stands for nobody", hint));
+    }
+    namespace_name("namespace", &o.namespace)?;
     labels("labels", &o.labels)
 }
 

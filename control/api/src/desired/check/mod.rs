@@ -78,6 +78,7 @@ pub fn check_object(object: &Object, bounds: &Bounds) -> Result<(), RpcError> {
         Object::Pod(o) => kubernetes::pod(o, bounds),
         Object::NetworkPolicy(o) => policy::network_policy(o),
         Object::ClusterNetworkPolicy(o) => policy::cluster_network_policy(o),
+        Object::Group(o) => kubernetes::group(o),
     }
     .map_err(|e| locate(e, object))
 }

@@ -2,6 +2,7 @@
 //! Objects of Kubernetes, as far as network policy needs them, with their specs as Kubernetes writes them.
 
 mod cluster_network_policy;
+mod group;
 mod lenient;
 mod network_policy;
 mod pod;
@@ -12,6 +13,7 @@ pub use cluster_network_policy::{
     ClusterNetworkPolicy, ClusterNetworkPolicySpec, DestinationPort, NamespacedPods, PolicyTier,
     PortNumbers, ProtocolMatch, Subject, TransportMatch,
 };
+pub use group::Group;
 pub use network_policy::{
     EgressRule, IngressRule, IpBlock, NetworkPolicy, NetworkPolicyPeer, NetworkPolicyPort,
     NetworkPolicySpec, PolicyPort, PolicyType,
