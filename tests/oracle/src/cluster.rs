@@ -66,6 +66,17 @@ pub struct Endpoint {
     pub addresses: Vec<IpAddr>,
 }
 
+/// Pods that a number stands for.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Group {
+    /// The number.
+    pub id: u16,
+    /// The pods' namespace.
+    pub namespace: String,
+    /// All their labels; no two groups have the same ones in a namespace.
+    pub labels: Labels,
+}
+
 /// What a node knows of its cluster. Lists are in the order in which their objects changed last.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct Cluster {
@@ -77,6 +88,8 @@ pub struct Cluster {
     pub network_policies: Vec<Value>,
     /// Manifests of ClusterNetworkPolicies.
     pub cluster_policies: Vec<Value>,
+    /// Whom numbers in packets stand for.
+    pub groups: Vec<Group>,
     /// What is attached to this node's switch.
     pub endpoints: Vec<Endpoint>,
     /// The node's own addresses.
@@ -116,6 +129,18 @@ impl Cluster {
         }
         let mut pods = self.pods.iter().rev();
         pods.find(|pod| !pod.host_network && pod.addresses.contains(&address))
+    }
+
+    /// The group of a number.
+    pub fn group(&self, id: u16) -> Option<&Group> {
+        self.groups.iter().find(|g| g.id == id)
+    }
+
+    /// The group of these pods.
+    pub fn group_of(&self, namespace: &str, labels: &Labels) -> Option<u16> {
+        let mut groups = self.groups.iter();
+        let of = groups.find(|g| g.namespace == namespace && g.labels == *labels);
+        of.map(|g| g.id)
     }
 
     /// The endpoint of a pod, if it is attached here and both mean the same pod.

@@ -5,7 +5,7 @@ use std::ops::RangeInclusive;
 
 use serde_json::Value;
 
-use crate::cluster::{Cluster, Endpoint};
+use crate::cluster::{Cluster, Endpoint, Pod};
 use crate::generate::{Change, Packet};
 use crate::node::{End, Node, Said};
 use crate::oracle::{Decision, Peer, allowed};
@@ -29,6 +29,9 @@ pub fn compare(cluster: &Cluster, node: &Node, packet: &Packet) -> Result<usize,
     for (end, endpoint) in ends(cluster, packet) {
         let said = node.judge(&endpoint.port, end, packet);
         let said = said.ok_or_else(|| format!("port {} is not there", endpoint.port))?;
+        if end == End::Egress {
+            compare_groups(cluster, node, endpoint)?;
+        }
         let wanted = wanted(cluster, endpoint, end, packet);
         if !agree(wanted.as_ref(), &said) {
             let wanted = wanted.map_or("pending".to_owned(), |decision| decision.to_string());
@@ -41,6 +44,19 @@ pub fn compare(cluster: &Cluster, node: &Node, packet: &Packet) -> Result<usize,
         compared += 1;
     }
     Ok(compared)
+}
+
+/// Compares what packets of a port are marked with.
+fn compare_groups(cluster: &Cluster, node: &Node, endpoint: &Endpoint) -> Result<(), String> {
+    let pod = cluster.described(endpoint);
+    let wanted = pod.and_then(|pod| cluster.group_of(&pod.namespace, &pod.labels));
+    let (said, port) = (node.group_of(&endpoint.port), &endpoint.port);
+    match said == wanted {
+        true => Ok(()),
+        false => Err(format!(
+            "{port} is of group {wanted:?}, and not of {said:?}"
+        )),
+    }
 }
 
 /// Whether the oracle lets a packet pass, at each end that is attached.
@@ -78,13 +94,32 @@ fn wanted(cluster: &Cluster, endpoint: &Endpoint, end: End, packet: &Packet) -> 
             allowed(cluster, &own, &other, protocol, port).egress
         }
         End::Ingress => {
-            let (own, other) = (
-                Peer::pod(pod, packet.destination),
-                Peer::behind(cluster, packet.source),
-            );
+            let own = Peer::pod(pod, packet.destination);
+            if let Some((cluster, other)) = marked(cluster, packet) {
+                return Some(allowed(&cluster, &other, &own, protocol, port).ingress);
+            }
+            let other = Peer::behind(cluster, packet.source);
             allowed(cluster, &other, &own, protocol, port).ingress
         }
     })
+}
+
+/// The sender of a packet whose group is known: a pod like those that the group stands for, in a cluster that has it.
+fn marked(cluster: &Cluster, packet: &Packet) -> Option<(Cluster, Peer)> {
+    let group = cluster.group(packet.group?)?;
+    let pod = Pod {
+        namespace: group.namespace.clone(),
+        name: format!("of-group-{}", group.id),
+        uid: String::new(),
+        labels: group.labels.clone(),
+        addresses: vec![packet.source],
+        ports: Vec::new(),
+        host_network: false,
+    };
+    let sender = Peer::pod(&pod, packet.source);
+    let mut cluster = cluster.clone();
+    cluster.pods.push(pod);
+    Some((cluster, sender))
 }
 
 fn agree(wanted: Option<&Decision>, said: &Said) -> bool {

@@ -9,10 +9,10 @@ use std::sync::Arc;
 use podswitch_api::desired::{Bounds, Model};
 use podswitch_api::method;
 use podswitch_api::object::{
-    ClusterNetworkPolicy, Namespace, NamespacedName, NetworkPolicy, Object, Pod,
+    ClusterNetworkPolicy, Group, Namespace, NamespacedName, NetworkPolicy, Object, Pod,
 };
 use podswitch_datapath::ids::{
-    CidrClass, IdentityId, PeerClass, PolicyRuleId, PortId, VrfId, WorkerId,
+    CidrClass, GroupId, IdentityId, PeerClass, PolicyRuleId, PortId, VrfId, WorkerId,
 };
 use podswitch_datapath::tables::{
     Action, DirectionPolicy, Edit, Gateway, PolicyAction, PolicyJudgement, PolicyRule,
@@ -90,6 +90,7 @@ enum Given {
     Pod(NamespacedName, Option<Box<Pod>>),
     NetworkPolicy(NamespacedName, Option<Box<NetworkPolicy>>),
     ClusterPolicy(String, Option<Box<ClusterNetworkPolicy>>),
+    Group(u16, Option<Group>),
     Endpoint(String, Option<policy::Endpoint>),
 }
 
@@ -114,6 +115,14 @@ impl Given {
             }
             Change::ClusterPolicy(name, None) => {
                 return Ok(Given::ClusterPolicy(name.clone(), None));
+            }
+            Change::Group(id, group) => {
+                let group = group.as_ref().map(|g| Group {
+                    id: g.id,
+                    namespace: g.namespace.clone(),
+                    labels: g.labels.iter().cloned().collect(),
+                });
+                return Ok(Given::Group(*id, group));
             }
             Change::Endpoint(port, endpoint) => {
                 let endpoint = endpoint.as_ref().map(|e| policy::Endpoint {
@@ -141,6 +150,7 @@ impl Given {
             Given::ClusterPolicy(name, o) => {
                 policy::Change::ClusterNetworkPolicy(name, o.as_deref())
             }
+            Given::Group(id, o) => policy::Change::Group(*id, o.as_ref()),
             Given::Endpoint(port, o) => policy::Change::Endpoint(port, o.clone()),
         }
     }
@@ -190,6 +200,7 @@ impl Node {
         Ok(update.peers.len()
             + update.identities.len()
             + update.cidrs.len()
+            + update.groups.len()
             + update.endpoints.len()
             + update.rules.len())
     }
@@ -251,6 +262,10 @@ impl Node {
         for (cidr, class) in &update.cidrs {
             edit.set_cidr(*cidr, class.map(|c| CidrClass(c.0)));
         }
+        for (number, identity) in &update.groups {
+            let group = GroupId::new(*number).ok_or("group 0")?;
+            edit.set_group(group, identity.map(|i| IdentityId(i.0)));
+        }
         // Directions that ports share are made once.
         let mut made: Vec<(*const DirectionSpec, Arc<DirectionPolicy>)> = Vec::new();
         for (name, policy) in &update.endpoints {
@@ -258,6 +273,8 @@ impl Node {
                 continue;
             };
             told.clone_from(policy);
+            let group = policy.as_ref().and_then(|policy| policy.group);
+            edit.set_group_of(*id, group.and_then(GroupId::new));
             let Some(policy) = policy else {
                 edit.set_policy(*id, PortPolicy::Pending);
                 continue;
@@ -280,6 +297,12 @@ impl Node {
         Ok(())
     }
 
+    /// The group of a port's packets.
+    pub fn group_of(&self, port: &str) -> Option<u16> {
+        let (id, _) = self.ports.get(port)?;
+        self.tables.port(*id)?.group.map(GroupId::get)
+    }
+
     /// What a port says to a packet that it sends or gets. None if there is no such port.
     pub fn judge(&self, port: &str, end: End, packet: &Packet) -> Option<Said> {
         let (id, told) = self.ports.get(port)?;
@@ -291,7 +314,10 @@ impl Node {
             End::Egress => (egress, packet.destination),
             End::Ingress => (ingress, packet.source),
         };
-        let peer = self.tables.peer(&key(other));
+        let mark = packet.group.filter(|_| end == End::Ingress);
+        let marked = mark.and_then(GroupId::new);
+        let marked = marked.and_then(|group| self.tables.marked_peer(group, &key(other)));
+        let peer = marked.unwrap_or_else(|| self.tables.peer(&key(other)));
         Some(match direction.judge(&peer, packet.protocol, packet.port) {
             PolicyJudgement::Accept(rule) => Said::Accept(self.rule(rule)),
             PolicyJudgement::Deny(rule) => Said::Deny(self.rule(rule)),

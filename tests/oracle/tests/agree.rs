@@ -65,6 +65,10 @@ impl Tally {
                 End::Ingress => "ingress",
             };
             *self.0.entry(end).or_default() += 1;
+            let known = packet.group.and_then(|group| cluster.group(group));
+            if end == "ingress" && known.is_some() {
+                *self.0.entry("by group").or_default() += 1;
+            }
         }
     }
 
@@ -80,7 +84,7 @@ impl Tally {
     }
 }
 
-const JUDGED: [&str; 7] = [
+const JUDGED: [&str; 8] = [
     "accepted by a NetworkPolicy",
     "accepted by a ClusterNetworkPolicy",
     "denied by a ClusterNetworkPolicy",
@@ -88,6 +92,7 @@ const JUDGED: [&str; 7] = [
     "no match",
     "egress",
     "ingress",
+    "by group",
 ];
 
 #[test]
@@ -105,7 +110,7 @@ fn random_clusters() {
         };
         let aim = Aim::at(&cluster);
         for _ in 0..200 {
-            let packet = aim.packet(rng);
+            let packet = aim.marked(rng);
             if compare(&cluster, &node, &packet).is_err() {
                 fail(seed, batches, &|batches| wrong(batches, &packet));
             }
@@ -222,7 +227,7 @@ fn random_changes() {
         for _ in 0..12 {
             let step = steps.next(rng, &cluster);
             let aim = Aim::at(&cluster);
-            let mut packets: Vec<Packet> = (0..15).map(|_| aim.packet(rng)).collect();
+            let mut packets: Vec<Packet> = (0..15).map(|_| aim.marked(rng)).collect();
             let before: Vec<_> = packets
                 .iter()
                 .map(|p| Judged::new(&cluster, &node, p))
@@ -241,7 +246,7 @@ fn random_changes() {
                 }
             }
             let aim = Aim::at(&cluster);
-            packets.extend((0..15).map(|_| aim.packet(rng)));
+            packets.extend((0..15).map(|_| aim.marked(rng)));
             let (rebuilt, _) = after(&[Change::all(&cluster)]).unwrap();
             for packet in packets {
                 if compare(&cluster, &node, &packet).is_err()

@@ -9,10 +9,10 @@ use serde_json::Value;
 use super::Rng;
 use super::address::free_address;
 use super::cluster::{
-    NAMESPACE_KEYS, NAMESPACES, POD_KEYS, endpoint, labels, namespace, pod, ports,
+    GROUPS, NAMESPACE_KEYS, NAMESPACES, POD_KEYS, endpoint, group, labels, namespace, pod, ports,
 };
 use super::policy::{cluster_policy, network_policy};
-use crate::cluster::{Cluster, Endpoint, Namespace, Pod, name};
+use crate::cluster::{Cluster, Endpoint, Group, Namespace, Pod, name};
 
 /// One object from now on, or none any more.
 #[derive(Clone, PartialEq, Debug)]
@@ -25,6 +25,8 @@ pub enum Change {
     NetworkPolicy(String, String, Option<Value>),
     /// A ClusterNetworkPolicy.
     ClusterPolicy(String, Option<Value>),
+    /// A group.
+    Group(u16, Option<Group>),
     /// An endpoint.
     Endpoint(String, Option<Endpoint>),
 }
@@ -37,6 +39,10 @@ impl fmt::Display for Change {
             Change::NetworkPolicy(_, _, Some(new)) | Change::ClusterPolicy(_, Some(new)) => {
                 write!(f, "{new}")
             }
+            Change::Group(id, Some(g)) => {
+                write!(f, "group {id} is {} {:?}", g.namespace, g.labels)
+            }
+            Change::Group(id, None) => write!(f, "group {id} goes"),
             Change::Endpoint(port, Some(e)) => {
                 let Endpoint {
                     namespace,
@@ -76,6 +82,7 @@ impl Change {
                 Change::NetworkPolicy(namespace, name, None)
             }
             Change::ClusterPolicy(name, _) => Change::ClusterPolicy(name, None),
+            Change::Group(id, _) => Change::Group(id, None),
             Change::Endpoint(port, _) => Change::Endpoint(port, None),
         }
     }
@@ -98,6 +105,7 @@ impl Change {
             Change::ClusterPolicy(n, new) => {
                 set(&mut cluster.cluster_policies, |o| name(o) == *n, new);
             }
+            Change::Group(id, new) => set(&mut cluster.groups, |o| o.id == *id, new),
             Change::Endpoint(port, new) => {
                 set(&mut cluster.endpoints, |o| o.port == *port, new);
             }
@@ -137,6 +145,8 @@ impl Change {
         }
         let policies = cluster.cluster_policies.iter();
         all.extend(policies.map(|p| Change::ClusterPolicy(name(p), Some(p.clone()))));
+        let groups = cluster.groups.iter().cloned();
+        all.extend(groups.map(|g| Change::Group(g.id, Some(g))));
         all.extend(cluster.endpoints.iter().cloned().map(Change::attach));
         all
     }
@@ -172,7 +182,7 @@ impl Steps {
     }
 
     fn scenario(&mut self, rng: &mut Rng, cluster: &Cluster) -> Vec<Change> {
-        match rng.below(15) {
+        match rng.below(17) {
             0 => self.new_pod(rng, cluster),
             1 => lost_pod(rng, cluster),
             2 => self.pod_made_anew(rng, cluster),
@@ -183,6 +193,7 @@ impl Steps {
             9 => lost_namespace(rng, cluster),
             10 | 11 => self.network_policy(rng, cluster),
             12 | 13 => self.cluster_policy(rng, cluster),
+            14 | 15 => regrouped(rng, cluster),
             _ => nothing(rng, cluster),
         }
     }
@@ -363,6 +374,13 @@ fn lost_namespace(rng: &mut Rng, cluster: &Cluster) -> Vec<Change> {
     }
 }
 
+/// A number comes to stand for other pods, or for none.
+fn regrouped(rng: &mut Rng, cluster: &Cluster) -> Vec<Change> {
+    let id = rng.pick(&GROUPS);
+    let group = group(rng, cluster, id).filter(|_| rng.percent(80));
+    vec![Change::Group(id, group)]
+}
+
 /// Changes after which everything is as before.
 fn nothing(rng: &mut Rng, cluster: &Cluster) -> Vec<Change> {
     let all = Change::all(cluster);
@@ -376,6 +394,7 @@ fn nothing(rng: &mut Rng, cluster: &Cluster) -> Vec<Change> {
             "policy-unheard-of".into(),
             None,
         ));
+        changes.push(Change::Group(60_000, None));
         changes.push(Change::Endpoint("port-unheard-of".into(), None));
     }
     changes

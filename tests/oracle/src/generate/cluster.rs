@@ -3,7 +3,7 @@
 
 use super::address::{NODE, free_address};
 use super::{Rng, policy};
-use crate::cluster::{Cluster, Endpoint, Labels, NAMESPACE_NAME, NamedPort, Namespace, Pod};
+use crate::cluster::{Cluster, Endpoint, Group, Labels, NAMESPACE_NAME, NamedPort, Namespace, Pod};
 
 /// Names of namespaces.
 pub(super) const NAMESPACES: [&str; 5] = ["a", "b", "c", "d", "e"];
@@ -13,6 +13,8 @@ pub(super) const POD_KEYS: [&str; 3] = ["app", "tier", "x.example/role"];
 pub(super) const NAMESPACE_KEYS: [&str; 2] = ["team", "env"];
 /// Values of labels.
 pub(super) const VALUES: [&str; 4] = ["a", "b", "c", ""];
+/// Numbers of groups.
+pub(super) const GROUPS: [u16; 6] = [1, 2, 255, 256, 0x8000, u16::MAX];
 /// Names of ports.
 pub(super) const PORT_NAMES: [&str; 3] = ["web", "dns", "metrics"];
 /// Numbers of ports.
@@ -20,8 +22,8 @@ pub(super) const PORTS: [u16; 9] = [1, 53, 80, 81, 443, 8080, 9000, 9010, 65535]
 /// Protocols that policies know.
 pub(super) const PROTOCOLS: [&str; 3] = ["TCP", "UDP", "SCTP"];
 
-/// A cluster of 2 to 5 namespaces and 5 to 30 pods, of which some are on this node, with up to 8 NetworkPolicies and 5
-/// ClusterNetworkPolicies.
+/// A cluster of 2 to 5 namespaces and 5 to 30 pods, of which some are on this node, with up to 8 NetworkPolicies, 5
+/// ClusterNetworkPolicies, and some groups.
 pub fn cluster(rng: &mut Rng) -> Cluster {
     let mut cluster = Cluster {
         node: NODE.to_vec(),
@@ -50,7 +52,25 @@ pub fn cluster(rng: &mut Rng) -> Cluster {
             cluster.cluster_policies.push(policy);
         }
     }
+    for id in &GROUPS[..rng.within(0, GROUPS.len() - 1)] {
+        let group = group(rng, &cluster, *id);
+        cluster.groups.extend(group);
+    }
     cluster
+}
+
+/// A group of pods that are there, or of none; no other one has the same pods.
+pub(super) fn group(rng: &mut Rng, cluster: &Cluster, id: u16) -> Option<Group> {
+    let (namespace, labels) = match rng.any(&cluster.pods) {
+        Some(pod) if rng.percent(70) => (pod.namespace.clone(), pod.labels.clone()),
+        _ => (rng.pick(&NAMESPACES).to_owned(), labels(rng, &POD_KEYS)),
+    };
+    let is_free = cluster.group_of(&namespace, &labels).is_none();
+    is_free.then_some(Group {
+        id,
+        namespace,
+        labels,
+    })
 }
 
 /// A namespace.

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::Rng;
 use super::address::{edges, world_address};
-use super::cluster::PORTS;
+use super::cluster::{GROUPS, PORTS};
 use crate::cluster::Cluster;
 
 /// The first packet of a connection.
@@ -23,6 +23,8 @@ pub struct Packet {
     pub protocol: u8,
     /// Destination port, if the protocol has ports.
     pub port: u16,
+    /// The group that it is marked with; what its receiver believes.
+    pub group: Option<u16>,
 }
 
 impl fmt::Display for Packet {
@@ -41,8 +43,8 @@ impl fmt::Display for Packet {
         } = self;
         write!(
             f,
-            "{source} -> {destination} {protocol} ({}) port {}",
-            self.protocol, self.port
+            "{source} -> {destination} {protocol} ({}) port {} group {:?}",
+            self.protocol, self.port, self.group
         )
     }
 }
@@ -125,6 +127,16 @@ impl Aim {
             destination,
             protocol,
             port: if has_ports { port } else { 0 },
+            group: None,
+        }
+    }
+
+    /// The same, in a third of all cases marked with a group that may be there.
+    pub fn marked(&self, rng: &mut Rng) -> Packet {
+        let group = rng.percent(33).then(|| rng.pick(&GROUPS));
+        Packet {
+            group,
+            ..self.packet(rng)
         }
     }
 

@@ -122,9 +122,12 @@ impl Bed {
             destination,
             protocol,
             port,
+            ..
         } = *packet;
         let key = FlowKey::from_ip(VRF, protocol, source, destination, own, port);
-        explain(self.node.tables(), VRF, &key, None).drop().is_none()
+        explain(self.node.tables(), VRF, &key, None)
+            .drop()
+            .is_none()
     }
 }
 
