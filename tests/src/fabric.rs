@@ -163,6 +163,57 @@ pub fn tunnel(n: u8, others: &[u8], over_v6: bool) -> Vec<Value> {
     all
 }
 
+/// The same as a tunnel with group policy.
+pub fn grouped_tunnel(n: u8, others: &[u8], over_v6: bool) -> Vec<Value> {
+    let mut all = tunnel(n, others, over_v6);
+    for change in &mut all {
+        if change["object"]["kind"] == "port" {
+            change["object"]["device"]["group_policy"] = json!(true);
+        }
+    }
+    all
+}
+
+/// A node where the kernel's VXLAN device does it, as flannel sets it up, with more options of that device. It has the first addresses of the pods' prefixes
+/// itself.
+#[track_caller]
+pub fn kernel_node(n: u8, other: u8, over_v6: bool, options: &str) -> Netns {
+    let netns = Netns::new("flannel");
+    let [v4, v6] = pods_of(n).map(|net| net.replace("0/24", "1").replace("::/64", "::1"));
+    let [to_v4, to_v6] = pods_of(other);
+    let family = usize::from(over_v6);
+    let (local, remote) = (&end_at(n)[family], &end_at(other)[family]);
+    let far = vtep_mac(other);
+    netns.ip(&format!("address add {v4}/32 dev lo"));
+    netns.ip(&format!("address add {v6}/128 dev lo nodad"));
+    netns.ip(&format!(
+        "link add vx0 address {} type vxlan id {VNI} dstport 4789 local {local} nolearning {options}",
+        vtep_mac(n)
+    ));
+    netns.ip("link set vx0 up");
+    for (gateway, net, src) in [("169.254.7.1", to_v4, v4), ("fe80::7", to_v6, v6)] {
+        netns.ip(&format!(
+            "neighbor add {gateway} lladdr {far} dev vx0 nud permanent"
+        ));
+        netns.ip(&format!(
+            "route add {net} via {gateway} dev vx0 onlink src {src}"
+        ));
+    }
+    let mut bridge = netns.command("bridge");
+    let words = ["fdb", "add", &far, "dev", "vx0", "dst", remote];
+    let added = bridge.args(words).output().expect("bridge");
+    assert!(added.status.success(), "{added:?}");
+    netns
+}
+
+/// Gives a namespace on the network the way to where a node's tunnels end.
+#[track_caller]
+pub fn reach_ends(netns: &Netns, n: u8) {
+    for (end, via) in end_at(n).into_iter().zip(node_at(n)) {
+        netns.ip(&format!("route add {end} via {via}"));
+    }
+}
+
 /// Everything that node `n` needs to reach the pods of the others.
 pub fn objects(n: u8, others: &[u8], way: Way) -> Vec<Value> {
     let mut all = nic_port(others);

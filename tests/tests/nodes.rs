@@ -5,8 +5,8 @@
 use std::net::IpAddr;
 
 use podswitch_tests::fabric::{
-    VNI, Way, address, assert_checksums_right, assert_reach, at, end_at, ip, native, nic_port,
-    node_at, objects, pods_of, port_of, prepared, settle, tunnel, vtep_mac, wire,
+    Way, address, assert_checksums_right, assert_reach, at, ip, kernel_node, native, nic_port,
+    node_at, objects, port_of, prepared, reach_ends, settle, tunnel, wire,
 };
 use podswitch_tests::objects::set;
 use podswitch_tests::traffic::{ping, ping_once};
@@ -143,39 +143,9 @@ fn counts_both_ways(node: &Node, port: &str) {
     assert!(count("rx_packets") > 0 && count("tx_packets") > 0, "{port}");
 }
 
-/// A node where the kernel's VXLAN device does it, as flannel sets it up.
-fn kernel_node(n: u8, other: u8, over_v6: bool) -> Netns {
-    let netns = Netns::new("flannel");
-    let [v4, v6] = pods_of(n).map(|net| net.replace("0/24", "1").replace("::/64", "::1"));
-    let [to_v4, to_v6] = pods_of(other);
-    let family = usize::from(over_v6);
-    let (local, remote) = (&end_at(n)[family], &end_at(other)[family]);
-    let far = vtep_mac(other);
-    netns.ip(&format!("address add {v4}/32 dev lo"));
-    netns.ip(&format!("address add {v6}/128 dev lo nodad"));
-    netns.ip(&format!(
-        "link add vx0 address {} type vxlan id {VNI} dstport 4789 local {local} nolearning",
-        vtep_mac(n)
-    ));
-    netns.ip("link set vx0 up");
-    for (gateway, net, src) in [("169.254.7.1", to_v4, v4), ("fe80::7", to_v6, v6)] {
-        netns.ip(&format!(
-            "neighbor add {gateway} lladdr {far} dev vx0 nud permanent"
-        ));
-        netns.ip(&format!(
-            "route add {net} via {gateway} dev vx0 onlink src {src}"
-        ));
-    }
-    let mut bridge = netns.command("bridge");
-    let words = ["fdb", "add", &far, "dev", "vx0", "dst", remote];
-    let added = bridge.args(words).output().expect("bridge");
-    assert!(added.status.success(), "{added:?}");
-    netns
-}
-
 fn beside_the_kernel(over_v6: bool) {
     let mut node = prepared(1);
-    let kernel = kernel_node(2, 1, over_v6);
+    let kernel = kernel_node(2, 1, over_v6, "");
     wire(node.netns(), &kernel, "nic0");
     match over_v6 {
         // A veth without a wire: it leaves checksums to the other end, those inside of the tunnel, too.
@@ -185,9 +155,7 @@ fn beside_the_kernel(over_v6: bool) {
         }
         false => settle(&kernel, 2),
     }
-    for (end, via) in end_at(1).into_iter().zip(node_at(1)) {
-        kernel.ip(&format!("route add {end} via {via}"));
-    }
+    reach_ends(&kernel, 1);
     settle(node.netns(), 1);
     node.start();
     node.apply(&[nic_port(&[2]), tunnel(1, &[2], over_v6)].concat());
