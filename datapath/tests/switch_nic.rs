@@ -76,7 +76,7 @@ struct Bench {
 impl Bench {
     fn new() -> Bench {
         let (bed, mut steering) = bed();
-        let plan = NicPlan::new(QUEUES);
+        let plan = NicPlan::new(QUEUES, &[]);
         let arena = std::sync::Arc::new(Arena::new(WorkerId(0), plan.chunks()).unwrap());
         let mut pool = Pool::new(WorkerId(0));
         pool.add_arena(arena.clone());
@@ -89,7 +89,7 @@ impl Bench {
             config.local_sender = false;
             umem.open(&config).unwrap()
         });
-        let port = NicPort::new(queues.collect()).unwrap();
+        let port = NicPort::new(queues.collect(), plan.sender).unwrap();
         drop(guard);
         for (queue, handle) in port.handles().iter().enumerate() {
             let socket = handle.socket().unwrap();
@@ -248,6 +248,7 @@ fn switch(bed: &mut Bed, steering: &mut NicSteering, faults: Option<FaultPlan>) 
     let nic = Device::Nic {
         interface: bed.pods[0].ifindex,
         queues: QUEUES,
+        zero_copy: Vec::new(),
         local_sender: false,
         vlan: None,
     };
@@ -365,7 +366,7 @@ fn a_sleeping_worker_hears_every_queue_and_a_closed_nic_gives_its_memory_back() 
             .map(|a| a.chunks)
             .collect()
     };
-    let of_nic = NicPlan::new(QUEUES).chunks();
+    let of_nic = NicPlan::new(QUEUES, &[]).chunks();
     assert!(chunks(&mut switch).contains(&of_nic));
     let mut edit = switch.edit();
     edit.remove_neighbor(VrfId(0), NIC, PEER_V4.into());

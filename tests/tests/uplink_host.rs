@@ -353,6 +353,34 @@ fn what_is_no_nic_is_refused_by_name() {
         let all = words.iter().chain([&interface]);
         assert!(all.clone().all(|w| refused.contains(w)), "{refused}");
     }
+    for (queues, shared, words) in [
+        (
+            json!([0, 7]),
+            false,
+            &["has no queue 7", "device.zero_copy_queues"][..],
+        ),
+        (
+            json!([0]),
+            false,
+            &["driven by veth", "which queues", "zero_copy_shared"],
+        ),
+        (
+            json!([0]),
+            true,
+            &[
+                "driven by veth",
+                "no zero-copy mode",
+                "leave `zero_copy_queues` out",
+            ],
+        ),
+    ] {
+        let mut direct = uplink.port("auto");
+        direct["device"]["zero_copy_queues"] = queues;
+        direct["device"]["zero_copy_shared"] = json!(shared);
+        let refused = node.rpc("apply", &json!({"changes": [set(direct)]}));
+        let refused = refused.unwrap_err().to_string();
+        assert!(words.iter().all(|w| refused.contains(w)), "{refused}");
+    }
     let mut tagged = uplink.port("auto");
     tagged["device"]["vlan"] = json!(7);
     let refused = node.rpc("apply", &json!({"changes": [set(tagged)]}));
@@ -362,6 +390,7 @@ fn what_is_no_nic_is_refused_by_name() {
     assert!(words.iter().all(|w| refused.contains(w)), "{refused}");
     assert_eq!(program(netns), None);
     node.apply(&[set(uplink.port("native"))]);
+    assert_eq!(state(&node)["queues"], json!(["copy"]));
     let mut second = uplink.port("auto");
     second["name"] = json!("second");
     let refused = node.rpc("apply", &json!({"changes": [set(second)]}));

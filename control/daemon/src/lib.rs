@@ -12,6 +12,7 @@
 //! | [`policy`] | network policy: from the same differences, by the policy compiler, to the same edit |
 //! | [`logging`] | structured logs |
 //! | [`server`] | the control socket, a mio loop on the main thread |
+//! | [`watchdog`] | ends the daemon when it stops while the host's receive hangs on it |
 #![forbid(unsafe_code)]
 
 pub mod compile;
@@ -25,3 +26,4 @@ pub mod neighbors;
 pub mod policy;
 pub mod probe;
 pub mod server;
+pub mod watchdog;

@@ -4,10 +4,11 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::Parser;
 use podswitch_state::config::Config;
-use podswitchd::{daemon, logging, probe};
+use podswitchd::{daemon, logging, probe, watchdog};
 
 /// Polls the frames of a node's pods and virtual machines on dedicated cores, and switches, routes and filters them.
 ///
@@ -17,7 +18,7 @@ use podswitchd::{daemon, logging, probe};
 #[command(name = "podswitchd", version)]
 struct Arguments {
     /// Configuration file (TOML); docs/configuration.md describes every key.
-    #[arg(long, value_name = "FILE", required_unless_present = "probe")]
+    #[arg(long, value_name = "FILE", required_unless_present_any = ["probe", "watchdog"])]
     config: Option<PathBuf>,
     /// Only check the configuration: nothing is started.
     #[arg(long, requires = "config")]
@@ -25,12 +26,18 @@ struct Arguments {
     /// Only print what this kernel and machine offer, and what is used instead of what is missing.
     #[arg(long, conflicts_with = "check")]
     probe: bool,
+    /// End the parent process when standard input brings no byte for so many milliseconds; podswitchd starts this by itself.
+    #[arg(long, value_name = "MILLISECONDS", hide = true, exclusive = true)]
+    watchdog: Option<u32>,
 }
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     if arguments.probe {
         return probe::print();
+    }
+    if let Some(limit) = arguments.watchdog {
+        return watchdog::run(Duration::from_millis(limit.into()));
     }
     let Some(path) = arguments.config else {
         return ExitCode::FAILURE;

@@ -2,7 +2,7 @@
 //! The driver's side of an interface: its name, channels, rings, features and own counters
 //! (`include/uapi/linux/ethtool.h`, over `SIOCETHTOOL`; the generic-netlink form has no driver counters).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixDatagram;
 
@@ -16,6 +16,7 @@ const GRINGPARAM: u32 = 0x10;
 const GSTRINGS: u32 = 0x1b;
 const GSTATS: u32 = 0x1d;
 const GSSET_INFO: u32 = 0x37;
+const GRXFHINDIR: u32 = 0x38;
 const GFEATURES: u32 = 0x3a;
 const SFEATURES: u32 = 0x3b;
 const GCHANNELS: u32 = 0x3c;
@@ -125,6 +126,22 @@ impl Ethtool {
             tx: field(6),
             combined: field(8),
         })
+    }
+
+    /// Receive queues that the device spreads packets to by their hash (RSS): those in its main indirection table. Rules (ntuple) may lead
+    /// packets to others, and further tables too.
+    ///
+    /// # Errors
+    /// As [`driver`](Ethtool::driver); unsupported also where the device has no such table.
+    pub fn rss_queues(&self, interface: &str) -> Result<BTreeSet<u32>> {
+        // struct ethtool_rxfh_indir: command, size, then a queue for each hash. Asked for none, the kernel tells the size.
+        let mut data = command(&[GRXFHINDIR, 0], 8)?;
+        let bytes = self.call(interface, "RSS table", &mut data)?;
+        let size = u32_at(bytes, 4).unwrap_or(0);
+        let mut data = command(&[GRXFHINDIR, size], 8 + size as usize * 4)?;
+        let bytes = self.call(interface, "RSS table", &mut data)?;
+        let queue = |n: usize| u32_at(bytes, 8 + n * 4);
+        Ok((0..size as usize).filter_map(queue).collect())
     }
 
     /// Ring sizes.

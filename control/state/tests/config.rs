@@ -189,6 +189,7 @@ fn values_that_cannot_be_are_all_named() {
         ("limits.ports = 4097", "limits.ports"),
         ("limits.rules = 65537", "limits.rules"),
         ("xdp.kick_budget = 0", "xdp.kick_budget"),
+        ("xdp.watchdog_ms = 0", "xdp.watchdog_ms"),
         ("icmp.errors_per_second = 1000001", "icmp.errors_per_second"),
         ("conntrack.entries = 1000", "conntrack.entries"),
         (

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A NIC: AF_XDP sockets on all of its queues, in one memory, behind one port.
 //!
-//! Frames are received from the queues in turn. All are sent by the first queue: a device may overtake between queues, and
+//! Frames are received from the queues in turn. All are sent by one queue: a device may overtake between queues, and
 //! the frames of a connection, which all come from one worker, have to stay in order. Copying a frame to the kernel costs
-//! the worker more than its device takes to send it, so one queue is enough for one worker.
+//! the worker more than its device takes to send it, so one queue is enough for one worker; one that is not copied from, if there is any.
 #![forbid(unsafe_code)]
 
 use std::collections::VecDeque;
@@ -19,28 +19,34 @@ use crate::ids::PortId;
 pub struct NicPort {
     /// By their numbers; at least one.
     queues: Vec<XdpPort>,
+    /// The one that frames are sent by.
+    sender: usize,
     /// Who is received from first, next time.
     turn: usize,
 }
 
 impl NicPort {
-    /// A port of these queues, which have one number and one memory; `None` without any.
-    pub fn new(queues: Vec<XdpPort>) -> Option<NicPort> {
-        let first = queues.first()?;
+    /// A port of these queues, which have one number and one memory, and of which the `sender`th sends; `None` without that one.
+    pub fn new(queues: Vec<XdpPort>, sender: u32) -> Option<NicPort> {
+        let sender = sender as usize;
+        let first = queues.get(sender)?;
         let one_memory = |q: &XdpPort| Arc::ptr_eq(q.arena(), first.arena());
         debug_assert!(queues.iter().all(one_memory));
-        Some(NicPort { queues, turn: 0 })
-    }
-
-    /// The one that frames are sent by.
-    #[inline]
-    fn first(&self) -> &XdpPort {
-        &self.queues[0]
+        Some(NicPort {
+            queues,
+            sender,
+            turn: 0,
+        })
     }
 
     #[inline]
-    fn first_mut(&mut self) -> &mut XdpPort {
-        &mut self.queues[0]
+    fn sender(&self) -> &XdpPort {
+        &self.queues[self.sender]
+    }
+
+    #[inline]
+    fn sender_mut(&mut self) -> &mut XdpPort {
+        &mut self.queues[self.sender]
     }
 
     pub(super) fn queues(&self) -> &[XdpPort] {
@@ -54,21 +60,21 @@ impl NicPort {
 
     #[inline]
     pub(super) fn arena(&self) -> &Arc<Arena> {
-        self.first().arena()
+        self.sender().arena()
     }
 
     #[inline]
     pub(super) fn caps(&self) -> Caps {
-        self.first().caps()
+        self.sender().caps()
     }
 
     #[inline]
     pub(super) fn takes_superframes(&self) -> bool {
-        self.first().takes_superframes()
+        self.sender().takes_superframes()
     }
 
     pub(super) fn backlog(&self) -> u32 {
-        self.first().plan().backlog
+        self.sender().plan().backlog
     }
 
     pub(super) fn receive(
@@ -101,12 +107,12 @@ impl NicPort {
         pool: &mut Pool,
         outbox: &mut VecDeque<Frame>,
     ) -> usize {
-        self.first_mut().transmit(id, pool, outbox)
+        self.sender_mut().transmit(id, pool, outbox)
     }
 
     #[inline]
     pub(super) fn kick(&mut self, calls: &mut u32) -> bool {
-        self.first_mut().kick_within(calls)
+        self.sender_mut().kick_within(calls)
     }
 
     pub(super) fn reclaim(&mut self, pool: &mut Pool) {
@@ -115,7 +121,7 @@ impl NicPort {
 
     #[inline]
     pub(super) fn pending(&self) -> u32 {
-        self.first().pending()
+        self.sender().pending()
     }
 
     pub(super) fn starved(&self) -> bool {
@@ -124,7 +130,7 @@ impl NicPort {
 
     #[inline]
     pub(super) fn link(&self) -> Link {
-        self.first().link()
+        self.sender().link()
     }
 
     #[inline]

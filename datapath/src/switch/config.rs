@@ -141,6 +141,9 @@ pub enum Device {
         interface: u32,
         /// How many receive queues it has.
         queues: u32,
+        /// Those among them, from 0 on, that are to be in zero-copy mode, or the port is refused: what the host receives by them hangs on the
+        /// worker. All others are in copy mode.
+        zero_copy: Vec<u32>,
         /// See [`Caps::local_sender`](crate::port::Caps::local_sender): the host of this machine is, or another one on it.
         local_sender: bool,
         /// See [`Caps::vlan`](crate::port::Caps::vlan).

@@ -12,7 +12,7 @@ use super::memory::Plot;
 use crate::counters::WorkerCounters;
 use crate::events::Refusal;
 use crate::ids::WorkerId;
-use crate::worker::health::{Pinning, Stats, Waiting, WorkerHealth, run_delay};
+use crate::worker::health::{Heartbeat, Pinning, Stats, Waiting, WorkerHealth, run_delay};
 use crate::worker::mailbox::{Mailbox, Request};
 
 /// A worker, from control's side. Dropping it ends the worker's thread.
@@ -81,6 +81,10 @@ impl Handle {
         request: impl FnOnce(Sender<T>) -> Request,
     ) -> Result<T, SwitchError> {
         self.post(request)?.wait(limit)
+    }
+
+    pub(super) fn heartbeat(&self) -> Heartbeat {
+        Heartbeat::new(self.stats.clone(), self.mailbox.clone())
     }
 
     pub(super) fn health(&self, ports: usize) -> WorkerHealth {

@@ -13,7 +13,7 @@ pub(super) struct Plot {
     /// The sockets that have it as their memory.
     pub(super) umem: Umem,
     pub(super) ports: u32,
-    /// It is for one port.
+    /// It is for one port, and goes with it: a NIC may still write to its memory for a moment after it was closed.
     pub(super) alone: bool,
     /// Chunks that no port's share covers.
     left: u32,
@@ -40,7 +40,9 @@ impl Plot {
     }
 
     pub(super) fn give_back(&mut self, share: Share) {
-        self.left += share.chunks;
+        if !self.alone {
+            self.left += share.chunks;
+        }
         self.ports -= 1;
     }
 }
@@ -59,7 +61,7 @@ impl Share {
         let usual = || ArenaPlan::new(spec.mtu, 1).chunks;
         match spec.device {
             Device::Nic { queues, .. } => Share {
-                chunks: NicPlan::new(queues).chunks(),
+                chunks: NicPlan::new(queues, &[]).chunks(),
                 alone: true,
             },
             Device::Xdp { .. } | Device::Tap { .. } | Device::Memory(_) | Device::Pcap(_) => {

@@ -18,7 +18,7 @@ use std::sync::Arc;
 pub use config::{Device, IdleConfig, MemoryPlan, Mode, PortSpec, SwitchConfig, WorkerConfig};
 pub use error::SwitchError;
 
-pub use crate::worker::health::{Pinning, Waiting, WorkerCycles, WorkerHealth};
+pub use crate::worker::health::{Heartbeat, Pinning, Waiting, WorkerCycles, WorkerHealth};
 
 use crate::counters::{Baseline, Counters, WorkerCounters};
 use crate::events::{MissReader, Refusal};
@@ -441,6 +441,14 @@ impl Switch {
         self.workers.iter().map(|w| w.health(ports(w.id))).collect()
     }
 
+    /// For looking after a worker from another thread.
+    ///
+    /// # Errors
+    /// When there is no such worker.
+    pub fn heartbeat(&self, id: WorkerId) -> Result<Heartbeat, SwitchError> {
+        Ok(self.worker(id)?.heartbeat())
+    }
+
     /// Frees what is no longer used: old tables, arenas without ports. For now and then, a second apart or so.
     ///
     /// # Errors
@@ -512,22 +520,20 @@ fn open(id: PortId, spec: PortSpec, plot: &mut Plot) -> Result<(Port, Watch), Sw
         Device::Nic {
             interface,
             queues,
+            zero_copy,
             local_sender,
             vlan,
         } => {
+            let plan = NicPlan::new(queues, &zero_copy);
             let nic = |queue| XdpConfig {
                 wire: true,
-                // Frames are sent by the first queue.
-                joins_segments: queue == 0,
+                joins_segments: queue == plan.sender,
                 local_sender,
                 vlan,
-                ..XdpConfig::new(
-                    id,
-                    Queue { interface, queue },
-                    NicPlan::new(queues).of(queue),
-                )
+                zero_copy: zero_copy.contains(&queue),
+                ..XdpConfig::new(id, Queue { interface, queue }, plan.of(queue))
             };
-            let port = open_nic(queues, nic, plot);
+            let port = open_nic(&plan, nic, plot);
             let port = port.map_err(|source| SwitchError::Xdp { port: id, source })?;
             watch.xdp = port.handles();
             Port::Nic(Box::new(port))
@@ -558,11 +564,11 @@ fn open(id: PortId, spec: PortSpec, plot: &mut Plot) -> Result<(Port, Watch), Sw
 
 /// Opens all queues of a NIC, or none, each as `nic` says.
 fn open_nic(
-    queues: u32,
+    plan: &NicPlan,
     nic: impl Fn(u32) -> XdpConfig,
     plot: &mut Plot,
 ) -> Result<NicPort, XdpError> {
-    let queues = 0..NicPlan::new(queues).queues;
+    let queues = 0..plan.queues;
     let queues: Result<Vec<_>, _> = queues.map(|queue| plot.umem.open(&nic(queue))).collect();
-    Ok(NicPort::new(queues?).expect("a plan has a queue at least"))
+    Ok(NicPort::new(queues?, plan.sender).expect("a plan's sender is one of its queues"))
 }

@@ -2,10 +2,12 @@
 //! How a worker is doing: written by the worker, read by control.
 #![forbid(unsafe_code)]
 
-use std::sync::OnceLock;
+use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use super::mailbox::Mailbox;
 use crate::ids::WorkerId;
 
 /// Whether a worker's thread stays on its core.
@@ -104,6 +106,35 @@ pub struct WorkerHealth {
     pub cycles: WorkerCycles,
     /// Nanoseconds its thread was ready to run and did not, by /proc/self/task/*/schedstat.
     pub run_delay: Option<u64>,
+}
+
+/// A worker's heartbeat, for another thread.
+#[derive(Clone)]
+pub struct Heartbeat {
+    stats: Arc<Stats>,
+    mailbox: Arc<Mailbox>,
+}
+
+impl Heartbeat {
+    pub(crate) fn new(stats: Arc<Stats>, mailbox: Arc<Mailbox>) -> Heartbeat {
+        Heartbeat { stats, mailbox }
+    }
+
+    /// How many turns of its loop the worker has taken. When this stands still, it sleeps, has ended or hangs.
+    pub fn turns(&self) -> u64 {
+        self.stats.turns.load(Ordering::Relaxed)
+    }
+
+    /// Has it take a turn, also if it sleeps.
+    pub fn wake(&self) {
+        self.mailbox.waker().wake();
+    }
+}
+
+impl fmt::Debug for Heartbeat {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Heartbeat({})", self.turns())
+    }
 }
 
 /// Nanoseconds a thread of this process has waited for a core, if the kernel tells.

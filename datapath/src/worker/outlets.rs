@@ -267,14 +267,14 @@ impl Outlets {
         if slot.waiting.1 >= slot.backlog {
             return self.discard(frame, meta, Reason::TxQueueFull);
         }
-        if frame.segments() > slot.caps.max_segments {
-            return self.discard(frame, meta, Reason::FrameTooLong);
-        }
         if slot.caps.joins_segments && !meta.sealed {
             mark_stream(&mut frame, &meta.parsed);
         }
-        // By a packet socket, whose kernel finishes checksums and reads chunks of any arena.
+        // By a packet socket, whose kernel finishes checksums and reads chunks of any arena, however many.
         let stream = is_stream(&frame);
+        if !stream && frame.segments() > slot.caps.max_segments {
+            return self.discard(frame, meta, Reason::FrameTooLong);
+        }
         let anywhere = stream || slot.caps.takes_any_arena;
         if frame.offload.partial_checksum && !stream {
             let field = frame.offload.checksum_field();

@@ -175,6 +175,9 @@ pub struct PortStatus {
     /// How the steering program is attached: `native` or `generic`; absent where there is none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mode: Option<String>,
+    /// How frames get from each receive queue of a NIC, from 0 on, to the switch, by the kernel's word: `copy`, or `zero-copy`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub queues: Vec<String>,
     /// Interface index, of a device that has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ifindex: Option<u32>,

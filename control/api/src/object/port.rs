@@ -93,8 +93,8 @@ pub enum Device {
         #[serde(default)]
         mode: XdpMode,
     },
-    /// AF_XDP in copy mode on every queue of the node's NIC, which stays the host's: only what is the switch's comes to the port,
-    /// everything else goes to the host's stack. MAC address and MTU of the port are the interface's, or those of the VLAN's device on it.
+    /// AF_XDP on every queue of the node's NIC, which stays the host's, in copy mode where nothing else is said: only what is the switch's comes to the
+    /// port, everything else goes to the host's stack. MAC address and MTU of the port are the interface's, or those of the VLAN's device on it.
     Nic {
         /// Name of the interface, in the daemon's network namespace.
         interface: String,
@@ -117,6 +117,13 @@ pub enum Device {
         #[serde(deserialize_with = "crate::text::prefixes")]
         #[schemars(with = "Vec<Prefix>")]
         except: Vec<IpNet>,
+        /// Receive queues, from 0 on, whose frames the NIC is to write into the port's memory itself (zero-copy), or the port is refused. Steering of
+        /// the NIC has to keep them for the switch: whatever the host receives by them hangs on the worker that serves the port.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        zero_copy_queues: Vec<u32>,
+        /// They may be queues that the host receives by, too, or of which the NIC does not tell.
+        #[serde(default, skip_serializing_if = "is_default")]
+        zero_copy_shared: bool,
     },
     /// The node's own network stack, behind a veth pair that the daemon makes: one end is the host's interface, the other the switch's. What the
     /// daemon makes and changes on the host goes with the port.
@@ -301,6 +308,16 @@ impl Device {
         match self {
             Device::Nic { routes, .. } => *routes,
             _ => None,
+        }
+    }
+
+    /// Queues of a NIC that are to be in zero-copy mode.
+    pub fn zero_copy_queues(&self) -> &[u32] {
+        match self {
+            Device::Nic {
+                zero_copy_queues, ..
+            } => zero_copy_queues,
+            _ => &[],
         }
     }
 

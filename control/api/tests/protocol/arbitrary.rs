@@ -86,25 +86,35 @@ fn nic() -> BoxedStrategy<Device> {
     ]);
     let interface = pick(&["eth0", "eth1"]);
     let except = pick(&[vec![], vec!["10.0.0.0/8"], vec!["10.0.0.0/8", "fd00::/8"]]);
+    let zero_copy = of((pick(&[vec![1u32], vec![5, 4]]), any::<bool>()));
     (
         interface,
         mode,
         of(1u16..4095),
         of(pick(&[254u32, 1000])),
         of(except),
+        zero_copy,
     )
-        .prop_map(|(interface, mode, vlan, routes, except)| Device::Nic {
-            interface: interface.to_owned(),
-            mode,
-            vlan,
-            routes,
-            masquerade: except.is_some(),
-            except: except
-                .iter()
-                .flatten()
-                .map(|net| net.parse().unwrap())
-                .collect(),
-        })
+        .prop_map(
+            |(interface, mode, vlan, routes, except, zero_copy)| Device::Nic {
+                interface: interface.to_owned(),
+                // Zero-copy needs a driver.
+                mode: match zero_copy {
+                    Some(_) => XdpMode::Native,
+                    None => mode,
+                },
+                zero_copy_shared: zero_copy.as_ref().is_some_and(|(_, shared)| *shared),
+                zero_copy_queues: zero_copy.unwrap_or_default().0,
+                vlan,
+                routes,
+                masquerade: except.is_some(),
+                except: except
+                    .iter()
+                    .flatten()
+                    .map(|net| net.parse().unwrap())
+                    .collect(),
+            },
+        )
         .boxed()
 }
 

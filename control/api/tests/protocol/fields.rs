@@ -71,6 +71,30 @@ fn every_field_out_of_its_range_is_refused_by_name() {
             ),
             "device.vlan",
         ),
+        (
+            with(
+                nic.clone(),
+                "/device",
+                json!({"kind": "nic", "interface": "eth0", "zero_copy_queues": [1, 1]}),
+            ),
+            "device.zero_copy_queues",
+        ),
+        (
+            with(
+                nic.clone(),
+                "/device",
+                json!({"kind": "nic", "interface": "eth0", "mode": "generic", "zero_copy_queues": [1]}),
+            ),
+            "device.zero_copy_queues",
+        ),
+        (
+            with(
+                nic.clone(),
+                "/device",
+                json!({"kind": "nic", "interface": "eth0", "zero_copy_shared": true}),
+            ),
+            "device.zero_copy_shared",
+        ),
         (tunnel("/device/vni", json!(1 << 24)), "device.vni"),
         (tunnel("/device/udp_port", json!(0)), "device.udp_port"),
         (

@@ -95,6 +95,12 @@ pub(crate) struct PortAdd {
     /// Connections that pods begin leave by the NIC as the node's own
     #[arg(long, requires = "nic", group = "masking")]
     pub(crate) masquerade: bool,
+    /// Receive queues of the NIC that are to be in zero-copy mode, from 0 on, such as 4,5: its steering keeps them for the switch
+    #[arg(long, value_name = "QUEUES", requires = "nic", value_delimiter = ',')]
+    pub(crate) zero_copy: Vec<u32>,
+    /// They may be queues that the host receives by, too: that hangs on podswitchd then
+    #[arg(long, requires = "zero_copy")]
+    pub(crate) zero_copy_shared: bool,
     /// The node's own network stack, instead of a veth: podswitchd makes this interface of the host's
     #[arg(long, value_name = "NAME", num_args = 0..=1, default_missing_value = HOST_INTERFACE, requires = "pods", conflicts_with_all = ["nic", "replay", "record", "mac", "node", "segment"])]
     pub(crate) host: Option<String>,

@@ -132,6 +132,8 @@ fn new_port(a: PortAdd) -> Port {
             routes: a.routes,
             masquerade: a.masquerade,
             except: a.except,
+            zero_copy_queues: a.zero_copy,
+            zero_copy_shared: a.zero_copy_shared,
         },
         (None, None, Some(interface), _) => Device::Host {
             interface,

@@ -151,6 +151,17 @@ fn vlans(o: &Port) -> String {
     }
 }
 
+/// How its steering program is attached, and which queues of a NIC are not copied.
+fn mode(status: &PortStatus) -> String {
+    let all = status.queues.iter().enumerate();
+    let direct = joined(all.filter(|(_, how)| *how == "zero-copy").map(|(i, _)| i));
+    let mode = status.mode.clone().unwrap_or_default();
+    match direct.is_empty() {
+        true => mode,
+        false => format!("{mode}, zero-copy {direct}"),
+    }
+}
+
 fn port(table: &mut Table, o: &Port, status: Option<&Status>) {
     let status = match status {
         Some(Status::Port(s)) => Some(s),
@@ -168,7 +179,7 @@ fn port(table: &mut Table, o: &Port, status: Option<&Status>) {
         o.name.clone(),
         optional(status.map(|s| s.state.name())),
         device(&o.device),
-        optional(status.and_then(|s| s.mode.as_ref())),
+        status.map(mode).unwrap_or_default(),
         optional(status.map(|s| s.worker).or(o.worker)),
         optional(status.map(|s| s.mtu).or(o.mtu)),
         optional(o.mac.or(o.device.is_host().then_some(HOST_MAC))),

@@ -65,7 +65,11 @@ fn objects_of_every_kind_are_added_shown_and_deleted() {
             "port",
             "up",
         ),
-        ("port add other --nic eth8 --routes 254", "port", "other"),
+        (
+            "port add other --nic eth8 --routes 254 --zero-copy 4,5 --zero-copy-shared",
+            "port",
+            "other",
+        ),
         (
             "port add overlay --vxlan 42 --mac 02:00:00:00:00:0a --local 192.0.2.1 --local 2001:db8::1 --udp-port 8472 --udp6-zero-checksum --group-policy",
             "port",

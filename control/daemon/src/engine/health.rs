@@ -55,6 +55,7 @@ impl Engine {
         self.host_problems(&mut problems);
         self.deaf_servers(&mut problems);
         self.socket_problems(&mut problems);
+        self.zero_copy_problems(&mut problems);
         problems.extend(self.start_problems.iter().cloned());
         let dead = states.iter().any(|w| !w.alive);
         let all_silent = !workers.is_empty() && workers.iter().all(|w| !w.alive);

@@ -6,6 +6,7 @@ mod change;
 mod egress;
 mod events;
 mod found;
+mod guard;
 mod health;
 mod host;
 mod links;
@@ -42,6 +43,7 @@ use crate::names::Names;
 use crate::neighbors::service::Report;
 use crate::policy::Policies;
 use crate::server::{Answer, Answers, ClientId, Job};
+use crate::watchdog::Guard;
 use health::Pulse;
 use neighbors::Neighborhood;
 use ports::LivePort;
@@ -93,6 +95,9 @@ pub struct Engine {
     config: Config,
     model: Model,
     store: Store,
+    /// Who looks after workers that the host's receive hangs on, while there are any. Before the switch, so that nobody misses workers that are
+    /// told to stop.
+    guard: Option<Guard>,
     switch: Switch,
     kernel: Kernel,
     names: Names,
@@ -166,6 +171,7 @@ impl Engine {
             kernel: Kernel::new(config.xdp.mode),
             start_problems: start::problems(&config),
             pulse: Pulse::default(),
+            guard: None,
             policies: Policies::new(config.policy.expect),
             config,
             model,
@@ -241,6 +247,7 @@ impl Engine {
     fn teardown(self, client: ClientId, id: &Id) -> Ended {
         info!("taking everything apart");
         let Engine {
+            guard,
             switch,
             store,
             config,
@@ -249,6 +256,7 @@ impl Engine {
             answers,
             ..
         } = self;
+        drop(guard);
         drop(ports);
         drop(kernel);
         switch.stop();
@@ -271,6 +279,7 @@ impl Engine {
         if let Err(e) = self.switch.tidy() {
             warn!(error = %e, "memory no longer used could not be freed");
         }
+        self.settle_guard();
         self.collect_refusals();
         self.retry_removals();
         self.retry_host();

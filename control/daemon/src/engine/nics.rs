@@ -11,8 +11,9 @@ use podswitch_api::limits::MAX_TUNNEL_PORTS;
 use podswitch_api::object::{Device, Object, Port, XdpMode};
 use podswitch_api::{ErrorCode, Key, RpcError};
 use podswitch_datapath::port::Wire;
+use podswitch_datapath::port::xdp::MAX_CHUNK_MTU;
 use podswitch_datapath::port::xdp::{MAX_OVERLAY_PORTS, XdpHandle};
-use podswitch_datapath::switch::{self, PortSpec};
+use podswitch_datapath::switch::{self, PortSpec, SwitchError};
 use podswitch_datapath::{PortId, WorkerId};
 use podswitch_state::store::OwnedInterface;
 use tracing::{info, warn};
@@ -73,6 +74,8 @@ impl Engine {
             mode,
             vlan,
             masquerade,
+            zero_copy_queues: zero_copy,
+            zero_copy_shared: shared,
             ..
         } = &port.device
         else {
@@ -83,18 +86,28 @@ impl Engine {
         }
         let reserved = self.ports_to_reserve(*masquerade)?;
         let found = Kernel::find_nic(interface, *vlan, *mode).map_err(|e| kernel_error(&e))?;
+        Kernel::check_zero_copy(&found, zero_copy, *shared).map_err(|e| kernel_error(&e))?;
         self.nics.insert(port.name.clone(), found.facts.clone());
         self.own(&port.name, found.before.clone())?;
+        if !zero_copy.is_empty() {
+            self.guard(worker)?;
+        }
         let tap = (*mode == XdpMode::Tap).then(Kernel::make_tap).transpose();
         let (tap, tap_index) = tap.map_err(|e| kernel_error(&e))?.unzip();
         let spec = PortSpec {
             worker: Some(worker),
             mtu: found.facts.mtu,
-            device: nic_device(&found, *vlan, tap),
+            device: nic_device(&found, *vlan, zero_copy, tap),
             faults: None,
         };
         let added = self.switch.add_port(id, spec);
-        let added = added.map_err(|e| switch_error(&e))?;
+        let added = added.map_err(|e| match &e {
+            SwitchError::Xdp { source, .. } if !zero_copy.is_empty() => {
+                let refused = Kernel::zero_copy_refused(&found, source);
+                refused.map_or_else(|| switch_error(&e), |e| kernel_error(&e))
+            }
+            _ => switch_error(&e),
+        })?;
         let wanted = nic::Wanted {
             mode: *mode,
             tap: tap_index,
@@ -110,6 +123,9 @@ impl Engine {
                 self.remove_from_switch(id);
                 kernel_error(&e)
             })?;
+        if !zero_copy.is_empty() {
+            info!(interface, queues = ?zero_copy, "these are in zero-copy mode, all others in copy mode");
+        }
         Ok((Attached::Nic(Box::new(attached)), added.xdp))
     }
 
@@ -188,7 +204,20 @@ impl Engine {
             warn!(port = name, error = %e, "the NIC's program does not know its addresses");
         }
         info!(port = name, mac = %facts.mac, mtu = facts.mtu, addresses = ?facts.addresses, "the NIC has changed");
+        let mtu = facts.mtu;
         self.put_facts(name, facts);
+        let port = self.model.state().ports.get(name);
+        if mtu > MAX_CHUNK_MTU && port.is_some_and(|p| !p.device.zero_copy_queues().is_empty()) {
+            self.close_device(name);
+            let what = format!(
+                "MTU {mtu}: in zero-copy mode it may be {MAX_CHUNK_MTU} at most; the port opens when it is lower"
+            );
+            self.fault(name, what);
+            // However it looks next, it is tried again.
+            if let Some(live) = self.ports.get_mut(name) {
+                live.look = None;
+            }
+        }
     }
 
     /// The tables follow what a port's interface is from now on.
@@ -245,7 +274,12 @@ impl Engine {
 }
 
 /// What is behind the port on a NIC.
-fn nic_device(found: &nic::Found, vlan: Option<u16>, tap: Option<OwnedFd>) -> switch::Device {
+fn nic_device(
+    found: &nic::Found,
+    vlan: Option<u16>,
+    zero_copy: &[u32],
+    tap: Option<OwnedFd>,
+) -> switch::Device {
     let (interface, local_sender) = (found.link.index, found.local_sender);
     match tap {
         Some(tap) => switch::Device::Tap {
@@ -256,6 +290,7 @@ fn nic_device(found: &nic::Found, vlan: Option<u16>, tap: Option<OwnedFd>) -> sw
         None => switch::Device::Nic {
             interface,
             queues: found.queues,
+            zero_copy: zero_copy.to_vec(),
             local_sender,
             vlan,
         },

@@ -42,6 +42,19 @@ pub(super) struct LivePort {
     pub(super) egress: Vec<TeardownItem>,
 }
 
+impl LivePort {
+    /// How frames get from each queue of its interface, from 0 on, to the switch.
+    pub(super) fn queues(&self) -> Vec<String> {
+        let sockets = self.sockets.iter().filter_map(XdpHandle::socket);
+        let word = sockets.map(|socket| match socket.bound_zero_copy() {
+            Ok(true) => "zero-copy".to_owned(),
+            Ok(false) => "copy".to_owned(),
+            Err(e) => e.to_string(),
+        });
+        word.collect()
+    }
+}
+
 impl Engine {
     /// Gives every port that a change opens an id and a worker; nothing else is touched.
     pub(super) fn plan(&mut self, moves: &Moves) -> Result<Plan, RpcError> {
@@ -479,6 +492,10 @@ pub(super) fn kernel_error(e: &KernelError) -> RpcError {
             );
             let refused = RpcError::new(ErrorCode::Unavailable, e.to_string());
             return refused.field("device.vlan").value(id).hint(hint);
+        }
+        KernelError::ZeroCopy { hint, .. } => {
+            let refused = RpcError::new(ErrorCode::Refused, e.to_string());
+            return refused.field("device.zero_copy_queues").hint(hint);
         }
         KernelError::Missing(_) => (
             ErrorCode::Unavailable,

@@ -124,6 +124,10 @@ impl Engine {
             worker: live.worker.0,
             mtu: self.mtu_of(port),
             mode: live.attached.as_ref().map(|a| a.means().to_string()),
+            queues: match port.device.is_nic() {
+                true => live.queues(),
+                false => Vec::new(),
+            },
             ifindex: live.attached.as_ref().map(Attached::ifindex),
             message: live.message.clone(),
             addresses: match self.nics.get(&port.name).filter(|_| port.device.is_host()) {

@@ -7,6 +7,7 @@ pub mod host;
 pub mod nic;
 pub mod sockets;
 pub mod veth;
+pub mod zero_copy;
 
 use std::fmt;
 use std::ops::RangeInclusive;
@@ -112,6 +113,16 @@ pub enum KernelError {
         name: String,
         /// What the kernel said.
         source: Error,
+    },
+    /// Queues of a NIC cannot be in zero-copy mode.
+    #[error("interface {name} {what}")]
+    ZeroCopy {
+        /// The interface.
+        name: String,
+        /// Why not.
+        what: String,
+        /// What to do.
+        hint: String,
     },
     /// What is about to be changed could not be noted.
     #[error("{0}")]

@@ -310,7 +310,7 @@ impl Attached {
             interface = link.name,
             queues = self.queues,
             %mode,
-            "AF_XDP in copy mode on every queue; the interface stays the host's"
+            "AF_XDP on every queue; the interface stays the host's"
         );
         Ok(())
     }

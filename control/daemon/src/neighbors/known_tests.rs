@@ -31,6 +31,8 @@ fn nic() -> Port {
             routes: None,
             masquerade: false,
             except: Vec::new(),
+            zero_copy_queues: Vec::new(),
+            zero_copy_shared: false,
         },
         mac: None,
         addresses: Vec::new(),

@@ -101,6 +101,7 @@ pub(super) fn check(config: &Config) -> Vec<Problem> {
     memory(config, &mut problems);
     limits(config, &mut problems);
     problems.range("xdp.kick_budget", config.xdp.kick_budget, 1..=64);
+    problems.range("xdp.watchdog_ms", config.xdp.watchdog_ms, 100..=60_000);
     problems.range(
         "icmp.errors_per_second",
         config.icmp.errors_per_second,

@@ -250,6 +250,8 @@ pub struct XdpConfig {
     pub mode: XdpMode,
     /// Most calls that ask the kernel to transmit, per port and turn.
     pub kick_budget: u32,
+    /// Milliseconds without a turn of a worker that serves queues in zero-copy mode, after which the daemon is ended.
+    pub watchdog_ms: u32,
 }
 
 impl Default for XdpConfig {
@@ -257,6 +259,7 @@ impl Default for XdpConfig {
         XdpConfig {
             mode: XdpMode::Auto,
             kick_budget: 4,
+            watchdog_ms: 1000,
         }
     }
 }

@@ -10,7 +10,9 @@
 //!    `IFF_TX_SKB_NO_LINEAR`): these are quarantined.
 //! 3. The worker settles: free, or quarantined ([`Released::settle`]).
 //!
-//! While another process may have the socket (a duplicate was made), closing ours ends nothing and all is quarantined.
+//! While another process may have the socket (a duplicate was made), closing ours ends nothing and all is quarantined. So it is
+//! after zero-copy mode: the kernel takes a device's chunks back from a work item, some time after the socket is closed
+//! (`xp_release_deferred`, net/xdp/xsk_buff_pool.c), and tells nobody.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -89,6 +91,11 @@ impl ClosingPort {
     /// Waits up to `patience` for frames in transmission, then closes the sockets; blocks for some milliseconds at least.
     /// They must not be polled any more (epoll).
     pub fn finish(mut self, patience: Duration) -> Released {
+        // What is not waited for is given up with the rest.
+        let patience = match self.queues.iter().any(|(socket, _)| socket.is_zero_copy()) {
+            true => Duration::ZERO,
+            false => patience,
+        };
         let deadline = Instant::now() + patience;
         let mut sending: HashSet<u32> = self.sending.into_iter().collect();
         let chunk = |addr: u64| (addr / CHUNK_SIZE as u64) as u32;
@@ -108,10 +115,10 @@ impl ClosingPort {
         }
         let closed = self.queues.into_iter().map(|(socket, rings)| {
             drop(rings);
-            let duplicated = socket.is_duplicated();
-            Arc::into_inner(socket).is_some() && !duplicated
+            let held = socket.is_duplicated() || socket.is_zero_copy();
+            Arc::into_inner(socket).is_some() && !held
         });
-        // Each is closed, also after one that is not.
+        // Each is closed, also after one that is not, or that a device still has the chunks of.
         let lost = match closed.fold(true, |all, closed| all & closed) {
             true => Lost::Some(sending),
             false => Lost::All,

@@ -38,7 +38,7 @@ pub use error::XdpError;
 pub use host::HostSockets;
 pub use loader::Loader;
 pub use nic::{HostPort, MAX_OVERLAY_PORTS, MAX_RESERVED, NIC_STEERING_NAME, NicSteering, Roles};
-pub use plan::{ArenaPlan, NicPlan, PortPlan, RingSizes, segments};
+pub use plan::{ArenaPlan, MAX_CHUNK_MTU, NicPlan, PortPlan, RingSizes, segments};
 pub use port::{Handover, KickCauses, XdpHandle, XdpPort};
 pub use probe::{Features, KERNEL_FLOOR, Outcome, Probe, ProbeRow, Refusal};
 pub use program::{STEERING_NAME, Steering, SteeringCounters};

@@ -121,21 +121,24 @@ impl PortPlan {
     }
 }
 
-/// Sizes of a NIC's port: a socket for each queue, of which the first transmits, in an arena of their own. Pods' sockets
+/// Sizes of a NIC's port: a socket for each queue, of which one transmits, in an arena of their own. Pods' sockets
 /// would have to be charged for all of its chunks otherwise; frames are copied once on their way between it and them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct NicPlan {
     /// How many queues it has.
     pub queues: u32,
-    /// What the first one may hold.
-    pub first: PortPlan,
+    /// The queue that transmits.
+    pub sender: u32,
+    /// What that one may hold.
+    pub sending: PortPlan,
     /// What each other one may hold.
     pub other: PortPlan,
 }
 
 impl NicPlan {
-    /// The plan for a NIC of `queues` receive queues (at least one is assumed).
-    pub fn new(queues: u32) -> NicPlan {
+    /// The plan for a NIC of `queues` receive queues (at least one is assumed), of which these are to be in zero-copy mode. One of them transmits,
+    /// if there are any, else the first queue.
+    pub fn new(queues: u32, zero_copy: &[u32]) -> NicPlan {
         let queues = queues.max(1);
         let fill = (NIC_FILL_ALL / queues).clamp(FILL_FLOOR, NIC_FILL);
         let plan = |transmit: u32, descriptors: u32| PortPlan {
@@ -151,25 +154,29 @@ impl NicPlan {
         };
         NicPlan {
             queues,
-            first: plan(NIC_TRANSMIT, NIC_TRANSMIT),
+            sender: zero_copy.iter().copied().min().unwrap_or(0),
+            sending: plan(NIC_TRANSMIT, NIC_TRANSMIT),
             other: plan(0, NO_TRANSMIT),
         }
     }
 
     /// What a queue may hold.
     pub fn of(&self, queue: u32) -> PortPlan {
-        if queue == 0 { self.first } else { self.other }
+        match queue == self.sender {
+            true => self.sending,
+            false => self.other,
+        }
     }
 
     /// How many chunks its arena has.
     pub fn chunks(&self) -> u32 {
-        self.first.fill * self.queues + self.first.transmit + self.first.backlog
+        self.sending.fill * self.queues + self.sending.transmit + self.sending.backlog
     }
 
     /// Bytes of memory, as [`ArenaPlan::bytes`] counts them.
     pub fn bytes(&self) -> u64 {
         let others = self.other.rings.bytes() * u64::from(self.queues - 1);
-        let rings = self.first.rings.bytes() + others;
+        let rings = self.sending.rings.bytes() + others;
         u64::from(self.chunks()) * CHUNK_SIZE as u64
             + u64::from(self.queues) * heads(self.chunks())
             + rings
@@ -195,10 +202,14 @@ impl RingSizes {
     }
 }
 
+/// Ethernet header and two VLAN tags.
+const LINK_HEADERS: u32 = 14 + 2 * 4;
+/// Largest MTU whose frames fit a chunk each.
+pub const MAX_CHUNK_MTU: u32 = (CHUNK_SIZE - HEADROOM) as u32 - LINK_HEADERS;
+
 /// Chunks that a frame around a packet of `mtu` bytes takes when it is received: Ethernet header and two VLAN tags on
 /// top, split after what a chunk holds behind its headroom.
 pub fn segments(mtu: u32) -> u32 {
-    const LINK_HEADERS: u32 = 14 + 2 * 4;
     let per_chunk = (CHUNK_SIZE - HEADROOM) as u32;
     mtu.saturating_add(LINK_HEADERS)
         .div_ceil(per_chunk)
@@ -215,8 +226,8 @@ mod tests {
             (0, 1),
             (68, 1),
             (1500, 1),
-            (3818, 1),
-            (3819, 2),
+            (MAX_CHUNK_MTU, 1),
+            (MAX_CHUNK_MTU + 1, 2),
             (9000, 3),
             (65_535, 18),
             (u32::MAX, 18),
@@ -258,7 +269,7 @@ mod tests {
     #[test]
     fn a_nic_of_many_queues_has_room_for_all_and_a_bound() {
         for queues in [0, 1, 2, 8, 16, 64, 128] {
-            let plan = NicPlan::new(queues);
+            let plan = NicPlan::new(queues, &[]);
             assert_eq!(plan.queues, queues.max(1));
             for queue in 0..plan.queues {
                 let p = plan.of(queue);
@@ -266,7 +277,7 @@ mod tests {
                 assert!(p.rings.tx >= p.transmit && p.rings.completion >= p.transmit);
                 assert!(p.rings.tx >= 32, "the least transmit budget");
             }
-            assert!(plan.chunks() >= plan.queues * plan.first.fill + plan.first.transmit);
+            assert!(plan.chunks() >= plan.queues * plan.sending.fill + plan.sending.transmit);
             assert!(plan.chunks() <= crate::frame::MAX_CHUNKS);
             let most = if queues <= 8 { 128 << 20 } else { 5 << 27 };
             assert!(
@@ -275,7 +286,17 @@ mod tests {
                 plan.bytes()
             );
         }
-        assert_eq!(NicPlan::new(1).chunks(), 4096);
+        assert_eq!(NicPlan::new(1, &[]).chunks(), 4096);
+    }
+
+    #[test]
+    fn a_queue_that_is_not_copied_sends() {
+        let plan = NicPlan::new(4, &[3, 2]);
+        assert_eq!(plan.sender, 2);
+        let sends = |queue: &u32| plan.of(*queue).transmit > 0;
+        assert_eq!((0..4).filter(sends).collect::<Vec<_>>(), [2]);
+        assert_eq!(NicPlan::new(4, &[]).sender, 0);
+        assert_eq!(plan.chunks(), NicPlan::new(4, &[]).chunks());
     }
 
     #[test]

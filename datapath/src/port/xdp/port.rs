@@ -64,6 +64,8 @@ pub struct XdpPort {
     skipping: bool,
     /// The fill ring is below its cap for want of free chunks.
     starved: bool,
+    /// Chunks were given since the device was last told to look at the fill ring.
+    untold: bool,
     counters: PortCounters,
     causes: KickCauses,
 }
@@ -110,7 +112,10 @@ impl XdpPort {
                 takes_partial_checksum: features.tx_metadata && !config.wire,
                 joins_segments: packets.is_some(),
                 takes_any_arena: false,
-                max_segments: if features.segments { MAX_SEGMENTS } else { 1 },
+                max_segments: match features.segments && !config.zero_copy {
+                    true => MAX_SEGMENTS,
+                    false => 1,
+                },
                 vlan: config.vlan,
             },
             packets,
@@ -118,6 +123,7 @@ impl XdpPort {
             link: Link::Up,
             skipping: false,
             starved: false,
+            untold: false,
             counters: PortCounters::default(),
             causes: KickCauses::default(),
         })
@@ -166,6 +172,12 @@ impl XdpPort {
     pub fn unaccounted(&self) -> u32 {
         let (fill, transmit) = self.tagged();
         (fill - self.filling().min(fill)) + (transmit - self.pending().min(transmit))
+    }
+
+    /// Whether the device itself writes to its chunks and reads from them.
+    #[inline]
+    pub fn is_zero_copy(&self) -> bool {
+        self.socket.is_zero_copy()
     }
 
     /// The memory its frames lie in.
@@ -267,10 +279,23 @@ impl XdpPort {
         }
         if given > 0 {
             self.rings.fill.publish();
+            self.untold = true;
+        }
+        if self.socket.is_zero_copy() {
+            self.tell_of_chunks();
         }
         let starved = given < wanted;
         self.counters.fill_starved += u64::from(starved && !self.starved);
         self.starved = starved;
+    }
+
+    /// Has a device that waits for chunks look at those it was given. In copy mode the kernel looks by itself.
+    #[inline]
+    fn tell_of_chunks(&mut self) {
+        if self.rings.fill.needs_wakeup() && self.rings.fill.waiting() > 0 {
+            self.untold = false;
+            self.socket.wake_receive();
+        }
     }
 
     /// Chunks given to the kernel to receive into and not taken back, received ones included.
@@ -317,6 +342,7 @@ impl XdpPort {
         !self.rings.rx.is_empty()
             || !self.rings.completion.is_empty()
             || (self.link == Link::Up && self.rings.tx.waiting() > 0)
+            || (self.untold && self.socket.is_zero_copy() && self.rings.fill.needs_wakeup())
     }
 
     /// Its counters.

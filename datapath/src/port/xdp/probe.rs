@@ -232,7 +232,7 @@ impl Table {
         ) else {
             return;
         };
-        let opened = Socket::open(LOOPBACK);
+        let opened = Socket::open(LOOPBACK, false);
         let Some(socket) = self.need("AF_XDP sockets", opened, "") else {
             return;
         };

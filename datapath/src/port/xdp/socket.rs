@@ -67,6 +67,8 @@ impl KernelDrops {
 pub struct Socket {
     fd: OwnedFd,
     queue: Queue,
+    /// It is to be bound in zero-copy mode, or not at all; otherwise in copy mode.
+    zero_copy: bool,
     /// Somebody else may hold a duplicate, so closing ours need not end the kernel's use of the chunks.
     duplicated: AtomicBool,
 }
@@ -87,7 +89,7 @@ pub(super) enum Sharing<'a> {
 
 impl Socket {
     /// A socket in the calling thread's network namespace, for `queue`, not bound yet.
-    pub(super) fn open(queue: Queue) -> Result<Socket, XdpError> {
+    pub(super) fn open(queue: Queue, zero_copy: bool) -> Result<Socket, XdpError> {
         let kind = libc::SOCK_RAW | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
         // SAFETY: (X5) no memory is passed.
         let fd = unsafe { libc::socket(libc::AF_XDP, kind, 0) };
@@ -96,13 +98,14 @@ impl Socket {
         }
         // SAFETY: (X5) the kernel just returned it to us.
         let fd = unsafe { OwnedFd::from_raw_fd(fd) };
-        Ok(Socket::from_fd(fd, queue, false))
+        Ok(Socket::from_fd(fd, queue, zero_copy, false))
     }
 
-    pub(super) fn from_fd(fd: OwnedFd, queue: Queue, duplicated: bool) -> Socket {
+    pub(super) fn from_fd(fd: OwnedFd, queue: Queue, zero_copy: bool, duplicated: bool) -> Socket {
         Socket {
             fd,
             queue,
+            zero_copy,
             duplicated: AtomicBool::new(duplicated),
         }
     }
@@ -110,6 +113,23 @@ impl Socket {
     /// The queue it is for.
     pub fn queue(&self) -> Queue {
         self.queue
+    }
+
+    /// Whether the device itself writes to its chunks and reads from them, once it is bound.
+    #[inline]
+    pub(super) fn is_zero_copy(&self) -> bool {
+        self.zero_copy
+    }
+
+    /// Whether it is bound in zero-copy mode, by the kernel's word (`XDP_OPTIONS`).
+    ///
+    /// # Errors
+    /// What getsockopt(2) said.
+    pub fn bound_zero_copy(&self) -> io::Result<bool> {
+        let none = libc::xdp_options { flags: 0 };
+        // SAFETY: (X5) the structure is an integer.
+        let options = unsafe { self.get(libc::SOL_XDP, libc::XDP_OPTIONS, none) }?;
+        Ok(options.flags & libc::XDP_OPTIONS_ZEROCOPY != 0)
     }
 
     /// A second descriptor of the same socket, for a successor or whoever keeps it for one.
@@ -224,14 +244,22 @@ impl Socket {
         }
     }
 
-    /// Binds the socket to its queue in copy mode.
+    /// Binds the socket to its queue.
     pub(super) fn bind(&self, sharing: Sharing<'_>) -> Result<(), XdpError> {
         let (flags, shared_fd) = match sharing {
             Sharing::Own { segments } => {
-                let base = libc::XDP_COPY | libc::XDP_USE_NEED_WAKEUP;
-                (base | if segments { libc::XDP_USE_SG } else { 0 }, 0)
+                let copying = match self.zero_copy {
+                    true => libc::XDP_ZEROCOPY,
+                    false => libc::XDP_COPY,
+                };
+                let segments = if segments { libc::XDP_USE_SG } else { 0 };
+                (copying | libc::XDP_USE_NEED_WAKEUP | segments, 0)
             }
-            Sharing::With(other) => (libc::XDP_SHARED_UMEM, other.fd.as_raw_fd() as u32),
+            // Also in the same mode (`xp_assign_dev_shared`, net/xdp/xsk_buff_pool.c).
+            Sharing::With(other) => {
+                debug_assert_eq!(self.zero_copy, other.zero_copy);
+                (libc::XDP_SHARED_UMEM, other.fd.as_raw_fd() as u32)
+            }
         };
         let address = libc::sockaddr_xdp {
             sxdp_family: libc::AF_XDP as u16,
@@ -246,7 +274,14 @@ impl Socket {
         if unsafe { libc::bind(self.fd.as_raw_fd(), at, len) } < 0 {
             return Err(XdpError::last("bind(AF_XDP)", self.queue));
         }
-        Ok(())
+        match self.bound_zero_copy() {
+            Ok(zero_copy) if zero_copy == self.zero_copy => Ok(()),
+            Ok(_) => {
+                let other = io::Error::from_raw_os_error(libc::EOPNOTSUPP);
+                Err(XdpError::call("bind(AF_XDP)", self.queue, other))
+            }
+            Err(e) => Err(XdpError::call("XDP_OPTIONS", self.queue, e)),
+        }
     }
 
     /// Maps the four rings, whose sizes are those the socket was made with.
@@ -348,6 +383,24 @@ impl Socket {
         io::Error::last_os_error()
             .raw_os_error()
             .unwrap_or(libc::EIO)
+    }
+}
+
+impl Socket {
+    /// Has a device that ran out of chunks to receive into look at the fill ring again (`XDP_WAKEUP_RX`).
+    #[cold]
+    pub(super) fn wake_receive(&self) {
+        // SAFETY: (X5) no memory is passed.
+        unsafe {
+            libc::recvfrom(
+                self.fd.as_raw_fd(),
+                std::ptr::null_mut(),
+                0,
+                libc::MSG_DONTWAIT,
+                std::ptr::null_mut(),
+                std::ptr::null_mut(),
+            )
+        };
     }
 }
 

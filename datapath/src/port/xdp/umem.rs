@@ -5,6 +5,9 @@
 //! has it (`XDP_SHARED_UMEM`). Any live one will do, so none is special: when the socket that registered is closed, the
 //! memory stays registered through the others, and when none is left the next one registers again. Chunks keep their
 //! addresses through that, as addresses are offsets in the arena.
+//!
+//! Sockets that share are all in copy mode or all in zero-copy mode, so an arena with both kinds is registered twice. To the
+//! kernel these are two memories of the same pages; a chunk received by one kind is sent by the other as it is.
 
 use std::io;
 use std::sync::{Arc, Weak};
@@ -41,6 +44,8 @@ pub struct XdpConfig {
     pub joins_segments: bool,
     /// See [`Caps::vlan`](crate::port::Caps::vlan).
     pub vlan: Option<u16>,
+    /// The device itself writes to the chunks and reads from them, or the port is refused; frames are of one chunk then.
+    pub zero_copy: bool,
     /// Most transmit system calls of one [`XdpPort::kick`]; a worker counts those of a turn itself.
     pub kicks_per_turn: u32,
     /// Most descriptors of one transmit system call, 32 to the transmit ring's size; used where the kernel lets it be
@@ -60,6 +65,7 @@ impl XdpConfig {
             local_sender: true,
             joins_segments: true,
             vlan: None,
+            zero_copy: false,
             kicks_per_turn: 4,
             tx_budget: 64,
         }
@@ -124,7 +130,12 @@ impl Umem {
         handover: Handover,
     ) -> Result<XdpPort, XdpError> {
         // The predecessor, or whoever kept the descriptors in between, may still have them.
-        let socket = Arc::new(Socket::from_fd(handover.socket, config.queue, true));
+        let socket = Arc::new(Socket::from_fd(
+            handover.socket,
+            config.queue,
+            config.zero_copy,
+            true,
+        ));
         if !socket.is_xdp() {
             return Err(XdpError::Adopt {
                 what: config.queue.to_string(),
@@ -151,7 +162,8 @@ impl Umem {
     /// A bound socket on this arena's memory.
     fn bound_socket(&mut self, config: &XdpConfig) -> Result<(Socket, Rings), XdpError> {
         self.sockets.retain(|s| s.strong_count() > 0);
-        for anchor in self.sockets.iter().filter_map(Weak::upgrade) {
+        let anchors = self.sockets.iter().filter_map(Weak::upgrade);
+        for anchor in anchors.filter(|s| s.is_zero_copy() == config.zero_copy) {
             let (socket, rings) = prepared(config)?;
             match socket.bind(Sharing::With(&anchor)) {
                 Ok(()) => return Ok((socket, rings)),
@@ -166,12 +178,13 @@ impl Umem {
             }
         }
         let (socket, rings) = prepared(config)?;
+        // Drivers differ in what else they do without copying; nothing of it is asked for.
         let registration = Registration {
-            tx_metadata: self.features.tx_metadata,
+            tx_metadata: self.features.tx_metadata && !config.zero_copy,
         };
         socket.register(&self.arena, registration)?;
         socket.bind(Sharing::Own {
-            segments: self.features.segments,
+            segments: self.features.segments && !config.zero_copy,
         })?;
         Ok((socket, rings))
     }
@@ -179,7 +192,7 @@ impl Umem {
 
 /// A socket with everything set but its memory, and its rings: before Linux 6.4 those of a bound socket cannot be mapped.
 fn prepared(config: &XdpConfig) -> Result<(Socket, Rings), XdpError> {
-    let socket = Socket::open(config.queue)?;
+    let socket = Socket::open(config.queue, config.zero_copy)?;
     socket.size_rings(&config.plan.rings)?;
     socket.size_send_buffer(config.plan.transmit)?;
     let budget = config.tx_budget.clamp(

@@ -11,7 +11,7 @@ use super::value::{
 use super::{Bounds, refuse};
 use crate::error::{ErrorCode, RpcError};
 use crate::limits::{MAX_MTU, MAX_TEXT_LENGTH, MIN_MTU, MIN_MTU_IPV6};
-use crate::object::{Device, HOST_POLLED, PodRef, Port, PortMapping, Protocol, Vlan};
+use crate::object::{Device, HOST_POLLED, PodRef, Port, PortMapping, Protocol, Vlan, XdpMode};
 
 pub(super) fn port(o: &Port, bounds: &Bounds) -> Result<(), RpcError> {
     name("name", &o.name)?;
@@ -299,6 +299,8 @@ fn vxlan(vni: u32, udp_port: u16, local: &[IpAddr], underlay: u32) -> Result<(),
 const UNUSED_EXCEPTION: &str = "nothing is masqueraded, so nothing is excepted";
 /// Most prefixes of a list of a device.
 const MAX_PREFIXES: usize = 64;
+/// Most queues of a list of a device.
+const MAX_QUEUES: usize = 1024;
 
 fn host_device(device: &Device) -> Result<(), RpcError> {
     let Device::Host {
@@ -388,6 +390,43 @@ fn prefixes(field: &str, all: &[IpNet]) -> Result<(), RpcError> {
     Ok(())
 }
 
+/// Queues of a NIC that are to be in zero-copy mode. Whether the NIC has them is seen when it is opened.
+fn zero_copy(device: &Device) -> Result<(), RpcError> {
+    let Device::Nic {
+        mode,
+        zero_copy_queues: queues,
+        zero_copy_shared: shared,
+        ..
+    } = device
+    else {
+        return Ok(());
+    };
+    let field = "device.zero_copy_queues";
+    if queues.len() > MAX_QUEUES {
+        let what = format!("{field}: {} are more than {MAX_QUEUES}", queues.len());
+        return Err(RpcError::new(ErrorCode::Limit, what)
+            .field(field)
+            .value(queues.len())
+            .hint("name fewer"));
+    }
+    for (i, queue) in queues.iter().enumerate() {
+        if queues.iter().take(i).any(|other| other == queue) {
+            return Err(refuse(field, queue, "comes twice", "leave one out"));
+        }
+    }
+    let without = shared.then_some(true).filter(|_| queues.is_empty());
+    let what = "no queue is in zero-copy mode";
+    absent("device.zero_copy_shared", without, what)?;
+    let in_driver = matches!(mode, XdpMode::Auto | XdpMode::Native);
+    match queues.first().filter(|_| !in_driver) {
+        None => Ok(()),
+        Some(queue) => {
+            let hint = "leave `device.mode` out, or have every queue copied";
+            Err(refuse(field, queue, "needs `mode` `native`", hint))
+        }
+    }
+}
+
 fn device(device: &Device, bounds: &Bounds) -> Result<(), RpcError> {
     match device {
         Device::Veth { interface, .. } => interface_name("device.interface", interface),
@@ -402,7 +441,8 @@ fn device(device: &Device, bounds: &Bounds) -> Result<(), RpcError> {
             tag.map_or(Ok(()), |id| vlan("device.vlan", id))?;
             prefixes("device.except", except)?;
             let unused = except.first().filter(|_| !masquerade);
-            absent("device.except", unused, UNUSED_EXCEPTION)
+            absent("device.except", unused, UNUSED_EXCEPTION)?;
+            zero_copy(device)
         }
         Device::Host { .. } => host_device(device),
         Device::Vxlan {

@@ -5,6 +5,7 @@
 use std::collections::VecDeque;
 use std::fs::File;
 use std::ptr::NonNull;
+use std::time::Duration;
 
 use proptest::prelude::*;
 
@@ -14,7 +15,7 @@ use super::super::socket::Queue;
 use super::*;
 use crate::frame::{BATCH_SIZE, Batch, Frame, Offload};
 use crate::ids::WorkerId;
-use crate::sync::{AtomicU32, UnsafeCell};
+use crate::sync::{AtomicU32, Ordering, UnsafeCell};
 
 const ID: PortId = PortId(5);
 const CHUNKS: u32 = 64;
@@ -57,7 +58,7 @@ struct Bed {
     tx: Consumer<libc::xdp_desc>,
     fill: Consumer<u64>,
     completion: Producer<u64>,
-    _memory: (
+    memory: (
         Memory<libc::xdp_desc>,
         Memory<libc::xdp_desc>,
         Memory<u64>,
@@ -67,6 +68,10 @@ struct Bed {
 
 impl Bed {
     fn new(fill: u32, transmit: u32) -> Bed {
+        Bed::of(fill, transmit, false)
+    }
+
+    fn of(fill: u32, transmit: u32, zero_copy: bool) -> Bed {
         let none = libc::xdp_desc {
             addr: 0,
             len: 0,
@@ -96,7 +101,7 @@ impl Bed {
         let port = XdpPort {
             id: ID,
             arena: arena.clone(),
-            socket: Arc::new(Socket::from_fd(null.into(), queue, false)),
+            socket: Arc::new(Socket::from_fd(null.into(), queue, zero_copy, false)),
             rings,
             plan: PortPlan {
                 fill,
@@ -123,6 +128,7 @@ impl Bed {
             link: Link::Up,
             skipping: false,
             starved: false,
+            untold: false,
             counters: PortCounters::default(),
             causes: KickCauses::default(),
         };
@@ -134,7 +140,7 @@ impl Bed {
             tx: Consumer::new(memory.1.end()),
             fill: Consumer::new(memory.2.end()),
             completion: Producer::new(memory.3.end()),
-            _memory: memory,
+            memory,
         }
     }
 
@@ -212,6 +218,37 @@ fn the_fill_ring_is_kept_at_its_cap_and_says_when_it_cannot_be() {
     assert_eq!((bed.port.filling(), bed.port.starved()), (16, false));
     bed.check(10);
     bed.free(frames);
+}
+
+#[test]
+fn a_device_that_waits_for_chunks_is_told_before_the_worker_sleeps() {
+    let mut bed = Bed::of(16, 16, true);
+    let waits = |bed: &Bed, word: u32| bed.memory.2.words[2].store(word, Ordering::Relaxed);
+    waits(&bed, 0);
+    bed.port.reclaim(&mut bed.pool);
+    assert!(!bed.port.has_work());
+    // It found the ring empty when the chunks were on their way.
+    waits(&bed, 1);
+    assert!(bed.port.has_work());
+    bed.port.reclaim(&mut bed.pool);
+    // It was told; that it does not listen is no work.
+    assert!(!bed.port.has_work());
+    // In copy mode the word means nothing.
+    let mut copied = Bed::new(16, 16);
+    copied.port.reclaim(&mut copied.pool);
+    assert!(!copied.port.has_work());
+}
+
+#[test]
+fn what_a_device_may_still_write_to_is_not_used_again() {
+    for (zero_copy, quarantined) in [(false, 0), (true, 16)] {
+        let mut bed = Bed::of(16, 16, zero_copy);
+        bed.port.reclaim(&mut bed.pool);
+        let released = bed.port.close(ID, &mut bed.pool).finish(Duration::ZERO);
+        let settled = released.settle(&mut bed.pool);
+        let all = (settled.freed, settled.quarantined);
+        assert_eq!(all, (16 - quarantined, quarantined));
+    }
 }
 
 #[test]
@@ -458,8 +495,9 @@ fn kicks_are_bounded_and_not_made_when_nobody_needs_one() {
     bed.port.kick();
     assert_eq!(bed.port.counters().kicks, 1);
     assert_eq!(bed.port.counters().kicks_failed, 1);
-    bed._memory.1.words[2].store(0, crate::sync::Ordering::Relaxed);
-    assert!(!bed.port.kick());
+    // A device that sends by itself is not called, but looked at again.
+    bed.memory.1.words[2].store(0, Ordering::Relaxed);
+    assert!(bed.port.kick());
     assert_eq!(bed.port.counters().kicks, 1);
 }
 

@@ -20,7 +20,8 @@ pub struct KickCauses {
     /// EAGAIN without sending: the device's queue is stopped, the completion ring full or the send buffer used up. The
     /// latter two are ruled out by the port's plan.
     pub blocked: u64,
-    /// The call succeeded and left descriptors: the completion ring was full (before Linux 6.18).
+    /// The call succeeded and left descriptors: the completion ring was full (before Linux 6.18), or, in zero-copy mode, the device sends
+    /// them by itself.
     pub completion_full: u64,
     /// EBUSY: the device dropped a frame (it is in the device's own statistics, and its chunk completes).
     pub device_dropped: u64,
@@ -137,8 +138,9 @@ impl XdpPort {
         }
         let mut waiting = self.rings.tx.waiting();
         while *calls > 0 {
+            // A device that sends without copying takes them by itself, until it says that it has stopped.
             if waiting == 0 || !self.rings.tx.needs_wakeup() {
-                return false;
+                return waiting > 0;
             }
             *calls -= 1;
             let errno = self.socket.kick();
