@@ -15,7 +15,7 @@ use crate::netns::Netns;
 use crate::programs::{Running, bin_dir, compile_static, run, target_dir};
 use crate::wait::{HUNG, poll};
 
-/// Modules of the kernel that a switch on a virtio NIC and in a VLAN needs, each after those it needs itself.
+/// Modules of the kernel that a switch on a virtio NIC and in a VLAN needs, each after those it needs itself. What is not there the kernel has built in.
 const MODULES: [&str; 16] = [
     "drivers/virtio/virtio_ring",
     "drivers/virtio/virtio",
@@ -35,9 +35,9 @@ const MODULES: [&str; 16] = [
     "net/sched/cls_bpf",
 ];
 /// Commands of BusyBox that the test and the first process use.
-const APPLETS: [&str; 13] = [
+const APPLETS: [&str; 14] = [
     "cat", "dmesg", "insmod", "kill", "mkdir", "mount", "ping", "ping6", "sleep", "stty",
-    "timeout", "uname", "grep",
+    "timeout", "uname", "grep", "taskset",
 ];
 /// The serial line with the shell.
 const SHELL: &str = "/dev/ttyS1";
@@ -45,13 +45,17 @@ const SHELL: &str = "/dev/ttyS1";
 const END: &str = "=end of output=";
 
 /// The first process: makes the system usable, then runs one line after another and says what came of it.
-fn init(release: &str) -> String {
-    let modules = MODULES.map(|m| format!("insmod /lib/modules/{release}/{}.ko", name_of(m)));
+fn init(kernel: &Kernel) -> String {
+    let release = &kernel.release;
+    let modules = kernel
+        .modules()
+        .map(|(name, _)| format!("insmod /lib/modules/{release}/{name}"));
+    let modules: Vec<String> = modules.collect();
     format!(
         "#!/bin/sh\n\
          export PATH=/usr/sbin:/bin\n\
          mount -t proc proc /proc; mount -t sysfs sys /sys; mount -t devtmpfs dev /dev; mount -t tmpfs run /run\n\
-         mount -t tmpfs tmp /tmp\n\
+         mount -t tmpfs tmp /tmp; mkdir -p /sys/fs/cgroup; mount -t cgroup2 groups /sys/fs/cgroup\n\
          {}\n\
          ip link set lo up\n\
          stty -F {SHELL} raw -echo\n\
@@ -63,10 +67,6 @@ fn init(release: &str) -> String {
          done\n",
         modules.join("\n")
     )
-}
-
-fn name_of(module: &str) -> &str {
-    module.rsplit('/').next().unwrap_or(module)
 }
 
 /// Echoes what comes over TCP to a port (`echo PORT`), or sends bytes to one that does and compares them (`echo ADDRESS PORT BYTES`).
@@ -101,8 +101,19 @@ pub struct GuestNic {
     pub tap: &'static str,
     /// The NIC's MAC address.
     pub mac: &'static str,
+    /// How many pairs of queues it has.
+    pub queues: u32,
     /// More of QEMU's properties of the device, each with a comma before it.
     pub properties: &'static str,
+}
+
+/// Whose kernel a guest has.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Suite {
+    /// That of the Debian that this machine has.
+    Own,
+    /// The newest that `scripts/install` finds.
+    Newer,
 }
 
 /// A running guest; ended when dropped, and its console is printed if the test is failing.
@@ -121,11 +132,11 @@ impl Guest {
     /// # Panics
     /// If QEMU or the guest's kernel are missing, or it does not boot.
     #[track_caller]
-    pub fn boot(wire: &Netns, nics: &[GuestNic]) -> Guest {
+    pub fn boot(suite: Suite, wire: &Netns, nics: &[GuestNic]) -> Guest {
         let begun = Instant::now();
         let dir = tempfile::Builder::new().prefix("pst-guest").tempdir();
         let dir = dir.expect("a temporary folder");
-        let kernel = Kernel::find();
+        let kernel = Kernel::find(suite);
         std::fs::write(dir.path().join("initrd"), archive(&kernel, dir.path())).expect("initramfs");
         let mut running = start(wire, nics, &kernel, dir.path());
         let socket = dir.path().join("shell");
@@ -221,13 +232,16 @@ fn console(dir: &Path) -> String {
 struct Kernel {
     release: String,
     image: PathBuf,
-    modules: PathBuf,
+    folder: PathBuf,
 }
 
 impl Kernel {
     #[track_caller]
-    fn find() -> Kernel {
-        let root = target_dir().join("guest");
+    fn find(suite: Suite) -> Kernel {
+        let root = target_dir().join(match suite {
+            Suite::Own => "guest",
+            Suite::Newer => "guest-newer",
+        });
         let boot = std::fs::read_dir(root.join("boot")).into_iter().flatten();
         let mut images: Vec<PathBuf> = boot.flatten().map(|e| e.path()).collect();
         images.sort();
@@ -241,10 +255,22 @@ impl Kernel {
         let name = image.file_name().unwrap_or_default().to_string_lossy();
         let release = name.split_once('-').map_or("", |(_, r)| r).to_owned();
         Kernel {
-            modules: root.join("lib/modules").join(&release).join("kernel"),
+            folder: root.join("lib/modules").join(&release).join("kernel"),
             release,
             image,
         }
+    }
+
+    /// Those of [`MODULES`] that are not built in: the name of each, and where it is.
+    fn modules(&self) -> impl Iterator<Item = (String, PathBuf)> {
+        let files = MODULES.map(|module| {
+            let name = module.rsplit('/').next().unwrap_or(module);
+            (
+                format!("{name}.ko"),
+                self.folder.join(format!("{module}.ko")),
+            )
+        });
+        files.into_iter().filter(|(_, file)| file.exists())
     }
 }
 
@@ -252,13 +278,11 @@ impl Kernel {
 #[track_caller]
 fn archive(kernel: &Kernel, dir: &Path) -> Vec<u8> {
     let mut files = Initramfs::new();
-    files.file("init", init(&kernel.release).as_bytes());
-    for module in MODULES {
-        let from = kernel.modules.join(format!("{module}.ko"));
+    files.file("init", init(kernel).as_bytes());
+    for (name, from) in kernel.modules() {
         let content = std::fs::read(&from);
         let content = content.unwrap_or_else(|e| panic!("{}: {e}", from.display()));
-        let to = format!("lib/modules/{}/{}.ko", kernel.release, name_of(module));
-        files.file(to, &content);
+        files.file(format!("lib/modules/{}/{name}", kernel.release), &content);
     }
     files.program("bin/sh", Path::new("/bin/dash"));
     files.program("bin/busybox", &which("busybox"));
@@ -321,9 +345,17 @@ fn start(wire: &Netns, nics: &[GuestNic], kernel: &Kernel, dir: &Path) -> Runnin
     qemu.args(["-chardev", &line, "-serial", "chardev:shell"]);
     for (i, nic) in nics.iter().enumerate() {
         let tap = nic.tap;
-        let wire = format!("tap,id=wire{i},ifname={tap},script=no,downscript=no,vhost=off");
+        let queues = nic.queues;
+        let wire = format!(
+            "tap,id=wire{i},ifname={tap},script=no,downscript=no,vhost=off,queues={queues}"
+        );
+        let several = match queues {
+            1 => String::new(),
+            // An interrupt for each queue of each direction, and two more.
+            _ => format!(",mq=on,vectors={}", 2 * queues + 2),
+        };
         let device = format!(
-            "virtio-net-pci,netdev=wire{i},mac={}{}",
+            "virtio-net-pci,netdev=wire{i},mac={}{several}{}",
             nic.mac, nic.properties
         );
         qemu.args(["-netdev", &wire, "-device", &device]);

@@ -168,6 +168,13 @@ impl Session {
         });
     }
 
+    /// Whether no message comes back for so long.
+    pub fn is_silent(&self, time: Duration) -> bool {
+        let before = self.echoed.load(Ordering::Relaxed);
+        std::thread::sleep(time);
+        self.echoed.load(Ordering::Relaxed) == before
+    }
+
     /// Ends it, and gives the longest time that a message took to come back.
     ///
     /// # Panics
