@@ -225,6 +225,17 @@ pub fn objects(n: u8, others: &[u8], way: Way) -> Vec<Value> {
     all
 }
 
+/// The same objects, with the port on the NIC in a mode.
+#[must_use]
+pub fn in_mode(mut objects: Vec<Value>, mode: &str) -> Vec<Value> {
+    let devices = objects.iter_mut();
+    let devices = devices.filter_map(|change| change.pointer_mut("/object/device"));
+    for device in devices.filter(|device| device["kind"] == "nic") {
+        device["mode"] = json!(mode);
+    }
+    objects
+}
+
 /// Echo and TCP, in both families, from one to the other; large enough for many segments.
 #[track_caller]
 pub fn assert_reach(from: &Netns, to: &Netns, to_at: [IpAddr; 2]) {

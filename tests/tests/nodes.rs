@@ -5,8 +5,8 @@
 use std::net::IpAddr;
 
 use podswitch_tests::fabric::{
-    Way, address, assert_checksums_right, assert_reach, at, ip, kernel_node, native, nic_port,
-    node_at, objects, port_of, prepared, reach_ends, settle, tunnel, wire,
+    Way, address, assert_checksums_right, assert_reach, at, in_mode, ip, kernel_node, native,
+    nic_port, node_at, objects, port_of, prepared, reach_ends, settle, tunnel, wire,
 };
 use podswitch_tests::objects::set;
 use podswitch_tests::traffic::{ping, ping_once};
@@ -133,6 +133,46 @@ fn native_routing_and_vxlan_side_by_side() {
     }
 }
 
+/// Pods on every kind of port, on two nodes whose NICs are in different modes, too.
+fn ports_of_every_kind(way: Way) {
+    const MODES: [&str; 3] = ["native", "generic", "tap"];
+    let nodes = Nodes::new(2, |n, others| {
+        in_mode(
+            objects(n, others, way),
+            ["generic", "tap"][usize::from(n) - 1],
+        )
+    });
+    let pods_of = |node: &Node| MODES.map(|mode| node.pod_with(|conf| conf["mode"] = json!(mode)));
+    let [(one, _), (two, _)] = &nodes.all[..] else {
+        unreachable!("two were made");
+    };
+    let (here, there) = (pods_of(one), pods_of(two));
+    for a in &here {
+        for b in &there {
+            assert_reach(&a.netns, &b.netns, at(b));
+            assert_reach(&b.netns, &a.netns, at(a));
+        }
+    }
+    for pod in here.iter().chain(&there) {
+        assert_checksums_right(&pod.netns);
+    }
+}
+
+#[test]
+fn pods_on_ports_of_every_kind_natively_routed() {
+    ports_of_every_kind(Way::Native);
+}
+
+#[test]
+fn pods_on_ports_of_every_kind_through_vxlan_over_ipv4() {
+    ports_of_every_kind(Way::Vxlan4);
+}
+
+#[test]
+fn pods_on_ports_of_every_kind_through_vxlan_over_ipv6() {
+    ports_of_every_kind(Way::Vxlan6);
+}
+
 /// A port counts what comes by it and what leaves.
 #[track_caller]
 fn counts_both_ways(node: &Node, port: &str) {
@@ -143,7 +183,7 @@ fn counts_both_ways(node: &Node, port: &str) {
     assert!(count("rx_packets") > 0 && count("tx_packets") > 0, "{port}");
 }
 
-fn beside_the_kernel(over_v6: bool) {
+fn beside_the_kernel(over_v6: bool, mode: &str) {
     let mut node = prepared(1);
     let kernel = kernel_node(2, 1, over_v6, "");
     wire(node.netns(), &kernel, "nic0");
@@ -158,7 +198,8 @@ fn beside_the_kernel(over_v6: bool) {
     reach_ends(&kernel, 1);
     settle(node.netns(), 1);
     node.start();
-    node.apply(&[nic_port(&[2]), tunnel(1, &[2], over_v6)].concat());
+    let objects = [nic_port(&[2]), tunnel(1, &[2], over_v6)].concat();
+    node.apply(&in_mode(objects, mode));
     let pod = node.pod();
     let far = [ip("10.244.2.1"), ip("fd00:244:2::1")];
     assert_reach(&pod.netns, &kernel, far);
@@ -169,10 +210,16 @@ fn beside_the_kernel(over_v6: bool) {
 
 #[test]
 fn a_node_whose_other_end_is_the_kernels_vxlan_over_ipv4() {
-    beside_the_kernel(false);
+    beside_the_kernel(false, "auto");
 }
 
 #[test]
 fn a_node_whose_other_end_is_the_kernels_vxlan_over_ipv6() {
-    beside_the_kernel(true);
+    beside_the_kernel(true, "auto");
+}
+
+/// Where the wire leaves segmentation to the other end, the kernel's tunnels have superframes; a tap device is given their segments.
+#[test]
+fn a_node_in_tap_mode_whose_other_end_is_the_kernels_vxlan() {
+    beside_the_kernel(true, "tap");
 }

@@ -5,12 +5,12 @@
 use std::net::IpAddr;
 
 use podswitch_tests::fabric::{
-    NIC, Way, assert_checksums_right, at, objects, prepared, settle, wire,
+    NIC, Way, assert_checksums_right, at, in_mode, objects, prepared, settle, wire,
 };
 use podswitch_tests::programs::run;
 use podswitch_tests::traffic::{Echo, IperfServer, iperf, ping, tcp_connect, tcp_echo};
 use podswitch_tests::{HUNG, Netns, Node, NodeConfig, Pod};
-use serde_json::{Value, json};
+use serde_json::json;
 
 /// A frame with a packet of 1500 bytes.
 const LARGEST: u64 = 1514;
@@ -105,23 +105,11 @@ fn two_nodes(switch: &Netns, mode: &str, tso: bool) -> [(Node, Pod); 2] {
             run(on, b"", HUNG).success("ethtool -K");
         }
         node.start();
-        let mut all = objects(n, &[other], Way::Native);
-        if mode == "tap" {
-            uplink_by_tap(&mut all);
-        }
-        node.apply(&all);
+        let nic = if mode == "tap" { mode } else { "auto" };
+        node.apply(&in_mode(objects(n, &[other], Way::Native), nic));
         let pod = pod(&node, mode);
         (node, pod)
     })
-}
-
-/// Has the port on the NIC be in tap mode.
-fn uplink_by_tap(changes: &mut [Value]) {
-    let devices = changes.iter_mut();
-    let devices = devices.filter_map(|change| change.pointer_mut("/object/device"));
-    for device in devices.filter(|device| device["kind"] == "nic") {
-        device["mode"] = json!("tap");
-    }
 }
 
 fn over_a_wire(mode: &str, tso: bool) {
