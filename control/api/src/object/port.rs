@@ -358,7 +358,7 @@ pub enum XdpMode {
     /// In the stack, after an skb was made: keeps the pod's segmentation offload, loses the sizes of segments.
     Generic,
     /// No XDP program: traffic control sends frames into a tap device. Keeps the pod's segmentation offload and everything it says, has what comes
-    /// by a wire merged; for TCP in bulk the fastest, for small packets the slowest.
+    /// by a wire merged; each frame costs a call.
     Tap,
 }
 
