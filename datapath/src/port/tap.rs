@@ -65,7 +65,7 @@ enum Read {
 
 impl TapPort {
     /// A port of the frames of `tap`, which does not block and has the virtio-net header of 10 bytes, and whose own frames leave by the interface with this index
-    /// in the calling thread's network namespace. `wire`, `local_sender` and `vlan`: as of a NIC, of which it is one, or the host end of a pod's veth.
+    /// in the calling thread's network namespace: a NIC, or the host end of a pod's veth. At most so many chunks (`backlog`) wait for it.
     ///
     /// # Errors
     /// What the kernel said about the packet socket.
