@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Ports and what moves their frames.
 
+use std::fmt::Display;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -374,20 +375,31 @@ fn ways_out(interface: &str, egress: &[String]) -> Result<(), RpcError> {
 }
 
 fn prefixes(field: &str, all: &[IpNet]) -> Result<(), RpcError> {
-    if all.len() > MAX_PREFIXES {
-        let what = format!("{field}: {} are more than {MAX_PREFIXES}", all.len());
-        return Err(RpcError::new(ErrorCode::Limit, what)
-            .field(field)
-            .value(all.len())
-            .hint("name fewer, larger ones"));
-    }
+    at_most(field, all.len(), MAX_PREFIXES, "name fewer, larger ones")?;
     for (i, net) in all.iter().enumerate() {
         prefix(field, net)?;
-        if all.iter().take(i).any(|other| other == net) {
-            return Err(refuse(field, net, "comes twice", "leave one out"));
-        }
+        once(field, all, i)?;
     }
     Ok(())
+}
+
+fn at_most(field: &str, count: usize, most: usize, hint: &str) -> Result<(), RpcError> {
+    if count <= most {
+        return Ok(());
+    }
+    let what = format!("{field}: {count} are more than {most}");
+    Err(RpcError::new(ErrorCode::Limit, what)
+        .field(field)
+        .value(count)
+        .hint(hint))
+}
+
+/// Whether the one at `at` is not among those before.
+fn once<T: PartialEq + Display>(field: &str, all: &[T], at: usize) -> Result<(), RpcError> {
+    match all.iter().take(at).any(|other| *other == all[at]) {
+        true => Err(refuse(field, &all[at], "comes twice", "leave one out")),
+        false => Ok(()),
+    }
 }
 
 /// Queues of a NIC that are to be in zero-copy mode. Whether the NIC has them is seen when it is opened.
@@ -402,18 +414,8 @@ fn zero_copy(device: &Device) -> Result<(), RpcError> {
         return Ok(());
     };
     let field = "device.zero_copy_queues";
-    if queues.len() > MAX_QUEUES {
-        let what = format!("{field}: {} are more than {MAX_QUEUES}", queues.len());
-        return Err(RpcError::new(ErrorCode::Limit, what)
-            .field(field)
-            .value(queues.len())
-            .hint("name fewer"));
-    }
-    for (i, queue) in queues.iter().enumerate() {
-        if queues.iter().take(i).any(|other| other == queue) {
-            return Err(refuse(field, queue, "comes twice", "leave one out"));
-        }
-    }
+    at_most(field, queues.len(), MAX_QUEUES, "name fewer")?;
+    (0..queues.len()).try_for_each(|at| once(field, queues, at))?;
     let without = shared.then_some(true).filter(|_| queues.is_empty());
     let what = "no queue is in zero-copy mode";
     absent("device.zero_copy_shared", without, what)?;
