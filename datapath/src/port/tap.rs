@@ -222,7 +222,6 @@ impl TapPort {
             frame.offload.partial_checksum = true;
             (frame.offload.csum_start, frame.offload.csum_offset) = (start, offset);
         }
-        frame.prefetch();
         Ok(Read::Frame(frame))
     }
 
