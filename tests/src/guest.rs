@@ -318,10 +318,11 @@ fn which(tool: &str) -> PathBuf {
 
 fn start(wire: &Netns, nics: &[GuestNic], kernel: &Kernel, dir: &Path) -> Running {
     let mut qemu = wire.command("qemu-system-x86_64");
-    // Hardware acceleration is not for every test machine.
+    // Hardware acceleration is not for every test machine. One thread runs both processors in turn: with one for each, code that a kernel patches while
+    // another processor executes it (static calls, as XDP programs come and go) was now and then run as it had been in between, and the kernel died of its int3.
     qemu.args([
         "-accel",
-        "tcg,thread=multi",
+        "tcg,thread=single",
         "-cpu",
         "max",
         "-smp",
