@@ -173,6 +173,12 @@ impl<T> Reader<T> {
         }
     }
 
+    /// Whether [`refresh`](Reader::refresh) has something new.
+    #[inline]
+    pub fn is_due(&self) -> bool {
+        !self.mailbox.is_empty()
+    }
+
     /// Lets go of the value before sleeping, so that it can be freed meanwhile. [`refresh`](Reader::refresh) has the
     /// latest again.
     pub fn rest(&mut self) {

@@ -6,6 +6,7 @@
 //! | `Xdp` | AF_XDP socket on the host end of a pod's veth |
 //! | `Nic` | AF_XDP sockets on all queues of a NIC |
 //! | `Tap` | a tap device in, that traffic control feeds, and a packet socket out: of a pod's veth or a NIC |
+//! | `Vhost` | virtqueues of a virtual machine or a DPDK program |
 //! | `Memory` | frames in memory, for tests and benches |
 //! | `Pcap` | replays a capture file in, records one out |
 //! | `Fault` | another port behind loss, duplication, reorder and corruption |
@@ -17,6 +18,7 @@ mod nic;
 mod packet;
 mod pcap;
 mod tap;
+pub mod vhost;
 pub mod xdp;
 
 use std::collections::VecDeque;
@@ -37,7 +39,8 @@ pub use tap::{TapPort, Wire};
 use crate::frame::{Arena, Batch, Frame, Pool};
 use crate::ids::PortId;
 use crate::verdict::Reason;
-pub(crate) use packet::{is_marked as is_stream, mark as mark_stream, mark_whole};
+pub(crate) use packet::{is_marked as is_stream, is_whole, mark as mark_stream, mark_whole};
+use vhost::{VhostDevice, VhostPort};
 use xdp::{ClosingPort, XdpPort};
 
 /// Chunks that may wait for a device which has no plan of its own.
@@ -162,6 +165,8 @@ pub enum Port {
     Nic(Box<NicPort>),
     /// A tap device and a packet socket.
     Tap(Box<TapPort>),
+    /// Virtqueues.
+    Vhost(Box<VhostPort>),
     /// Frames in memory.
     Memory(MemoryPort),
     /// Capture files.
@@ -182,6 +187,8 @@ pub enum Closed {
     Pcap(Box<PcapPort>),
     /// A device that goes with its descriptor.
     Tap(OwnedFd),
+    /// The end of a guest's port, with memory of the guest.
+    Vhost(Box<VhostDevice>),
 }
 
 impl Port {
@@ -192,6 +199,7 @@ impl Port {
             Port::Xdp(p) => p.arena(),
             Port::Nic(p) => p.arena(),
             Port::Tap(p) => p.arena(),
+            Port::Vhost(p) => p.arena(),
             Port::Memory(p) => p.arena(),
             Port::Pcap(p) => p.arena(),
             Port::Fault(p) => p.inner().arena(),
@@ -205,6 +213,7 @@ impl Port {
             Port::Xdp(p) => p.caps(),
             Port::Nic(p) => p.caps(),
             Port::Tap(p) => p.caps(),
+            Port::Vhost(p) => p.caps(),
             Port::Memory(p) => p.caps(),
             Port::Pcap(p) => p.caps(),
             Port::Fault(p) => p.inner().caps(),
@@ -224,6 +233,7 @@ impl Port {
             Port::Xdp(p) => p.receive(id, pool, batch, budget),
             Port::Nic(p) => p.receive(id, pool, batch, budget),
             Port::Tap(p) => p.receive(id, pool, batch, budget),
+            Port::Vhost(p) => p.receive(id, pool, batch, budget),
             Port::Memory(p) => p.receive(id, pool, batch, budget),
             Port::Pcap(p) => p.receive(id, pool, batch, budget),
             Port::Fault(p) => p.receive(id, pool, batch, budget),
@@ -237,6 +247,7 @@ impl Port {
             Port::Xdp(p) => p.takes_superframes(),
             Port::Nic(p) => p.takes_superframes(),
             Port::Tap(p) => p.takes_superframes(),
+            Port::Vhost(p) => p.takes_superframes(),
             Port::Memory(_) | Port::Pcap(_) => false,
             Port::Fault(p) => p.inner().takes_superframes(),
         }
@@ -249,6 +260,7 @@ impl Port {
             Port::Xdp(p) => p.transmit(id, pool, outbox),
             Port::Nic(p) => p.transmit(id, pool, outbox),
             Port::Tap(p) => p.transmit(pool, outbox),
+            Port::Vhost(p) => p.transmit(pool, outbox),
             Port::Memory(p) => p.transmit(pool, outbox),
             Port::Pcap(p) => p.transmit(pool, outbox),
             Port::Fault(p) => p.transmit(id, pool, outbox),
@@ -262,7 +274,7 @@ impl Port {
         match self {
             Port::Xdp(p) => p.kick_within(calls),
             Port::Nic(p) => p.kick(calls),
-            Port::Memory(_) | Port::Tap(_) => false,
+            Port::Memory(_) | Port::Tap(_) | Port::Vhost(_) => false,
             Port::Pcap(p) => p.kick(),
             Port::Fault(p) => p.kick(calls),
         }
@@ -274,7 +286,7 @@ impl Port {
         match self {
             Port::Xdp(p) => p.reclaim(pool),
             Port::Nic(p) => p.reclaim(pool),
-            Port::Memory(_) | Port::Pcap(_) | Port::Tap(_) => {}
+            Port::Memory(_) | Port::Pcap(_) | Port::Tap(_) | Port::Vhost(_) => {}
             Port::Fault(p) => p.inner_mut().reclaim(pool),
         }
     }
@@ -285,7 +297,7 @@ impl Port {
         match self {
             Port::Xdp(p) => p.pending(),
             Port::Nic(p) => p.pending(),
-            Port::Memory(_) | Port::Pcap(_) | Port::Tap(_) => 0,
+            Port::Memory(_) | Port::Pcap(_) | Port::Tap(_) | Port::Vhost(_) => 0,
             Port::Fault(p) => p.pending(),
         }
     }
@@ -298,6 +310,7 @@ impl Port {
             Port::Xdp(p) => p.starved(),
             Port::Nic(p) => p.starved(),
             Port::Tap(p) => p.starved(),
+            Port::Vhost(p) => p.starved(),
             Port::Memory(_) | Port::Pcap(_) => false,
             Port::Fault(p) => p.inner().starved(),
         }
@@ -309,6 +322,7 @@ impl Port {
             Port::Xdp(p) => p.plan().backlog,
             Port::Nic(p) => p.backlog(),
             Port::Tap(p) => p.backlog(),
+            Port::Vhost(p) => p.backlog(),
             Port::Memory(_) | Port::Pcap(_) => BACKLOG,
             Port::Fault(p) => p.inner().backlog(),
         }
@@ -320,6 +334,7 @@ impl Port {
             Port::Xdp(p) => p.link(),
             Port::Nic(p) => p.link(),
             Port::Tap(p) => p.link(),
+            Port::Vhost(p) => p.link(),
             Port::Memory(_) | Port::Pcap(_) => Link::Up,
             Port::Fault(p) => p.inner().link(),
         }
@@ -335,6 +350,7 @@ impl Port {
             Port::Xdp(p) => (Some(p.wait_fd()), &[][..]),
             Port::Nic(p) => (None, p.queues()),
             Port::Tap(p) => (Some(p.descriptor()), &[][..]),
+            Port::Vhost(p) => (Some(p.wait_fd()), &[][..]),
             Port::Memory(p) => (p.wait_fd(), &[][..]),
             Port::Pcap(_) | Port::Fault(_) => (None, &[][..]),
         };
@@ -346,7 +362,7 @@ impl Port {
         match self {
             Port::Tap(p) => Some(p.descriptor()),
             Port::Fault(p) => p.inner().announcer(),
-            Port::Xdp(_) | Port::Nic(_) | Port::Memory(_) | Port::Pcap(_) => None,
+            Port::Xdp(_) | Port::Nic(_) | Port::Vhost(_) | Port::Memory(_) | Port::Pcap(_) => None,
         }
     }
 
@@ -356,14 +372,25 @@ impl Port {
         match self {
             Port::Tap(p) => p.announce(),
             Port::Fault(p) => p.inner_mut().announce(),
-            Port::Xdp(_) | Port::Nic(_) | Port::Memory(_) | Port::Pcap(_) => {}
+            Port::Xdp(_) | Port::Nic(_) | Port::Vhost(_) | Port::Memory(_) | Port::Pcap(_) => {}
+        }
+    }
+
+    /// The worker is about to sleep, and will look once more whether frames wait: from now on its [descriptors](Port::wait_fds) have to say so. `frames_wait`:
+    /// frames wait for the device, too, which says when it takes more.
+    #[inline]
+    pub fn doze(&mut self, frames_wait: bool) {
+        match self {
+            Port::Vhost(p) => p.doze(frames_wait),
+            Port::Fault(p) => p.inner_mut().doze(frames_wait),
+            Port::Xdp(_) | Port::Nic(_) | Port::Tap(_) | Port::Memory(_) | Port::Pcap(_) => {}
         }
     }
 
     /// Time until frames will wait that no descriptor announces; `None` when none are expected.
     pub fn due_in(&self) -> Option<Duration> {
         match self {
-            Port::Xdp(_) | Port::Nic(_) | Port::Tap(_) | Port::Memory(_) => None,
+            Port::Xdp(_) | Port::Nic(_) | Port::Tap(_) | Port::Vhost(_) | Port::Memory(_) => None,
             Port::Pcap(p) => p.due_in(),
             Port::Fault(p) => p.inner().due_in(),
         }
@@ -376,6 +403,7 @@ impl Port {
             Port::Xdp(p) => p.has_work(),
             Port::Nic(p) => p.has_work(),
             Port::Tap(p) => p.has_work(),
+            Port::Vhost(p) => p.has_work(),
             Port::Memory(p) => p.has_work(),
             Port::Pcap(p) => p.due_in() == Some(Duration::ZERO),
             Port::Fault(p) => p.has_work(),
@@ -388,6 +416,7 @@ impl Port {
             Port::Xdp(p) => p.counters(),
             Port::Nic(p) => p.counters(),
             Port::Tap(p) => p.counters(),
+            Port::Vhost(p) => p.counters(),
             Port::Memory(p) => p.counters(),
             Port::Pcap(p) => p.counters(),
             Port::Fault(p) => p.counters(),
@@ -400,6 +429,7 @@ impl Port {
             Port::Xdp(p) => Closed::Xdp(Box::new(p.close(id, pool))),
             Port::Nic(p) => Closed::Xdp(Box::new(p.close(id, pool))),
             Port::Tap(p) => Closed::Tap(p.close(pool)),
+            Port::Vhost(p) => Closed::Vhost(Box::new(p.close())),
             Port::Memory(p) => {
                 p.close(pool);
                 Closed::Nothing

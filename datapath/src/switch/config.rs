@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use crate::flow::Timeouts;
 use crate::ids::WorkerId;
+use crate::port::vhost::VhostDevice;
 use crate::port::xdp::{Features, Queue};
 use crate::port::{FaultPlan, MemoryDevice, PcapSpec, Wire};
 use crate::stage::Rate;
@@ -158,6 +159,8 @@ pub enum Device {
         /// The interface is a NIC, and not the host end of a pod's veth.
         wire: Option<Wire>,
     },
+    /// Virtqueues that a frontend has set up, or will have.
+    Vhost(VhostDevice),
     /// Memory.
     Memory(MemoryDevice),
     /// Capture files.

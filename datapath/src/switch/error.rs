@@ -110,6 +110,14 @@ pub enum SwitchError {
         /// Why.
         source: io::Error,
     },
+    /// What a guest's port waits by cannot be opened.
+    #[error("port {port}: an epoll: {source}")]
+    Vhost {
+        /// Which.
+        port: PortId,
+        /// Why.
+        source: io::Error,
+    },
     /// A port's kernel statistics cannot be read.
     #[error("port {port}: XDP_STATISTICS: {source}")]
     Statistics {

@@ -64,15 +64,17 @@ impl Share {
                 chunks: NicPlan::new(queues, &[]).chunks(),
                 alone: true,
             },
-            Device::Xdp { .. } | Device::Tap { .. } | Device::Memory(_) | Device::Pcap(_) => {
-                Share {
-                    chunks: plan
-                        .chunks_per_port
-                        .unwrap_or_else(usual)
-                        .clamp(1, MAX_CHUNKS),
-                    alone: false,
-                }
-            }
+            Device::Xdp { .. }
+            | Device::Tap { .. }
+            | Device::Vhost(_)
+            | Device::Memory(_)
+            | Device::Pcap(_) => Share {
+                chunks: plan
+                    .chunks_per_port
+                    .unwrap_or_else(usual)
+                    .clamp(1, MAX_CHUNKS),
+                alone: false,
+            },
         }
     }
 

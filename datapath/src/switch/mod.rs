@@ -24,6 +24,7 @@ use crate::counters::{Baseline, Counters, WorkerCounters};
 use crate::events::{MissReader, Refusal};
 use crate::frame::{Arena, Audit};
 use crate::ids::{MAX_PORTS, PolicyRuleId, PortId, WorkerId};
+use crate::port::vhost::VhostPort;
 use crate::port::xdp::{KernelDrops, NicPlan, PortPlan, Queue, XdpConfig, XdpError, XdpHandle};
 use crate::port::{FaultPort, MemoryPort, NicPort, PcapPort, PcapStatus, Port, TapPort};
 use crate::publish::Publisher;
@@ -547,6 +548,12 @@ fn open(id: PortId, spec: PortSpec, plot: &mut Plot) -> Result<(Port, Watch), Sw
             let port = TapPort::open(tap, plot.arena.clone(), interface, wire, backlog);
             let port = port.map_err(|source| SwitchError::Tap { port: id, source })?;
             Port::Tap(Box::new(port))
+        }
+        Device::Vhost(device) => {
+            let backlog = PortPlan::new(spec.mtu).backlog;
+            let port = VhostPort::open(device, plot.arena.clone(), backlog);
+            let port = port.map_err(|source| SwitchError::Vhost { port: id, source })?;
+            Port::Vhost(Box::new(port))
         }
         Device::Memory(device) => Port::Memory(MemoryPort::new(device, plot.arena.clone())),
         Device::Pcap(files) => {

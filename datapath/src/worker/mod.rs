@@ -183,6 +183,7 @@ impl Worker {
         let mut owed = self.engine.settle();
         for slot in &mut self.engine.outlets.slots {
             slot.sent = 0;
+            slot.doze();
             slot.watched = slot.watched || self.bed.watch(&slot.port).is_ok();
             // What cannot be watched is looked at from time to time.
             if !slot.watched {

@@ -57,6 +57,11 @@ impl Slot {
         refused - std::mem::replace(&mut self.refused, refused)
     }
 
+    /// The worker is about to sleep.
+    pub(crate) fn doze(&mut self) {
+        self.port.doze(!self.outbox.is_empty());
+    }
+
     /// What is left to do for the port and nothing announces.
     pub(crate) fn owed(&self) -> Owed {
         let short = self.unfinished || self.port.starved();
