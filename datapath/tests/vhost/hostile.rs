@@ -341,6 +341,26 @@ fn queues_that_are_not_in_memory_are_not_served() {
     }
 }
 
+#[test]
+fn queues_of_a_size_that_none_has_are_not_served() {
+    for (features, sizes) in [
+        (USUAL, [0, 3, 6, 1 << 15 | 1, u16::MAX]),
+        (
+            USUAL | RING_PACKED,
+            [0, 1 << 15 | 1, u16::MAX, u16::MAX - 1, 40_000],
+        ),
+    ] {
+        for size in sizes {
+            let mut bed = Bed::new(features, SIZE);
+            let regions = [bed.guest.region()];
+            let mut backend = bed.backend(&regions);
+            backend.queues[0].as_mut().unwrap().size = size;
+            bed.publish(backend);
+            assert_eq!(bed.port.link(), Link::Down, "{size}");
+        }
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(400))]
 

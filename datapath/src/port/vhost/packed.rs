@@ -8,7 +8,8 @@ use std::sync::atomic::fence;
 
 use super::memory::{GuestMemory, Words};
 use super::ring::{
-    Buffer, DESCRIPTOR, Direction, Gather, INDIRECT, NEXT, Piece, Position, RingFault, WRITE,
+    Buffer, DESCRIPTOR, Direction, Gather, INDIRECT, MAX_QUEUE, NEXT, Piece, Position, RingFault,
+    WRITE,
 };
 use super::split::{Addresses, is_passed};
 
@@ -84,7 +85,8 @@ pub(super) struct Packed {
 }
 
 impl Packed {
-    /// A queue of `size` descriptors that goes on from a position; `None` when a part of it is not in memory or not where it may be, or the position not in it.
+    /// A queue of `size` descriptors that goes on from a position; `None` when there are none or more than [`MAX_QUEUE`], a part of it
+    /// is not in memory or not where it may be, or the position is not in it.
     pub(super) fn new(
         memory: &Arc<GuestMemory>,
         at: Addresses,
@@ -93,7 +95,8 @@ impl Packed {
         from: Position,
     ) -> Option<Packed> {
         let (next, filled) = (At::of(from.available), At::of(from.used));
-        if next.index >= size || filled.index >= size {
+        let size_is_one = (1..=MAX_QUEUE).contains(&size);
+        if !size_is_one || next.index >= size || filled.index >= size {
             return None;
         }
         let mut packed = Packed {

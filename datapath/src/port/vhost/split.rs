@@ -8,7 +8,7 @@ use std::sync::atomic::fence;
 
 use super::memory::{GuestMemory, Words};
 use super::ring::{
-    Buffer, DESCRIPTOR, Direction, Gather, INDIRECT, NEXT, Piece, Position, RingFault,
+    Buffer, DESCRIPTOR, Direction, Gather, INDIRECT, MAX_QUEUE, NEXT, Piece, Position, RingFault,
 };
 
 /// `VIRTQ_AVAIL_F_NO_INTERRUPT`, and `VIRTQ_USED_F_NO_NOTIFY`.
@@ -51,7 +51,8 @@ pub struct Addresses {
 }
 
 impl Split {
-    /// A queue of `size` descriptors, a power of two, that goes on with entry number `next`; `None` when a part of it is not in memory, or not where it may be.
+    /// A queue of `size` descriptors that goes on with entry number `next`; `None` when that is no power of two up to [`MAX_QUEUE`], or a part of it is not in
+    /// memory, or not where it may be.
     pub(super) fn new(
         memory: &Arc<GuestMemory>,
         at: Addresses,
@@ -59,6 +60,9 @@ impl Split {
         events: bool,
         next: u16,
     ) -> Option<Split> {
+        if !size.is_power_of_two() || size > MAX_QUEUE {
+            return None;
+        }
         let n = usize::from(size);
         let used = Words::new(memory, at.used, ENTRIES + n * USED + 2, 4)?;
         let filled = used.load(INDEX, Relaxed);
