@@ -10,7 +10,7 @@ use podswitch_datapath::port::{Link, PortCounters};
 use proptest::prelude::*;
 
 use crate::bed::{Bed, HEADER, USUAL, packet};
-use crate::driver::WRITE;
+use crate::driver::{Driver, WRITE};
 
 /// Both kinds of queues, with both ways of saying what one wants to be told of.
 const KINDS: [u64; 4] = [
@@ -291,6 +291,57 @@ fn memory_in_several_regions_is_one_for_the_guest() {
     let frame = bed.frame(&sent);
     assert_eq!(bed.send([frame]), 0);
     assert!(bed.guest.read(middle - 1500 + 12, 3000) == sent);
+}
+
+/// A datagram over IPv4 of a flow, which the port of its sender names.
+fn datagram(port: u16, number: u8) -> Vec<u8> {
+    let mut bytes = packet(60, number.into());
+    bytes[12..34].copy_from_slice(&[
+        8, 0, 0x45, 0, 0, 46, 0, number, 0x40, 0, 64, 17, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2,
+    ]);
+    bytes[34..36].copy_from_slice(&port.to_be_bytes());
+    bytes[36..38].copy_from_slice(&9u16.to_be_bytes());
+    bytes
+}
+
+#[test]
+fn a_flow_goes_by_one_of_several_queues_and_all_that_the_guest_sends_by_is_taken() {
+    let mut bed = Bed::new(USUAL, 256);
+    let mut more = [(); 2].map(|()| Driver::new(&mut bed.guest, 256, false));
+    let regions = [bed.guest.region()];
+    let mut backend = bed.backend(&regions);
+    let starts = (100..).zip(&more);
+    let queues = starts.map(|(start, queue)| Some(queue.queue(start)));
+    backend.queues.extend(queues);
+    bed.publish(backend);
+    let room = bed.guest.room(400 * 100, 1);
+    for n in 0..200 {
+        for (queue, at) in [(&mut bed.queues[0], room), (&mut more[0], room + 20_000)] {
+            queue.offer(&bed.guest, &[(at + 100 * n, 100)], WRITE, None);
+        }
+    }
+    let mut counts = [0; 2];
+    for flow in 0..50 {
+        for number in 0..3 {
+            let frame = bed.frame(&datagram(1000 + flow, number));
+            assert_eq!(bed.send([frame]), 0);
+        }
+        let by = [&mut bed.queues[0], &mut more[0]]
+            .map(|queue| std::iter::from_fn(|| queue.used(&bed.guest)).count());
+        assert!(by == [3, 0] || by == [0, 3], "flow {flow}: {by:?}");
+        counts = [counts[0] + by[0], counts[1] + by[1]];
+    }
+    assert!(counts.iter().all(|n| *n >= 30), "{counts:?}");
+
+    bed.guest_sends(&packet(60, 1));
+    let parts = bed.parts(&[&[0; HEADER][..], &packet(60, 2)].concat(), &[]);
+    more[1].offer(&bed.guest, &parts[..1], 0, None);
+    let frames = bed.receive();
+    let mut got = bed.bytes(frames);
+    got.sort();
+    let mut sent = [packet(60, 1), packet(60, 2)];
+    sent.sort();
+    assert_eq!(got, sent);
 }
 
 /// What the worker was in the middle of goes on when the frontend says something else.
