@@ -79,6 +79,11 @@ pub(crate) enum PortCommand {
     },
 }
 
+/// What else a port may be than a NIC, the node's stack, or a tunnel. An option of one of them excludes the others by name: what it requires is not asked for where that is excluded anyway.
+const NOT_NIC: [&str; 5] = ["interface", "host", "vxlan", "replay", "record"];
+const NOT_HOST: [&str; 5] = ["interface", "nic", "vxlan", "replay", "record"];
+const NOT_VXLAN: [&str; 5] = ["interface", "nic", "host", "replay", "record"];
+
 #[derive(Debug, Args)]
 pub(crate) struct PortAdd {
     /// Its name
@@ -90,54 +95,54 @@ pub(crate) struct PortAdd {
     #[arg(long, value_name = "NAME", group = "place", conflicts_with_all = ["replay", "record", "mac", "address", "mtu", "node", "trunk"])]
     pub(crate) nic: Option<String>,
     /// Routing table of the kernel whose routes by the NIC are the switch's too; 254 is main
-    #[arg(long, value_name = "TABLE", requires = "nic")]
+    #[arg(long, value_name = "TABLE", requires = "nic", conflicts_with_all = NOT_NIC)]
     pub(crate) routes: Option<u32>,
     /// Connections that pods begin leave by the NIC as the node's own
-    #[arg(long, requires = "nic", group = "masking")]
+    #[arg(long, requires = "nic", group = "masking", conflicts_with_all = NOT_NIC)]
     pub(crate) masquerade: bool,
     /// Receive queues of the NIC that are to be in zero-copy mode, from 0 on, such as 4,5: its steering keeps them for the switch
-    #[arg(long, value_name = "QUEUES", requires = "nic", value_delimiter = ',')]
+    #[arg(long, value_name = "QUEUES", requires = "nic", value_delimiter = ',', conflicts_with_all = NOT_NIC)]
     pub(crate) zero_copy: Vec<u32>,
     /// They may be queues that the host receives by, too: that hangs on podswitchd then
-    #[arg(long, requires = "zero_copy")]
+    #[arg(long, requires = "zero_copy", conflicts_with_all = NOT_NIC)]
     pub(crate) zero_copy_shared: bool,
     /// The node's own network stack, instead of a veth: podswitchd makes this interface of the host's
     #[arg(long, value_name = "NAME", num_args = 0..=1, default_missing_value = HOST_INTERFACE, requires = "pods", conflicts_with_all = ["nic", "replay", "record", "mac", "node", "segment"])]
     pub(crate) host: Option<String>,
     /// Prefix of pods that the host's stack reaches through the switch; may be given more than once
-    #[arg(long, value_name = "PREFIX", requires = "host")]
+    #[arg(long, value_name = "PREFIX", requires = "host", conflicts_with_all = NOT_HOST)]
     pub(crate) pods: Vec<IpNet>,
     /// Interface by which the host's stack forwards packets of pods; may be given more than once
-    #[arg(long, value_name = "NAME", requires = "host", group = "masking")]
+    #[arg(long, value_name = "NAME", requires = "host", group = "masking", conflicts_with_all = NOT_HOST)]
     pub(crate) egress: Vec<String>,
     /// What the host's stack forwards keeps the pod's address
-    #[arg(long, requires = "egress")]
+    #[arg(long, requires = "egress", conflicts_with_all = NOT_HOST)]
     pub(crate) no_masquerade: bool,
     /// Destination to which packets keep the pod's address; may be given more than once
     #[arg(
         long,
         value_name = "PREFIX",
         requires = "masking",
-        conflicts_with = "no_masquerade"
+        conflicts_with_all = ["no_masquerade", "interface", "vxlan", "replay", "record"]
     )]
     pub(crate) except: Vec<IpNet>,
     /// A VXLAN tunnel of this network identifier, instead of a device; its neighbors are the other ends
     #[arg(long, value_name = "VNI", conflicts_with_all = ["nic", "host", "replay", "record", "address", "segment", "node"])]
     pub(crate) vxlan: Option<u32>,
     /// UDP port of a tunnel
-    #[arg(long, value_name = "PORT", default_value_t = 4789, requires = "vxlan")]
+    #[arg(long, value_name = "PORT", default_value_t = 4789, requires = "vxlan", conflicts_with_all = NOT_VXLAN)]
     pub(crate) udp_port: u16,
     /// This end's address of a tunnel, one of a family; that of the NIC on the way when absent
-    #[arg(long, value_name = "ADDRESS", requires = "vxlan")]
+    #[arg(long, value_name = "ADDRESS", requires = "vxlan", conflicts_with_all = NOT_VXLAN)]
     pub(crate) local: Vec<IpAddr>,
     /// VRF of a tunnel's outer packets
-    #[arg(long, value_name = "ID", default_value_t = 0, requires = "vxlan")]
+    #[arg(long, value_name = "ID", default_value_t = 0, requires = "vxlan", conflicts_with_all = NOT_VXLAN)]
     pub(crate) underlay_vrf: u32,
     /// A tunnel's packets over IPv6 go without UDP checksums
-    #[arg(long, requires = "vxlan")]
+    #[arg(long, requires = "vxlan", conflicts_with_all = NOT_VXLAN)]
     pub(crate) udp6_zero_checksum: bool,
     /// A tunnel's packets of pods are marked with their group, and marks of the other ends are believed
-    #[arg(long, requires = "vxlan")]
+    #[arg(long, requires = "vxlan", conflicts_with_all = NOT_VXLAN)]
     pub(crate) group_policy: bool,
     /// How the steering program is attached; on a NIC, auto is native
     #[arg(long, value_enum, default_value_t = ModeArg::Auto, value_name = "MODE")]

@@ -449,6 +449,43 @@ fn wrong_words_are_usage_errors() {
     }
 }
 
+/// None is taken and then forgotten.
+#[test]
+fn an_option_of_one_kind_of_port_is_refused_for_every_other() {
+    let devices = [
+        ("--interface x", "interface"),
+        ("--nic x", "nic"),
+        ("--host --pods 10.0.0.0/8", "host"),
+        ("--vxlan 7", "vxlan"),
+        ("--replay /f", "replay"),
+    ];
+    for (option, of) in [
+        ("--routes 254", "nic"),
+        ("--masquerade", "nic"),
+        ("--zero-copy 1", "nic"),
+        ("--zero-copy-shared", "nic"),
+        ("--pods 10.1.0.0/16", "host"),
+        ("--egress x", "host"),
+        ("--no-masquerade", "host"),
+        ("--udp-port 8472", "vxlan"),
+        ("--local 192.0.2.1", "vxlan"),
+        ("--underlay-vrf 1", "vxlan"),
+        ("--udp6-zero-checksum", "vxlan"),
+        ("--group-policy", "vxlan"),
+    ] {
+        for (device, _) in devices.iter().filter(|(_, name)| *name != of) {
+            let words = format!("port add a {device} {option}");
+            let words: Vec<&str> = words.split(' ').collect();
+            let flag = option.split(' ').next().unwrap();
+            ctl(&words).fails(2, &["cannot be used with", flag]);
+        }
+    }
+    for device in ["--interface x", "--vxlan 7", "--replay /f"] {
+        let words = format!("port add a {device} --except 10.0.0.0/8");
+        ctl(&words.split(' ').collect::<Vec<_>>()).fails(2, &["cannot be used with", "--except"]);
+    }
+}
+
 #[test]
 fn groups_are_listed_as_a_table() {
     let daemon = Daemon::start();
