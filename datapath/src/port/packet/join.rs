@@ -15,8 +15,8 @@ use crate::wire::tcp::{self, TcpHeader, flags};
 use crate::wire::{Fragment, Parsed, checksum, eth, protocol};
 
 /// `VIRTIO_NET_HDR_GSO_TCPV4` and `_TCPV6`.
-const TCP_OVER_V4: u8 = 1;
-const TCP_OVER_V6: u8 = 4;
+pub(in crate::port) const TCP_OVER_V4: u8 = 1;
+pub(in crate::port) const TCP_OVER_V6: u8 = 4;
 /// Longest headers of a segment that may be joined: Ethernet with a tag, IPv6, TCP with all options.
 pub(super) const MAX_HEADERS: usize = eth::HEADER_LEN + eth::TAG_LEN + ipv6::HEADER_LEN + 60;
 /// Longest packet of a superframe, bytes from the IP header on.

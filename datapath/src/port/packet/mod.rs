@@ -22,6 +22,7 @@ pub(crate) use join::{is_marked, is_whole, mark, mark_whole};
 use super::{Link, PortCounters};
 use crate::frame::{Frame, Offload, Pool};
 use join::{Group, MAX_HEADERS, Plan};
+pub(super) use join::{TCP_OVER_V4, TCP_OVER_V6};
 pub(super) use socket::VIRTIO_HEADER;
 use socket::{MOST_MESSAGES, MOST_PIECES, PacketSocket};
 

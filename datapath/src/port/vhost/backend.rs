@@ -6,7 +6,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::event::{EventfdFlags, eventfd};
@@ -43,8 +43,6 @@ pub mod feature {
     pub const MRG_RXBUF: u64 = 1 << 15;
     /// Several pairs of queues.
     pub const MQ: u64 = 1 << 22;
-    /// What is written is noted in a log (`VHOST_F_LOG_ALL`).
-    pub const LOG_ALL: u64 = 1 << 26;
     /// Buffers may be described by a table.
     pub const INDIRECT_DESC: u64 = 1 << 28;
     /// Both sides say what they want to be told of.
@@ -110,13 +108,6 @@ impl Backend {
     }
 }
 
-/// A backend, and how often it was changed.
-#[derive(Debug, Default)]
-pub(super) struct Published {
-    pub(super) version: u64,
-    pub(super) backend: Backend,
-}
-
 /// A queue that is broken until its frontend sets everything up anew.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Broken {
@@ -148,8 +139,12 @@ impl Shared {
 
     #[cold]
     pub(super) fn set_broken(&self, broken: Broken) {
-        *self.broken.lock().unwrap_or_else(PoisonError::into_inner) = Some(broken);
+        *self.broken() = Some(broken);
         ring(self.alarm.as_fd());
+    }
+
+    fn broken(&self) -> MutexGuard<'_, Option<Broken>> {
+        self.broken.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -161,15 +156,14 @@ pub(super) fn ring(bell: BorrowedFd<'_>) {
 /// The end of a port that its messages' side has.
 #[derive(Debug)]
 pub struct VhostHandle {
-    publisher: Publisher<Published>,
+    publisher: Publisher<Backend>,
     shared: Arc<Shared>,
-    version: u64,
 }
 
 /// What a worker makes a port of.
 #[derive(Debug)]
 pub struct VhostDevice {
-    pub(super) backend: Reader<Published>,
+    pub(super) backend: Reader<Backend>,
     pub(super) shared: Arc<Shared>,
 }
 
@@ -186,26 +180,19 @@ pub fn vhost_device() -> io::Result<(VhostHandle, VhostDevice)> {
         bell: eventfd(0, flags)?,
         alarm: eventfd(0, flags)?,
     });
-    let mut publisher = Publisher::new(Published::default());
+    let mut publisher = Publisher::new(Backend::default());
     let device = VhostDevice {
         backend: publisher.reader(),
         shared: shared.clone(),
     };
-    let handle = VhostHandle {
-        publisher,
-        shared,
-        version: 0,
-    };
-    Ok((handle, device))
+    Ok((VhostHandle { publisher, shared }, device))
 }
 
 impl VhostHandle {
     /// Gives the worker what is set up now. What was broken counts as mended.
     pub fn publish(&mut self, backend: Backend) {
-        self.version += 1;
         self.take_broken();
-        let version = self.version;
-        self.publisher.publish(Published { version, backend });
+        self.publisher.publish(backend);
         ring(self.shared.bell.as_fd());
     }
 
@@ -234,12 +221,7 @@ impl VhostHandle {
 
     /// The queue that is broken, once.
     pub fn take_broken(&mut self) -> Option<Broken> {
-        let mut broken = self.shared.broken.lock();
-        let broken = match &mut broken {
-            Ok(broken) => broken,
-            Err(poisoned) => &mut **poisoned.get_mut(),
-        };
-        broken.take()
+        self.shared.broken().take()
     }
 
     /// Readable once a queue is broken.

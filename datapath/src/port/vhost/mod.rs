@@ -47,22 +47,16 @@ use crate::ids::PortId;
 use crate::wire::partial;
 use pair::{Put, Room, Served, Take, Terms};
 
-/// What the bell is known by among the descriptors of queues.
-const BELL: u64 = u64::MAX;
-
 /// A port of a guest. Its worker's alone.
 pub struct VhostPort {
     device: VhostDevice,
-    /// The version of the backend that is served.
-    version: u64,
     arena: Arc<Arena>,
     backlog: u32,
     terms: Terms,
     memory: Option<Arc<GuestMemory>>,
-    queues: Vec<Option<Served>>,
-    /// Places of those queues among them that the driver receives by, and sends by.
-    receiving: Vec<usize>,
-    sending: Vec<usize>,
+    /// Queues that the driver receives by, and sends by.
+    receiving: Vec<Served>,
+    sending: Vec<Served>,
     /// Which of `sending` is served first.
     first: usize,
     /// Bell and kicks: readable when one of them was rung.
@@ -77,7 +71,6 @@ pub struct VhostPort {
 impl fmt::Debug for VhostPort {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("VhostPort")
-            .field("version", &self.version)
             .field("terms", &self.terms)
             .finish_non_exhaustive()
     }
@@ -90,17 +83,13 @@ impl VhostPort {
     /// When the kernel gives no epoll.
     pub fn open(device: VhostDevice, arena: Arc<Arena>, backlog: u32) -> io::Result<VhostPort> {
         let bed = epoll::create(CreateFlags::CLOEXEC)?;
-        let data = EventData::new_u64(BELL);
-        let flags = EventFlags::IN | EventFlags::ET;
-        epoll::add(&bed, &device.shared.bell, data, flags)?;
+        listen(&bed, device.shared.bell.as_fd())?;
         Ok(VhostPort {
             device,
-            version: 0,
             arena,
             backlog,
             terms: Terms::default(),
             memory: None,
-            queues: Vec::new(),
             receiving: Vec::new(),
             sending: Vec::new(),
             first: 0,
@@ -164,26 +153,23 @@ impl VhostPort {
         let at_once = Timespec::default();
         let _ = epoll::wait(&self.bed, &mut events, Some(&at_once));
         self.dozing = true;
-        let receiving = self.receiving.iter().filter(|_| frames_wait);
-        for &at in receiving.chain(&self.sending) {
-            if let Some(queue) = &mut self.queues[at] {
-                queue.ring.ask_for_kicks(true);
-            }
+        let receiving = self.receiving.iter_mut().filter(|_| frames_wait);
+        for queue in receiving.chain(&mut self.sending) {
+            queue.ring.ask_for_kicks(true);
         }
     }
 
     #[cold]
     fn wake(&mut self) {
         self.dozing = false;
-        for queue in self.queues.iter_mut().flatten() {
+        for queue in self.receiving.iter_mut().chain(&mut self.sending) {
             queue.ring.ask_for_kicks(false);
         }
     }
 
     #[inline]
     pub(super) fn has_work(&self) -> bool {
-        let has_more = |at: &usize| self.queues[*at].as_ref().is_some_and(|q| q.ring.has_more());
-        self.device.backend.is_due() || self.sending.iter().any(has_more)
+        self.device.backend.is_due() || self.sending.iter().any(|q| q.ring.has_more())
     }
 
     /// Serves what is set up now, and does not ask for kicks any more.
@@ -199,54 +185,48 @@ impl VhostPort {
 
     #[cold]
     fn change(&mut self) {
-        let published = self.device.backend.refresh();
-        if published.version == self.version {
-            return;
-        }
-        self.version = published.version;
-        let backend = &published.backend;
+        let before = self.take_queues();
+        let backend = self.device.backend.refresh();
         self.terms = Terms::of(backend);
         self.memory.clone_from(&backend.memory);
-        let mut before = std::mem::take(&mut self.queues);
-        self.receiving.clear();
-        self.sending.clear();
-        for (at, queue) in backend.queues.iter().enumerate().take(MAX_QUEUES) {
-            let old = before.get_mut(at).and_then(Option::take);
-            let new = queue
-                .as_ref()
-                .and_then(|queue| Served::new(backend, queue, old.as_ref()));
-            let of = match at % 2 {
-                0 => &mut self.receiving,
-                _ => &mut self.sending,
+        for at in 0..backend.queues.len().min(MAX_QUEUES) {
+            let old = before.iter().find(|queue| queue.at == at);
+            let Some(queue) = Served::new(backend, at, old) else {
+                continue;
             };
-            if new.is_some() {
-                of.push(at);
+            self.device.shared.set_position(at, queue.ring.position());
+            if let Some(kick) = queue.kick() {
+                // One that cannot be waited for is not heard; the worker looks again by itself.
+                let _ = listen(&self.bed, kick.as_fd());
             }
-            hear(&self.bed, at, old.as_ref(), new.as_ref());
-            self.queues.push(new);
-        }
-        for (at, old) in before.iter().enumerate() {
-            hear(&self.bed, at, old.as_ref(), None);
+            match at % 2 {
+                0 => self.receiving.push(queue),
+                _ => self.sending.push(queue),
+            }
         }
         let ready = !self.receiving.is_empty();
         self.device.shared.ready.store(ready, Ordering::Relaxed);
     }
 
+    /// Takes all queues away; their kicks wake the worker no more.
+    #[cold]
+    fn take_queues(&mut self) -> Vec<Served> {
+        let all = self.receiving.drain(..).chain(self.sending.drain(..));
+        let all: Vec<Served> = all.collect();
+        for kick in all.iter().filter_map(Served::kick) {
+            let _ = epoll::delete(&self.bed, kick.as_fd());
+        }
+        all
+    }
+
     /// A driver broke the rules: nothing of it is touched until its frontend has set everything up anew.
     #[cold]
-    fn fail(&mut self, queue: usize, fault: RingFault) {
-        let lost = self.memory.as_ref().is_some_and(|m| m.is_lost());
-        let fault = if lost { RingFault::Lost } else { fault };
-        for (at, old) in self.queues.iter().enumerate() {
-            hear(&self.bed, at, old.as_ref(), None);
-        }
-        self.queues.clear();
-        self.receiving.clear();
-        self.sending.clear();
+    fn fail(&mut self, broken: Broken) {
+        drop(self.take_queues());
         self.memory = None;
         self.terms = Terms::default();
         self.device.shared.ready.store(false, Ordering::Relaxed);
-        self.device.shared.set_broken(Broken { queue, fault });
+        self.device.shared.set_broken(broken);
     }
 
     pub(super) fn receive(
@@ -260,11 +240,9 @@ impl VhostPort {
         let want = budget.min(batch.room());
         let mut taken = 0;
         let mut broken = None;
-        for n in 0..self.sending.len() {
-            let at = self.sending[(self.first + n) % self.sending.len()];
-            let Some(queue) = &mut self.queues[at] else {
-                continue;
-            };
+        let queues = self.sending.len();
+        for n in 0..queues {
+            let queue = &mut self.sending[(self.first + n) % queues];
             let mut take = Take {
                 id,
                 terms: self.terms,
@@ -279,26 +257,27 @@ impl VhostPort {
             let received = queue.receive(&mut take, want);
             taken = take.taken;
             if let Err(fault) = received {
-                broken = Some((at, fault));
+                let queue = queue.at;
+                broken = Some(Broken { queue, fault });
                 break;
             }
-            queue.finish(&mut self.counters);
-            let position = queue.ring.position();
-            self.device.shared.set_position(at, position);
+            queue.finish(&mut self.counters, &self.device.shared);
         }
         self.first = self.first.wrapping_add(1);
         self.judge(broken);
         taken
     }
 
-    /// Whether all is well with the guest.
+    /// Whether all is well with the guest. Whatever looks wrong in memory that is gone, it is that.
     #[inline]
-    fn judge(&mut self, broken: Option<(usize, RingFault)>) {
-        let lost = || self.memory.as_ref().is_some_and(|m| m.is_lost());
-        match broken {
-            Some((at, fault)) => self.fail(at, fault),
-            None if lost() => self.fail(0, RingFault::Lost),
-            None => {}
+    fn judge(&mut self, broken: Option<Broken>) {
+        let lost = self.memory.as_ref().is_some_and(|m| m.is_lost());
+        let lost = lost.then(|| Broken {
+            queue: broken.map_or(0, |b| b.queue),
+            fault: RingFault::Lost,
+        });
+        if let Some(broken) = lost.or(broken) {
+            self.fail(broken);
         }
     }
 
@@ -312,15 +291,12 @@ impl VhostPort {
                 self.refuse(frame, pool);
                 continue;
             };
+            let queue = &mut self.receiving[at];
             if frame.offload.partial_checksum && !finishes {
                 let (field, len) = (frame.offload.checksum_field(), frame.len());
                 partial::fill(field, len, frame.iter_mut());
                 frame.offload.partial_checksum = false;
             }
-            let Some(queue) = &mut self.queues[at] else {
-                self.refuse(frame, pool);
-                continue;
-            };
             match queue.send(&frame, self.terms, &mut self.room) {
                 Ok(Put::Done) => {
                     sent += 1;
@@ -333,18 +309,15 @@ impl VhostPort {
                     break;
                 }
                 Err(fault) => {
-                    broken = Some((at, fault));
+                    let queue = queue.at;
+                    broken = Some(Broken { queue, fault });
                     outbox.push_front(frame);
                     break;
                 }
             }
         }
-        for &at in &self.receiving {
-            if let Some(queue) = &mut self.queues[at] {
-                queue.finish(&mut self.counters);
-                let position = queue.ring.position();
-                self.device.shared.set_position(at, position);
-            }
+        for queue in &mut self.receiving {
+            queue.finish(&mut self.counters, &self.device.shared);
         }
         self.judge(broken);
         sent
@@ -357,13 +330,13 @@ impl VhostPort {
         pool.free(frame);
     }
 
-    /// The queue by which a frame goes: always the same for a flow, while there are as many.
+    /// Which of the queues that the driver receives by a frame goes by: always the same for a flow, while there are as many.
     #[inline]
     fn queue_for(&self, frame: &Frame) -> Option<usize> {
-        match self.receiving[..] {
-            [] => None,
-            [only] => Some(only),
-            ref several => Some(several[spread(frame.bytes()) as usize % several.len()]),
+        match self.receiving.len() {
+            0 => None,
+            1 => Some(0),
+            several => Some(spread(frame.bytes()) as usize % several),
         }
     }
 
@@ -373,24 +346,10 @@ impl VhostPort {
     }
 }
 
-/// Has a queue's kick wake the worker, and no longer that of the one before it.
-fn hear(bed: &OwnedFd, at: usize, old: Option<&Served>, new: Option<&Served>) {
-    let (old, new) = (old.and_then(Served::kick), new.and_then(Served::kick));
-    let same = |a: &Arc<_>, b: &Arc<_>| Arc::ptr_eq(a, b);
-    if old
-        .zip(new)
-        .is_some_and(|(old, new): (&Arc<std::fs::File>, &Arc<std::fs::File>)| same(old, new))
-    {
-        return;
-    }
-    if let Some(old) = old {
-        let _ = epoll::delete(bed, old.as_fd());
-    }
-    if let Some(new) = new {
-        // One that cannot be waited for is not heard; the worker looks again by itself.
-        let data = EventData::new_u64(at as u64);
-        let _ = epoll::add(bed, new.as_fd(), data, EventFlags::IN | EventFlags::ET);
-    }
+/// Has an eventfd wake the worker, each time that it is rung.
+fn listen(bed: &OwnedFd, event: BorrowedFd<'_>) -> io::Result<()> {
+    let flags = EventFlags::IN | EventFlags::ET;
+    Ok(epoll::add(bed, event, EventData::new_u64(0), flags)?)
 }
 
 /// A number that is the same for all frames of a flow, from addresses and, where there are any, ports.

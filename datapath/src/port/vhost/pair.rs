@@ -5,7 +5,7 @@
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
-use super::backend::{Backend, Queue, feature, ring};
+use super::backend::{Backend, Queue, Shared, feature, ring};
 use super::cursor::{Cursor, total};
 use super::memory::GuestMemory;
 use super::packed::Packed;
@@ -13,18 +13,14 @@ use super::ring::{Buffer, Direction, Piece, Position, Ring, RingFault};
 use super::split::Split;
 use crate::frame::{Arena, Batch, CHUNK_SIZE, Frame, HEADROOM, MAX_FRAME, Offload, Pool};
 use crate::ids::PortId;
+use crate::port::packet::{NEEDS_CHECKSUM, TCP_OVER_V4, TCP_OVER_V6, VIRTIO_HEADER};
 use crate::port::{PortCounters, give};
 
 /// Bytes of a chunk that a frame may have.
 const ROOM: usize = CHUNK_SIZE - HEADROOM;
 /// `struct virtio_net_hdr` with the number of buffers, and without it (virtio 1.2 sections 5.1.6 and 5.1.6.1).
 const HEADER: usize = 12;
-const LEGACY_HEADER: usize = 10;
-/// `VIRTIO_NET_HDR_F_NEEDS_CSUM`.
-const NEEDS_CHECKSUM: u8 = 1;
-/// `VIRTIO_NET_HDR_GSO_TCPV4` and `_TCPV6`.
-const TCP_OVER_V4: u8 = 1;
-const TCP_OVER_V6: u8 = 4;
+const LEGACY_HEADER: usize = VIRTIO_HEADER;
 
 /// What was agreed on that matters for each packet.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -105,6 +101,8 @@ impl Terms {
 /// A queue that is served.
 #[derive(Debug)]
 pub(super) struct Served {
+    /// Its index.
+    pub(super) at: usize,
     queue: Queue,
     pub(super) ring: Ring,
     memory: Arc<GuestMemory>,
@@ -124,17 +122,19 @@ pub(super) enum Put {
 
 impl Served {
     /// A queue of a backend that goes on where it was served before, if it was; `None` when it is not where the frontend says.
-    pub(super) fn new(backend: &Backend, queue: &Queue, before: Option<&Served>) -> Option<Served> {
+    pub(super) fn new(backend: &Backend, at: usize, before: Option<&Served>) -> Option<Served> {
         let memory = backend.memory.as_ref()?;
+        let queue = backend.queues.get(at)?.as_ref()?;
         let before = before.filter(|b| b.queue.start == queue.start);
         let from = before.map_or(queue.from, |b| b.ring.position());
         let events = backend.has(feature::EVENT_IDX);
-        let (at, size) = (queue.addresses, queue.size);
+        let (places, size) = (queue.addresses, queue.size);
         let ring = match backend.has(feature::RING_PACKED) {
-            true => Ring::Packed(Packed::new(memory, at, size, events, from)?),
-            false => Ring::Split(Split::new(memory, at, size, events, from.available)?),
+            true => Ring::Packed(Packed::new(memory, places, size, events, from)?),
+            false => Ring::Split(Split::new(memory, places, size, events, from.available)?),
         };
         Some(Served {
+            at,
             queue: queue.clone(),
             ring,
             memory: memory.clone(),
@@ -153,13 +153,14 @@ impl Served {
         self.given = true;
     }
 
-    /// The driver sees what was given back, and is called if it wants to be.
+    /// The driver sees what was given back, and is called if it wants to be; the messages' side sees where the queue stands.
     #[inline]
-    pub(super) fn finish(&mut self, counters: &mut PortCounters) {
+    pub(super) fn finish(&mut self, counters: &mut PortCounters, shared: &Shared) {
         if !std::mem::take(&mut self.given) {
             return;
         }
         self.ring.publish();
+        shared.set_position(self.at, self.ring.position());
         if self.ring.wants_call()
             && let Some(call) = &self.queue.call
         {
@@ -247,8 +248,7 @@ impl Served {
             cursor.write(segment)?;
         }
         for (buffer, written) in room.buffers.drain(..) {
-            self.ring.give(buffer, written);
-            self.given = true;
+            self.give(buffer, written);
         }
         Ok(Put::Done)
     }
