@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{EventfdFlags, eventfd};
 
 use super::memory::GuestMemory;
+use super::pair::Served;
 use super::ring::{Position, RingFault};
 use super::split::Addresses;
 use crate::publish::{Publisher, Reader};
@@ -81,7 +82,7 @@ pub struct Queue {
     pub size: u16,
     /// Where it is, by the frontend's addresses.
     pub addresses: Addresses,
-    /// Where it begins, when it is [started](Queue::start).
+    /// Where a packed one begins, when it is [started](Queue::start). A split one begins where its ring of what was used says that it ended.
     pub from: Position,
     /// Changes with each start. One that stays has the worker go on where it is.
     pub start: u64,
@@ -103,6 +104,12 @@ pub struct Backend {
 }
 
 impl Backend {
+    /// The index of a queue that cannot be served: its size is none that it may have, or a part of it is not in the memory.
+    pub fn misplaced(&self) -> Option<usize> {
+        let is = |at: &usize| self.queues[*at].is_some() && Served::new(self, *at, None).is_none();
+        (0..self.queues.len()).find(is)
+    }
+
     pub(super) fn has(&self, features: u64) -> bool {
         self.features & features == features
     }

@@ -62,14 +62,14 @@ pub enum RegionError {
 }
 
 /// A region that is mapped.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Mapped {
     guest: u64,
     user: u64,
     bytes: u64,
     /// Where it begins in `mapping`.
     offset: usize,
-    mapping: Mapping,
+    mapping: Arc<Mapping>,
 }
 
 impl Mapped {
@@ -107,7 +107,7 @@ impl Mapped {
             user,
             bytes,
             offset: offset as usize,
-            mapping: Mapping::new(file, whole as usize).map_err(map)?,
+            mapping: Arc::new(Mapping::new(file, whole as usize).map_err(map)?),
         })
     }
 
@@ -139,6 +139,33 @@ impl GuestMemory {
         let regions = regions.iter().map(Mapped::new);
         Ok(GuestMemory {
             regions: regions.collect::<Result<_, _>>()?,
+        })
+    }
+
+    /// The same memory with one more region.
+    ///
+    /// # Errors
+    /// [`RegionError`], as for [`GuestMemory::new`].
+    pub fn with(&self, region: &Region) -> Result<GuestMemory, RegionError> {
+        let most = self.regions.len() + 1;
+        if most > MAX_REGIONS {
+            return Err(RegionError::Many(most));
+        }
+        let more = Mapped::new(region)?;
+        let regions = self.regions.iter().cloned().chain([more]);
+        Ok(GuestMemory {
+            regions: regions.collect(),
+        })
+    }
+
+    /// The same memory without the region that is there, for the guest and for the frontend; `None` when there is none.
+    pub fn without(&self, guest: u64, user: u64, bytes: u64) -> Option<GuestMemory> {
+        let is = |r: &Mapped| (r.guest, r.user, r.bytes) == (guest, user, bytes);
+        let at = self.regions.iter().position(is)?;
+        let mut regions = self.regions.to_vec();
+        regions.remove(at);
+        Some(GuestMemory {
+            regions: regions.into(),
         })
     }
 

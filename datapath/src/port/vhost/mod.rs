@@ -191,9 +191,10 @@ impl VhostPort {
         self.memory.clone_from(&backend.memory);
         for at in 0..backend.queues.len().min(MAX_QUEUES) {
             let old = before.iter().find(|queue| queue.at == at);
-            let Some(queue) = Served::new(backend, at, old) else {
+            let Some(mut queue) = Served::new(backend, at, old) else {
                 continue;
             };
+            queue.ring.ask_for_kicks(false);
             self.device.shared.set_position(at, queue.ring.position());
             if let Some(kick) = queue.kick() {
                 // One that cannot be waited for is not heard; the worker looks again by itself.

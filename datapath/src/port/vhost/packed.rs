@@ -99,7 +99,7 @@ impl Packed {
         if !size_is_one || next.index >= size || filled.index >= size {
             return None;
         }
-        let mut packed = Packed {
+        Some(Packed {
             size,
             ring: Words::new(memory, at.descriptors, usize::from(size) * DESCRIPTOR, 16)?,
             driver: Words::new(memory, at.available, EVENT, 4)?,
@@ -110,9 +110,7 @@ impl Packed {
             since: 0,
             hidden: None,
             kicks: true,
-        };
-        packed.ask_for_kicks(false);
-        Some(packed)
+        })
     }
 
     #[inline]

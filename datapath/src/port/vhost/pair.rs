@@ -126,12 +126,19 @@ impl Served {
         let memory = backend.memory.as_ref()?;
         let queue = backend.queues.get(at)?.as_ref()?;
         let before = before.filter(|b| b.queue.start == queue.start);
-        let from = before.map_or(queue.from, |b| b.ring.position());
+        let before = before.map(|b| b.ring.position());
         let events = backend.has(feature::EVENT_IDX);
         let (places, size) = (queue.addresses, queue.size);
         let ring = match backend.has(feature::RING_PACKED) {
-            true => Ring::Packed(Packed::new(memory, places, size, events, from)?),
-            false => Ring::Split(Split::new(memory, places, size, events, from.available)?),
+            true => {
+                let from = before.unwrap_or(queue.from);
+                Ring::Packed(Packed::new(memory, places, size, events, from)?)
+            }
+            // Its own memory says where it stands. What a frontend remembers may be older: of a backend that was killed, it knows nothing.
+            false => {
+                let next = before.map(|at| at.available);
+                Ring::Split(Split::new(memory, places, size, events, next)?)
+            }
         };
         Some(Served {
             at,

@@ -51,14 +51,14 @@ pub struct Addresses {
 }
 
 impl Split {
-    /// A queue of `size` descriptors that goes on with entry number `next`; `None` when that is no power of two up to [`MAX_QUEUE`], or a part of it is not in
-    /// memory, or not where it may be.
+    /// A queue of `size` descriptors that goes on with entry number `next`, or where its memory says that it has used what was before; `None` when `size` is
+    /// no power of two up to [`MAX_QUEUE`], or a part of the queue is not in memory, or not where it may be.
     pub(super) fn new(
         memory: &Arc<GuestMemory>,
         at: Addresses,
         size: u16,
         events: bool,
-        next: u16,
+        next: Option<u16>,
     ) -> Option<Split> {
         if !size.is_power_of_two() || size > MAX_QUEUE {
             return None;
@@ -66,7 +66,8 @@ impl Split {
         let n = usize::from(size);
         let used = Words::new(memory, at.used, ENTRIES + n * USED + 2, 4)?;
         let filled = used.load(INDEX, Relaxed);
-        let mut split = Split {
+        let next = next.unwrap_or(filled);
+        Some(Split {
             size,
             descriptors: Words::new(memory, at.descriptors, n * DESCRIPTOR, 16)?,
             available: Words::new(memory, at.available, ENTRIES + n * 2 + 2, 2)?,
@@ -78,9 +79,7 @@ impl Split {
             published: filled,
             asked: filled,
             kicks: true,
-        };
-        split.ask_for_kicks(false);
-        Some(split)
+        })
     }
 
     fn place(&self, index: u16) -> usize {

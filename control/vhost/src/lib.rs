@@ -1,0 +1,28 @@
+// SPDX-License-Identifier: Apache-2.0
+//! vhost-user (docs/interop/vhost-user.rst of QEMU): the messages by which the frontend of a virtual machine, or a DPDK program, sets up the virtqueues
+//! that a port serves.
+//!
+//! Each port has a [`Service`]: a socket, and a thread that may block on it without anybody noticing. What a frontend has set up goes to the
+//! port's worker as a whole, by a [`VhostHandle`]. One frontend is connected at a time; when it has gone, the port waits for the next.
+//!
+//! | module | |
+//! |---|---|
+//! | `service` | the thread: connections, one after another |
+//! | `socket` | listening, connecting, and waiting for a whole message |
+//! | `session` | what a frontend has said, and what the worker is told |
+//! | `files` | which descriptors are taken from a frontend |
+//!
+//! A frontend that breaks the protocol loses its connection, with a reason that names the message and the value; the port is as it was before it came.
+//!
+//! [`VhostHandle`]: podswitch_datapath::port::vhost::VhostHandle
+#![forbid(unsafe_code)]
+
+mod files;
+mod service;
+mod session;
+mod socket;
+
+pub use files::FileError;
+pub use service::{Service, State};
+pub use session::Refusal;
+pub use socket::{Endpoint, Mode, SocketError};

@@ -1,0 +1,455 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What the frontend that is connected has said, and what the worker is told of it.
+
+use std::fs::File;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use podswitch_datapath::port::vhost::{
+    Addresses, Backend, Broken, GuestMemory, MAX_PAIRS, MAX_REGIONS, Position, Queue, Region,
+    RegionError, VhostHandle, feature,
+};
+use vhost::VhostUserMemoryRegionBase;
+use vhost::vhost_user::message::{
+    VhostTransferStateDirection, VhostTransferStatePhase, VhostUserConfigFlags, VhostUserInflight,
+    VhostUserLog, VhostUserMemoryRegion, VhostUserProtocolFeatures, VhostUserShMemConfig,
+    VhostUserSharedMsg, VhostUserSingleMemoryRegion, VhostUserVringAddrFlags, VhostUserVringState,
+};
+use vhost::vhost_user::{Error, GpuBackend, Result, VhostUserBackendReqHandlerMut};
+
+use crate::files::{self, FileError};
+
+/// How long a worker may take to see what is new.
+const SETTLE: Duration = Duration::from_secs(2);
+/// What the protocol offers beyond its first version.
+const PROTOCOL: VhostUserProtocolFeatures = VhostUserProtocolFeatures::MQ
+    .union(VhostUserProtocolFeatures::REPLY_ACK)
+    .union(VhostUserProtocolFeatures::CONFIGURE_MEM_SLOTS);
+
+/// What a frontend said that cannot be.
+#[derive(Debug, thiserror::Error)]
+pub enum Refusal {
+    /// It chose what it was not offered.
+    #[error("features {chosen:#x}, of which {:#x} were not offered", chosen & !offered)]
+    Features {
+        /// What it chose.
+        chosen: u64,
+        /// What it could.
+        offered: u64,
+    },
+    /// A queue that is not there.
+    #[error("queue {index}; there are {count}")]
+    NoQueue {
+        /// Its number.
+        index: u32,
+        /// How many there may be.
+        count: usize,
+    },
+    /// A length that no queue has.
+    #[error("a queue of {0} descriptors; it has 1 to 32768")]
+    Size(u32),
+    /// A queue was started before it was said where it is, or what is said of it cannot be.
+    #[error(
+        "queue {index} of {size} descriptors at {:#x}, {:#x} and {:#x} is not in the memory that was told of, not aligned, or of a length that it cannot have",
+        at.descriptors, at.available, at.used
+    )]
+    Misplaced {
+        /// Its number.
+        index: usize,
+        /// Its length.
+        size: u16,
+        /// Where it was said to be.
+        at: Addresses,
+    },
+    /// A region of memory.
+    #[error(transparent)]
+    Region(#[from] RegionError),
+    /// A region that was to be taken away and is not there.
+    #[error("there is no region of {bytes} bytes at {guest:#x}")]
+    NoRegion {
+        /// Where it should be for the guest.
+        guest: u64,
+        /// Bytes of it.
+        bytes: u64,
+    },
+    /// A descriptor.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// The guest's driver.
+    #[error("queue {}: {}", .0.queue, .0.fault)]
+    Broken(Broken),
+    /// What nobody has offered.
+    #[error("not supported")]
+    Unsupported,
+    /// The worker does not answer, so nobody knows whether it still uses what the frontend takes away.
+    #[error("the port's worker has not looked for {} s", SETTLE.as_secs())]
+    Deaf,
+}
+
+impl From<Refusal> for Error {
+    fn from(refusal: Refusal) -> Error {
+        Error::ReqHandlerError(io::Error::other(refusal))
+    }
+}
+
+/// A queue, as far as the frontend has set it up.
+#[derive(Debug, Default)]
+struct Setup {
+    size: u16,
+    at: Addresses,
+    from: Position,
+    enabled: bool,
+    /// What it is kicked by, if it is to be heard; it has been started.
+    started: Option<Option<Arc<File>>>,
+    call: Option<Arc<File>>,
+    /// The worker serves it, since this start.
+    served: Option<u64>,
+}
+
+/// What was said on a connection. The port's end stays from one to the next.
+#[derive(Debug)]
+pub(crate) struct Session {
+    pub(crate) handle: VhostHandle,
+    pairs: u16,
+    features: u64,
+    memory: Option<Arc<GuestMemory>>,
+    queues: Vec<Setup>,
+    /// Starts of queues so far, on all connections.
+    starts: u64,
+}
+
+impl Session {
+    /// A session of at most so many pairs of queues.
+    pub(crate) fn new(handle: VhostHandle, pairs: u16) -> Session {
+        Session {
+            handle,
+            pairs: pairs.clamp(1, MAX_PAIRS as u16),
+            features: 0,
+            memory: None,
+            queues: Vec::new(),
+            starts: 0,
+        }
+    }
+
+    /// The frontend has gone, or another is there: nothing is set up.
+    pub(crate) fn clear(&mut self) {
+        (self.features, self.memory) = (0, None);
+        self.queues.clear();
+        let all = 0..2 * self.pairs;
+        self.queues.extend(all.map(|_| Setup::default()));
+        self.handle.publish(Backend::default());
+        // What the worker has not let go of goes with the next thing that it is told.
+        let _ = self.handle.settle(SETTLE);
+    }
+
+    /// Whether the driver can receive.
+    pub(crate) fn is_ready(&self) -> bool {
+        self.queues.iter().step_by(2).any(|q| q.served.is_some())
+    }
+
+    /// Feature bits that were agreed on.
+    pub(crate) fn features(&self) -> u64 {
+        self.features
+    }
+
+    fn offered(&self) -> u64 {
+        match self.pairs {
+            1 => feature::OFFERED & !feature::MQ,
+            _ => feature::OFFERED,
+        }
+    }
+
+    fn queue(&mut self, index: u32) -> std::result::Result<&mut Setup, Refusal> {
+        let count = self.queues.len();
+        let queue = self.queues.get_mut(index as usize);
+        queue.ok_or(Refusal::NoQueue { index, count })
+    }
+
+    /// Tells the worker what is set up now. When this is done it uses nothing else.
+    fn publish(&mut self) -> std::result::Result<(), Refusal> {
+        if let Some(broken) = self.handle.take_broken() {
+            return Err(Refusal::Broken(broken));
+        }
+        // A frontend that knows of no rings to be enabled has all of them so.
+        let always = self.features & feature::PROTOCOL_FEATURES == 0;
+        let mut stopped = Vec::new();
+        for (index, queue) in self.queues.iter_mut().enumerate() {
+            let wanted = queue.started.is_some() && (queue.enabled || always);
+            match (wanted && self.memory.is_some(), queue.served) {
+                (true, None) => {
+                    self.starts += 1;
+                    queue.served = Some(self.starts);
+                }
+                (false, Some(_)) => {
+                    queue.served = None;
+                    stopped.push(index);
+                }
+                _ => {}
+            }
+        }
+        let backend = Backend {
+            memory: self.memory.clone(),
+            features: self.features,
+            queues: self.queues.iter().map(Setup::served).collect(),
+        };
+        if let Some(index) = backend.misplaced() {
+            let Setup { size, at, .. } = self.queues[index];
+            return Err(Refusal::Misplaced { index, size, at });
+        }
+        self.handle.publish(backend);
+        if !self.handle.settle(SETTLE) {
+            return Err(Refusal::Deaf);
+        }
+        for index in stopped {
+            self.queues[index].from = self.handle.position(index);
+        }
+        Ok(())
+    }
+}
+
+impl Setup {
+    fn served(&self) -> Option<Queue> {
+        let start = self.served?;
+        Some(Queue {
+            size: self.size,
+            addresses: self.at,
+            from: self.from,
+            start,
+            call: self.call.clone(),
+            kick: self.started.clone().flatten(),
+        })
+    }
+}
+
+fn eventfd(file: Option<File>) -> std::result::Result<Option<Arc<File>>, Refusal> {
+    let file = file.map(files::event).transpose()?;
+    Ok(file.map(Arc::new))
+}
+
+fn region(told: &VhostUserMemoryRegion, file: File) -> std::result::Result<Region, Refusal> {
+    files::check_memory(&file)?;
+    Ok(Region {
+        guest: told.guest_phys_addr,
+        user: told.user_addr,
+        bytes: told.memory_size,
+        offset: told.mmap_offset,
+        file,
+    })
+}
+
+/// One arm of the protocol each (vhost-user, "Front-end message types").
+impl VhostUserBackendReqHandlerMut for Session {
+    fn set_owner(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    /// "Deprecated": it is to be taken as all rings being disabled.
+    fn reset_owner(&mut self) -> Result<()> {
+        self.queues.iter_mut().for_each(|q| q.enabled = false);
+        Ok(self.publish()?)
+    }
+
+    fn reset_device(&mut self) -> Result<()> {
+        Err(Refusal::Unsupported.into())
+    }
+
+    fn get_features(&mut self) -> Result<u64> {
+        Ok(self.offered())
+    }
+
+    fn set_features(&mut self, chosen: u64) -> Result<()> {
+        let offered = self.offered();
+        if chosen & !offered != 0 {
+            return Err(Refusal::Features { chosen, offered }.into());
+        }
+        self.features = chosen;
+        Ok(self.publish()?)
+    }
+
+    fn set_mem_table(
+        &mut self,
+        told: &[VhostUserMemoryRegion],
+        files: Vec<File>,
+        _: Option<bool>,
+    ) -> Result<Option<Vec<VhostUserMemoryRegionBase>>> {
+        let regions = told
+            .iter()
+            .zip(files)
+            .map(|(told, file)| region(told, file));
+        let regions = regions.collect::<std::result::Result<Vec<Region>, Refusal>>()?;
+        let memory = GuestMemory::new(&regions).map_err(Refusal::from)?;
+        self.memory = Some(Arc::new(memory));
+        self.publish()?;
+        Ok(None)
+    }
+
+    fn set_vring_num(&mut self, index: u32, num: u32) -> Result<()> {
+        let queue = self.queue(index)?;
+        let size = u16::try_from(num)
+            .ok()
+            .filter(|n| (1..=1 << 15).contains(n));
+        queue.size = size.ok_or(Refusal::Size(num))?;
+        Ok(())
+    }
+
+    fn set_vring_addr(
+        &mut self,
+        index: u32,
+        _: VhostUserVringAddrFlags,
+        descriptors: u64,
+        used: u64,
+        available: u64,
+        _log: u64,
+    ) -> Result<()> {
+        let queue = self.queue(index)?;
+        queue.at = Addresses {
+            descriptors,
+            available,
+            used,
+        };
+        match queue.served {
+            Some(_) => Ok(self.publish()?),
+            None => Ok(()),
+        }
+    }
+
+    /// The low half is what is taken next. Of a packed queue the high half is what is given back next (vhost-user, "Vring state description").
+    fn set_vring_base(&mut self, index: u32, base: u32) -> Result<()> {
+        self.queue(index)?.from = Position {
+            available: base as u16,
+            used: (base >> 16) as u16,
+        };
+        Ok(())
+    }
+
+    fn get_vring_base(&mut self, index: u32) -> Result<VhostUserVringState> {
+        self.queue(index)?.started = None;
+        self.publish()?;
+        let Position { available, used } = self.queue(index)?.from;
+        let used = match self.features & feature::RING_PACKED {
+            0 => 0,
+            _ => u32::from(used) << 16,
+        };
+        Ok(VhostUserVringState::new(index, u32::from(available) | used))
+    }
+
+    fn set_vring_kick(&mut self, index: u8, file: Option<File>) -> Result<()> {
+        let kick = eventfd(file)?;
+        self.queue(index.into())?.started = Some(kick);
+        Ok(self.publish()?)
+    }
+
+    fn set_vring_call(&mut self, index: u8, file: Option<File>) -> Result<()> {
+        let call = eventfd(file)?;
+        let queue = self.queue(index.into())?;
+        queue.call = call;
+        match queue.served {
+            Some(_) => Ok(self.publish()?),
+            None => Ok(()),
+        }
+    }
+
+    /// What is wrong is said by closing the connection.
+    fn set_vring_err(&mut self, index: u8, file: Option<File>) -> Result<()> {
+        eventfd(file)?;
+        self.queue(index.into())?;
+        Ok(())
+    }
+
+    fn get_protocol_features(&mut self) -> Result<VhostUserProtocolFeatures> {
+        Ok(PROTOCOL)
+    }
+
+    fn set_protocol_features(&mut self, chosen: u64) -> Result<()> {
+        let offered = PROTOCOL.bits();
+        match chosen & !offered {
+            0 => Ok(()),
+            _ => Err(Refusal::Features { chosen, offered }.into()),
+        }
+    }
+
+    /// Pairs of them, of a network device.
+    fn get_queue_num(&mut self) -> Result<u64> {
+        Ok(self.pairs.into())
+    }
+
+    fn set_vring_enable(&mut self, index: u32, enable: bool) -> Result<()> {
+        self.queue(index)?.enabled = enable;
+        Ok(self.publish()?)
+    }
+
+    fn get_config(&mut self, _: u32, _: u32, _: VhostUserConfigFlags) -> Result<Vec<u8>> {
+        Err(Refusal::Unsupported.into())
+    }
+
+    fn set_config(&mut self, _: u32, _: &[u8], _: VhostUserConfigFlags) -> Result<()> {
+        Err(Refusal::Unsupported.into())
+    }
+
+    fn set_gpu_socket(&mut self, _: GpuBackend) -> Result<()> {
+        Err(Refusal::Unsupported.into())
+    }
+
+    fn get_shared_object(&mut self, _: VhostUserSharedMsg) -> Result<File> {
+        Err(Refusal::Unsupported.into())
+    }
+
+    fn get_inflight_fd(&mut self, _: &VhostUserInflight) -> Result<(VhostUserInflight, File)> {
+        Err(Refusal::Unsupported.into())
+    }
+
+    fn set_inflight_fd(&mut self, _: &VhostUserInflight, _: File) -> Result<()> {
+        Err(Refusal::Unsupported.into())
+    }
+
+    fn get_max_mem_slots(&mut self) -> Result<u64> {
+        Ok(MAX_REGIONS as u64)
+    }
+
+    fn add_mem_region(
+        &mut self,
+        told: &VhostUserSingleMemoryRegion,
+        file: File,
+        _: Option<bool>,
+    ) -> Result<Option<VhostUserMemoryRegionBase>> {
+        let region = region(told, file)?;
+        let memory = match &self.memory {
+            Some(memory) => memory.with(&region),
+            None => GuestMemory::new(&[region]),
+        };
+        self.memory = Some(Arc::new(memory.map_err(Refusal::from)?));
+        self.publish()?;
+        Ok(None)
+    }
+
+    fn remove_mem_region(&mut self, told: &VhostUserSingleMemoryRegion) -> Result<()> {
+        let (guest, user, bytes) = (told.guest_phys_addr, told.user_addr, told.memory_size);
+        let without = self.memory.as_ref();
+        let without = without.and_then(|memory| memory.without(guest, user, bytes));
+        let without = without.ok_or(Refusal::NoRegion { guest, bytes })?;
+        self.memory = Some(Arc::new(without));
+        Ok(self.publish()?)
+    }
+
+    fn set_device_state_fd(
+        &mut self,
+        _: VhostTransferStateDirection,
+        _: VhostTransferStatePhase,
+        _: File,
+    ) -> Result<Option<File>> {
+        Err(Refusal::Unsupported.into())
+    }
+
+    fn check_device_state(&mut self) -> Result<()> {
+        Err(Refusal::Unsupported.into())
+    }
+
+    fn get_shmem_config(&mut self) -> Result<VhostUserShMemConfig> {
+        Err(Refusal::Unsupported.into())
+    }
+
+    fn set_log_base(&mut self, _: &VhostUserLog, _: File) -> Result<()> {
+        Err(Refusal::Unsupported.into())
+    }
+}
