@@ -166,10 +166,10 @@ impl Compiler<'_> {
                 fixed_mac: p.mac.is_some(),
             },
         };
-        // Behind a veth is one pod, and whatever else it claims to be is a lie. A replayed capture may come from anywhere
+        // Behind a veth, or in a virtual machine, is one pod, and whatever else it claims to be is a lie. A replayed capture may come from anywhere
         // unless it is said from where.
         let check_source = match (&p.device, &p.segment) {
-            (Device::Veth { .. } | Device::Host { .. }, None) => true,
+            (Device::Veth { .. } | Device::Host { .. } | Device::VhostUser { .. }, None) => true,
             (_, None) => !p.addresses.is_empty(),
             (_, Some(_)) => p.mac.is_some(),
         };

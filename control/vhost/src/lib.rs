@@ -25,4 +25,4 @@ mod socket;
 pub use files::FileError;
 pub use service::{Service, State};
 pub use session::Refusal;
-pub use socket::{Endpoint, Mode, SocketError};
+pub use socket::{Endpoint, Meeting, Mode, SocketError};

@@ -17,7 +17,7 @@ use vhost::vhost_user::message::FrontendReq;
 use vhost::vhost_user::{BackendReqHandler, Error};
 
 use crate::session::Session;
-use crate::socket::{Arrived, Endpoint, Listener, Mode, SocketError, arrived, connect_to};
+use crate::socket::{Arrived, Meeting, arrived, connect_to};
 
 /// How long the rest of a message, or room for the answer, may take.
 const STALL: Duration = Duration::from_secs(2);
@@ -51,40 +51,30 @@ pub struct Service {
     stop: Arc<OwnedFd>,
     ended: Receiver<()>,
     // Last: the path is free when the thread has ended.
-    _listener: Option<Arc<Listener>>,
+    _meeting: Meeting,
 }
 
 impl Service {
-    /// Starts the thread. `name` is the port's in the log; `changed` is called whenever the [state](Service::state) may be another.
+    /// Starts the thread. `name` is the port's in the log, `pairs` the most pairs of queues that a frontend may use; `changed` is called whenever the
+    /// [state](Service::state) is another.
     ///
     /// # Errors
-    /// [`SocketError`], when nobody can listen at the path, or the kernel gives no eventfd or thread.
+    /// When the kernel gives no eventfd or thread.
     pub fn start(
         name: &str,
-        endpoint: Endpoint,
+        meeting: Meeting,
         pairs: u16,
         handle: VhostHandle,
         changed: impl Fn() + Send + 'static,
-    ) -> Result<Service, SocketError> {
-        let path = endpoint.path.clone();
-        let system = |source| SocketError::System {
-            path: path.clone(),
-            source,
-        };
-        let listener = match endpoint.mode {
-            Mode::Server => Some(Arc::new(Listener::bind(&endpoint.path)?)),
-            Mode::Client => None,
-        };
+    ) -> io::Result<Service> {
         let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
-        let stop = eventfd(0, flags).map_err(|e| system(e.into()))?;
-        let stop = Arc::new(stop);
-        let alarm = handle.alarm().try_clone_to_owned().map_err(system)?;
+        let stop = Arc::new(eventfd(0, flags)?);
+        let alarm = handle.alarm().try_clone_to_owned()?;
         let state = Arc::new(Mutex::new(State::Waiting));
         let (end, ended) = channel();
         let work = Work {
             name: name.to_owned(),
-            endpoint,
-            listener: listener.clone(),
+            meeting: meeting.clone(),
             session: Arc::new(Mutex::new(Session::new(handle, pairs))),
             alarm,
             stop: stop.clone(),
@@ -96,12 +86,12 @@ impl Service {
             work.run();
             drop(end);
         });
-        thread.map_err(system)?;
+        thread?;
         Ok(Service {
             state,
             stop,
             ended,
-            _listener: listener,
+            _meeting: meeting,
         })
     }
 
@@ -161,8 +151,7 @@ impl fmt::Display for Request {
 
 struct Work {
     name: String,
-    endpoint: Endpoint,
-    listener: Option<Arc<Listener>>,
+    meeting: Meeting,
     session: Arc<Mutex<Session>>,
     alarm: OwnedFd,
     stop: Arc<OwnedFd>,
@@ -213,9 +202,9 @@ impl Work {
 
     /// The next frontend; `None` when the service is to end.
     fn frontend(&self) -> io::Result<Option<UnixStream>> {
-        let Some(listener) = &self.listener else {
+        let Some(listener) = &self.meeting.listener else {
             loop {
-                if let Some(stream) = connect_to(&self.endpoint.path)? {
+                if let Some(stream) = connect_to(&self.meeting.path)? {
                     return Ok(Some(stream));
                 }
                 if self.stopped_within(RETRY) {
@@ -309,7 +298,7 @@ impl Work {
         let readable = |fd| PollFd::from_borrowed_fd(fd, PollFlags::IN);
         let mut fds = vec![readable(self.stop.as_fd()), readable(self.alarm.as_fd())];
         if !rest {
-            let knock = self.listener.as_ref().map(|l| readable(l.as_fd()));
+            let knock = self.meeting.listener.as_ref().map(|l| readable(l.as_fd()));
             fds.extend([readable(stream.as_fd())].into_iter().chain(knock));
         }
         wait(&mut fds, rest.then_some(LOOK))?;
@@ -333,7 +322,7 @@ impl Work {
 
     /// A port has one frontend.
     fn turn_away(&self) {
-        if let Some(Ok(Some(other))) = self.listener.as_ref().map(|l| l.accept()) {
+        if let Some(Ok(Some(other))) = self.meeting.listener.as_ref().map(|l| l.accept()) {
             drop(other);
             debug!(
                 port = self.name,

@@ -4,9 +4,10 @@
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, lchown};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rustix::io::{Errno, ioctl_fionbio, ioctl_fionread};
 use rustix::net::{
@@ -36,6 +37,33 @@ pub struct Endpoint {
     pub path: PathBuf,
     /// Who listens there.
     pub mode: Mode,
+    /// The group whose members may connect where the switch listens, beside the superuser.
+    pub gid: Option<u32>,
+}
+
+/// A socket that is the switch's, or a place where one will be; it goes with this.
+#[derive(Clone, Debug)]
+pub struct Meeting {
+    pub(crate) path: PathBuf,
+    /// None where the frontend listens.
+    pub(crate) listener: Option<Arc<Listener>>,
+}
+
+impl Meeting {
+    /// Listens, where the switch is to. Nobody is answered before a service is started.
+    ///
+    /// # Errors
+    /// [`SocketError`], when something else is at the path, or the kernel refuses.
+    pub fn open(endpoint: &Endpoint) -> Result<Meeting, SocketError> {
+        let listener = match endpoint.mode {
+            Mode::Server => Some(Arc::new(Listener::bind(&endpoint.path, endpoint.gid)?)),
+            Mode::Client => None,
+        };
+        Ok(Meeting {
+            path: endpoint.path.clone(),
+            listener,
+        })
+    }
 }
 
 /// Why there is no socket.
@@ -73,7 +101,7 @@ impl Listener {
     ///
     /// # Errors
     /// [`SocketError`], when something else is there, or the kernel refuses.
-    pub(crate) fn bind(path: &Path) -> Result<Listener, SocketError> {
+    pub(crate) fn bind(path: &Path, gid: Option<u32>) -> Result<Listener, SocketError> {
         let system = |source| SocketError::System {
             path: path.to_owned(),
             source,
@@ -87,6 +115,7 @@ impl Listener {
             path: path.to_owned(),
             made: (made.dev(), made.ino()),
         };
+        lchown(path, None, gid).map_err(system)?;
         fs::set_permissions(path, fs::Permissions::from_mode(MODE)).map_err(system)?;
         Ok(listener)
     }
@@ -261,9 +290,13 @@ mod tests {
         let path = folder.path().join("s");
         // A daemon that was killed leaves its socket.
         drop(UnixListener::bind(&path).unwrap());
-        let listener = Listener::bind(&path).unwrap();
+        let listener = Listener::bind(&path, None).unwrap();
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, MODE);
-        let text = Listener::bind(&path).unwrap_err().to_string();
+        // Of whichever group this process may give it to.
+        let own = fs::metadata(folder.path()).unwrap().gid();
+        let other = Listener::bind(&folder.path().join("t"), Some(own)).unwrap();
+        assert_eq!(fs::metadata(&other.path).unwrap().gid(), own);
+        let text = Listener::bind(&path, None).unwrap_err().to_string();
         assert!(
             text.ends_with("is there already: somebody listens there"),
             "{text}"
@@ -271,7 +304,7 @@ mod tests {
         drop(listener);
         assert!(!path.exists());
         fs::write(&path, "mine").unwrap();
-        let text = Listener::bind(&path).unwrap_err().to_string();
+        let text = Listener::bind(&path, None).unwrap_err().to_string();
         assert!(text.ends_with("it is no socket"), "{text}");
         assert_eq!(fs::read(&path).unwrap(), b"mine");
     }
@@ -280,7 +313,7 @@ mod tests {
     fn a_socket_that_another_has_put_in_its_place_stays() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("s");
-        let listener = Listener::bind(&path).unwrap();
+        let listener = Listener::bind(&path, None).unwrap();
         fs::rename(&path, folder.path().join("t")).unwrap();
         let _other = UnixListener::bind(&path).unwrap();
         drop(listener);
@@ -301,6 +334,6 @@ mod tests {
         listener.accept().unwrap();
         let long = folder.path().join("x".repeat(200));
         assert!(connect_to(&long).is_err());
-        assert!(Listener::bind(&long).is_err());
+        assert!(Listener::bind(&long, None).is_err());
     }
 }

@@ -27,6 +27,8 @@ pub(super) enum Claim {
     Recording(String),
     /// Network identifier of a tunnel.
     Vni(u32),
+    /// A socket where a frontend is met.
+    Socket(String),
 }
 
 /// Pods that a group stands for: their namespace and labels.
@@ -221,6 +223,7 @@ pub(super) fn claims(o: &Port) -> Vec<Claim> {
             record: Some(file), ..
         } => claims.push(Claim::Recording(file.clone())),
         Device::Vxlan { vni, .. } => claims.push(Claim::Vni(*vni)),
+        Device::VhostUser { socket, .. } => claims.push(Claim::Socket(socket.clone())),
         Device::Host { .. } => claims.push(Claim::Interface(HOST_POLLED.to_owned())),
         _ => {}
     }

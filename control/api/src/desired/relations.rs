@@ -529,6 +529,7 @@ fn claimed(key: &Key, claim: &Claim, other: &str) -> RpcError {
             "the way to the node's own stack".to_owned(),
         ),
         Claim::Vni(vni) => ("device.vni", vni.to_string(), format!("VNI {vni}")),
+        Claim::Socket(path) => ("device.socket", path.clone(), format!("socket {path}")),
         Claim::Recording(file) => (
             "device.record",
             file.clone(),

@@ -178,6 +178,9 @@ pub struct PortStatus {
     /// How frames get from each receive queue of a NIC, from 0 on, to the switch, by the kernel's word: `copy`, or `zero-copy`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub queues: Vec<String>,
+    /// What the driver of a virtual machine agreed on, by the names of virtio (VIRTIO_NET_F_MRG_RXBUF is `mrg_rxbuf`).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub features: Vec<String>,
     /// Interface index, of a device that has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ifindex: Option<u32>,

@@ -14,7 +14,7 @@ pub use key::{FdbKey, Key, Kind, NeighborKey, RouteKey};
 pub use kubernetes::{ClusterNetworkPolicy, Group, Namespace, NamespacedName, NetworkPolicy, Pod};
 pub use port::{
     Device, HOST_INTERFACE, HOST_MAC, HOST_POLLED, HostEgress, PodRef, Port, SegmentMembership,
-    Vlan, XdpMode,
+    SocketMode, Vlan, XdpMode,
 };
 pub use port_mapping::PortMapping;
 pub use read::ReadError;

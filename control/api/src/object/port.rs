@@ -175,6 +175,20 @@ pub enum Device {
         #[serde(default, skip_serializing_if = "is_default")]
         group_policy: bool,
     },
+    /// Virtqueues of a virtual machine, or of a DPDK program with virtio-user, set up by vhost-user on a UNIX socket.
+    VhostUser {
+        /// Path of the socket.
+        socket: String,
+        /// What the switch does there.
+        #[serde(default)]
+        mode: SocketMode,
+        /// Pairs of queues that the frontend may use, 1 to 32.
+        #[serde(default = "one_pair", skip_serializing_if = "is_one_pair")]
+        queues: u16,
+        /// Number of the group whose members may connect where the switch listens, beside the superuser.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        gid: Option<u32>,
+    },
     /// Capture files instead of a device.
     Pcap {
         /// File whose frames arrive on the port, once, as fast as they are taken.
@@ -218,6 +232,14 @@ fn host_interface() -> String {
     HOST_INTERFACE.to_owned()
 }
 
+fn one_pair() -> u16 {
+    1
+}
+
+fn is_one_pair(queues: &u16) -> bool {
+    *queues == one_pair()
+}
+
 /// The port of VXLAN (IANA).
 fn vxlan_port() -> u16 {
     4789
@@ -234,7 +256,10 @@ impl Device {
             Device::Veth { interface, .. }
             | Device::Nic { interface, .. }
             | Device::Host { interface, .. } => Some(interface),
-            Device::Vxlan { .. } | Device::Pcap { .. } | Device::Memory {} => None,
+            Device::Vxlan { .. }
+            | Device::VhostUser { .. }
+            | Device::Pcap { .. }
+            | Device::Memory {} => None,
         }
     }
 
@@ -340,10 +365,22 @@ impl Device {
             Device::Nic { .. } => "nic",
             Device::Host { .. } => "host",
             Device::Vxlan { .. } => "vxlan",
+            Device::VhostUser { .. } => "vhost_user",
             Device::Pcap { .. } => "pcap",
             Device::Memory {} => "memory",
         }
     }
+}
+
+/// Who listens on the socket of a virtual machine.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(remote = "Self", rename_all = "snake_case")]
+pub enum SocketMode {
+    /// The switch makes the socket and listens.
+    #[default]
+    Server,
+    /// The frontend does, and the switch connects as soon as it can.
+    Client,
 }
 
 /// How frames come from an interface: by an XDP program and AF_XDP, or by traffic control and a tap device.
@@ -432,4 +469,4 @@ pub struct PodRef {
 
 crate::by_name!(Port, Device, SegmentMembership, PodRef);
 
-crate::by_word!(XdpMode);
+crate::by_word!(XdpMode, SocketMode);

@@ -73,8 +73,22 @@ fn device() -> BoxedStrategy<Device> {
             replay: Some("/tmp/in".into()),
             record: None
         }),
+        vhost_user(),
     ]
     .boxed()
+}
+
+fn vhost_user() -> BoxedStrategy<Device> {
+    let gid = of(pick(&[0u32, 107]));
+    let mode = pick(&[SocketMode::Server, SocketMode::Client]);
+    (pick(&["/run/a", "/run/b"]), mode, 1u16..33, gid)
+        .prop_map(|(socket, mode, queues, gid)| Device::VhostUser {
+            socket: socket.to_owned(),
+            mode,
+            queues,
+            gid: gid.filter(|_| mode == SocketMode::Server),
+        })
+        .boxed()
 }
 
 fn nic() -> BoxedStrategy<Device> {

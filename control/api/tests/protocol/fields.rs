@@ -37,6 +37,10 @@ fn every_field_out_of_its_range_is_refused_by_name() {
             value,
         )
     };
+    let guest = |path: &str, value: Value| {
+        let device = json!({"kind": "vhost_user", "socket": "/run/g", "gid": 107});
+        with(with(port("a", 1), "/device", device), path, value)
+    };
     let led = |mappings: Value| with(port("a", 1), "/host_ports", mappings);
     let group = |path: &str, value: Value| {
         let group =
@@ -51,6 +55,14 @@ fn every_field_out_of_its_range_is_refused_by_name() {
         (group("/namespace", json!("Shop")), "namespace"),
         (group("/labels", json!({"a b": "c"})), "labels"),
         (group("/labels", json!({"app": "-"})), "labels.app"),
+        (guest("/device/socket", json!("run/g")), "device.socket"),
+        (
+            guest("/device/socket", json!(format!("/{}", "g".repeat(107)))),
+            "device.socket",
+        ),
+        (guest("/device/queues", json!(0)), "device.queues"),
+        (guest("/device/queues", json!(33)), "device.queues"),
+        (guest("/device/mode", json!("client")), "device.gid"),
         (
             with(nic.clone(), "/device/interface", json!("a b")),
             "device.interface",
@@ -504,6 +516,18 @@ fn a_next_hop_of_another_family_needs_a_tunnel() {
     let on_link = [route("t", Value::Null)];
     refused(&mut model, &on_link, ErrorCode::Refused, &["t", "tunnel"]);
     model.apply(&[route("t", json!("fd00::9"))]).unwrap();
+}
+
+/// Two frontends at one place would be served in turns.
+#[test]
+fn a_socket_is_one_ports() {
+    let guest = |name: &str, n: u8| {
+        let device = json!({"kind": "vhost_user", "socket": "/run/g"});
+        set(with(port(name, n), "/device", device))
+    };
+    let mut model = model(&[guest("a", 1)]);
+    let words = ["b", "a", "socket /run/g"];
+    refused(&mut model, &[guest("b", 2)], ErrorCode::Conflict, &words);
 }
 
 /// Programs on NICs look for so many UDP ports.

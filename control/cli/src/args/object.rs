@@ -79,20 +79,37 @@ pub(crate) enum PortCommand {
     },
 }
 
-/// What else a port may be than a NIC, the node's stack, or a tunnel. An option of one of them excludes the others by name: what it requires is not asked for where that is excluded anyway.
-const NOT_NIC: [&str; 5] = ["interface", "host", "vxlan", "replay", "record"];
-const NOT_HOST: [&str; 5] = ["interface", "nic", "vxlan", "replay", "record"];
-const NOT_VXLAN: [&str; 5] = ["interface", "nic", "host", "replay", "record"];
+/// What else a port may be than a NIC, the node's stack, a tunnel, or a virtual machine. An option of one of them excludes the others by name: what it requires is not asked for where that is
+/// excluded anyway.
+const NOT_NIC: [&str; 6] = [
+    "interface",
+    "host",
+    "vxlan",
+    "vhost_user",
+    "replay",
+    "record",
+];
+const NOT_HOST: [&str; 6] = [
+    "interface",
+    "nic",
+    "vxlan",
+    "vhost_user",
+    "replay",
+    "record",
+];
+const NOT_VXLAN: [&str; 6] = ["interface", "nic", "host", "vhost_user", "replay", "record"];
+const NOT_GUEST: [&str; 6] = ["interface", "nic", "host", "vxlan", "replay", "record"];
+const NOT_VETH: [&str; 6] = ["nic", "host", "vxlan", "vhost_user", "replay", "record"];
 
 #[derive(Debug, Args)]
 pub(crate) struct PortAdd {
     /// Its name
     pub(crate) name: String,
     /// Host end of the veth pair
-    #[arg(long, value_name = "NAME", required_unless_present_any = ["nic", "host", "vxlan", "replay", "record"], conflicts_with_all = ["nic", "host", "vxlan", "replay", "record"])]
+    #[arg(long, value_name = "NAME", required_unless_present_any = NOT_VETH, conflicts_with_all = NOT_VETH)]
     pub(crate) interface: Option<String>,
     /// The node's NIC, instead of a veth: it stays the host's, and only what is the switch's comes to the port
-    #[arg(long, value_name = "NAME", group = "place", conflicts_with_all = ["replay", "record", "mac", "address", "mtu", "node", "trunk"])]
+    #[arg(long, value_name = "NAME", group = "place", conflicts_with_all = ["vhost_user", "replay", "record", "mac", "address", "mtu", "node", "trunk"])]
     pub(crate) nic: Option<String>,
     /// Routing table of the kernel whose routes by the NIC are the switch's too; 254 is main
     #[arg(long, value_name = "TABLE", requires = "nic", conflicts_with_all = NOT_NIC)]
@@ -107,7 +124,7 @@ pub(crate) struct PortAdd {
     #[arg(long, requires = "zero_copy", conflicts_with_all = NOT_NIC)]
     pub(crate) zero_copy_shared: bool,
     /// The node's own network stack, instead of a veth: podswitchd makes this interface of the host's
-    #[arg(long, value_name = "NAME", num_args = 0..=1, default_missing_value = HOST_INTERFACE, requires = "pods", conflicts_with_all = ["nic", "replay", "record", "mac", "node", "segment"])]
+    #[arg(long, value_name = "NAME", num_args = 0..=1, default_missing_value = HOST_INTERFACE, requires = "pods", conflicts_with_all = ["nic", "vhost_user", "replay", "record", "mac", "node", "segment"])]
     pub(crate) host: Option<String>,
     /// Prefix of pods that the host's stack reaches through the switch; may be given more than once
     #[arg(long, value_name = "PREFIX", requires = "host", conflicts_with_all = NOT_HOST)]
@@ -123,11 +140,11 @@ pub(crate) struct PortAdd {
         long,
         value_name = "PREFIX",
         requires = "masking",
-        conflicts_with_all = ["no_masquerade", "interface", "vxlan", "replay", "record"]
+        conflicts_with_all = ["no_masquerade", "interface", "vxlan", "vhost_user", "replay", "record"]
     )]
     pub(crate) except: Vec<IpNet>,
     /// A VXLAN tunnel of this network identifier, instead of a device; its neighbors are the other ends
-    #[arg(long, value_name = "VNI", conflicts_with_all = ["nic", "host", "replay", "record", "address", "segment", "node"])]
+    #[arg(long, value_name = "VNI", conflicts_with_all = ["nic", "host", "vhost_user", "replay", "record", "address", "segment", "node"])]
     pub(crate) vxlan: Option<u32>,
     /// UDP port of a tunnel
     #[arg(long, value_name = "PORT", default_value_t = 4789, requires = "vxlan", conflicts_with_all = NOT_VXLAN)]
@@ -144,8 +161,20 @@ pub(crate) struct PortAdd {
     /// A tunnel's packets of pods are marked with their group, and marks of the other ends are believed
     #[arg(long, requires = "vxlan", conflicts_with_all = NOT_VXLAN)]
     pub(crate) group_policy: bool,
+    /// A virtual machine, or a DPDK program with virtio-user, instead of a veth: the socket where it is met (vhost-user)
+    #[arg(long, value_name = "SOCKET", value_hint = clap::ValueHint::FilePath, conflicts_with_all = ["replay", "record", "node"])]
+    pub(crate) vhost_user: Option<String>,
+    /// The machine listens on the socket; the switch does when absent
+    #[arg(long, requires = "vhost_user", conflicts_with_all = NOT_GUEST)]
+    pub(crate) client: bool,
+    /// Pairs of queues that the machine may use
+    #[arg(long, value_name = "NUMBER", default_value_t = 1, requires = "vhost_user", conflicts_with_all = NOT_GUEST)]
+    pub(crate) queues: u16,
+    /// Number of the group whose members may connect to the socket
+    #[arg(long, value_name = "NUMBER", requires = "vhost_user", conflicts_with = "client", conflicts_with_all = NOT_GUEST)]
+    pub(crate) gid: Option<u32>,
     /// How the steering program is attached; on a NIC, auto is native
-    #[arg(long, value_enum, default_value_t = ModeArg::Auto, value_name = "MODE")]
+    #[arg(long, value_enum, default_value_t = ModeArg::Auto, value_name = "MODE", conflicts_with = "vhost_user")]
     pub(crate) mode: ModeArg,
     /// Capture file whose frames come in, instead of an interface
     #[arg(long, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]

@@ -2,11 +2,12 @@
 //! `list`, `get`, `add` and `delete` of every kind.
 
 use std::collections::BTreeMap;
+use std::mem::take;
 
 use podswitch_api::method::{Change, Entry, Filter};
 use podswitch_api::object::{
     Device, FdbEntry, FdbKey, Group, Key, Kind, Neighbor, NeighborKey, Object, Port, Route,
-    RouteKey, Rule, Segment, SegmentMembership, Vlan,
+    RouteKey, Rule, Segment, SegmentMembership, SocketMode, Vlan,
 };
 
 use super::Context;
@@ -111,43 +112,63 @@ pub(super) fn port(context: &Context, command: PortCommand) -> Result {
     }
 }
 
-fn new_port(a: PortAdd) -> Port {
-    let device = match (a.interface, a.nic, a.host, a.vxlan) {
-        (None, None, None, Some(vni)) => Device::Vxlan {
-            vni,
-            udp_port: a.udp_port,
-            local: a.local,
-            underlay_vrf: a.underlay_vrf,
-            udp6_zero_checksum: a.udp6_zero_checksum,
-            group_policy: a.group_policy,
-        },
-        (Some(interface), ..) => Device::Veth {
+/// What the options say of a device; one of them says which kind it is.
+fn new_device(a: &mut PortAdd) -> Device {
+    let mode = a.mode.into();
+    if let Some(interface) = a.interface.take() {
+        return Device::Veth { interface, mode };
+    }
+    if let Some(interface) = a.nic.take() {
+        return Device::Nic {
             interface,
-            mode: a.mode.into(),
-        },
-        (None, Some(interface), ..) => Device::Nic {
-            interface,
-            mode: a.mode.into(),
+            mode,
             vlan: a.vlan,
             routes: a.routes,
             masquerade: a.masquerade,
-            except: a.except,
-            zero_copy_queues: a.zero_copy,
+            except: take(&mut a.except),
+            zero_copy_queues: take(&mut a.zero_copy),
             zero_copy_shared: a.zero_copy_shared,
-        },
-        (None, None, Some(interface), _) => Device::Host {
+        };
+    }
+    if let Some(interface) = a.host.take() {
+        return Device::Host {
             interface,
-            mode: a.mode.into(),
-            pods: a.pods,
-            egress: a.egress,
+            mode,
+            pods: take(&mut a.pods),
+            egress: take(&mut a.egress),
             masquerade: !a.no_masquerade,
-            except: a.except,
-        },
-        (None, None, None, None) => Device::Pcap {
-            replay: a.replay,
-            record: a.record,
-        },
-    };
+            except: take(&mut a.except),
+        };
+    }
+    if let Some(vni) = a.vxlan {
+        return Device::Vxlan {
+            vni,
+            udp_port: a.udp_port,
+            local: take(&mut a.local),
+            underlay_vrf: a.underlay_vrf,
+            udp6_zero_checksum: a.udp6_zero_checksum,
+            group_policy: a.group_policy,
+        };
+    }
+    if let Some(socket) = a.vhost_user.take() {
+        return Device::VhostUser {
+            socket,
+            mode: match a.client {
+                true => SocketMode::Client,
+                false => SocketMode::Server,
+            },
+            queues: a.queues,
+            gid: a.gid,
+        };
+    }
+    Device::Pcap {
+        replay: a.replay.take(),
+        record: a.record.take(),
+    }
+}
+
+fn new_port(mut a: PortAdd) -> Port {
+    let device = new_device(&mut a);
     let vlan = match (a.vlan, a.trunk) {
         (Some(id), _) => Some(Vlan::Access(id)),
         (None, ids) if ids.is_empty() => None,

@@ -135,6 +135,7 @@ fn device(device: &Device) -> String {
         } => format!("nic {interface} vlan {id}"),
         Device::Host { interface, .. } => format!("host {interface}"),
         Device::Vxlan { vni, .. } => format!("vxlan {vni}"),
+        Device::VhostUser { socket, .. } => format!("vhost-user {socket}"),
         Device::Pcap { .. } => "pcap".to_owned(),
         Device::Memory {} => "memory".to_owned(),
     }

@@ -76,6 +76,16 @@ fn objects_of_every_kind_are_added_shown_and_deleted() {
             "overlay",
         ),
         (
+            "port add vm --vhost-user /run/vm --queues 4 --gid 107 --mac 02:00:00:00:00:0b --address 10.0.0.11",
+            "port",
+            "vm",
+        ),
+        (
+            "port add dpdk --vhost-user /run/dpdk --client --segment lab",
+            "port",
+            "dpdk",
+        ),
+        (
             "port add host --host --pods 10.244.1.0/24 --pods fd00::/64 --egress eth0 --except 10.0.0.0/8",
             "port",
             "host",
@@ -457,6 +467,7 @@ fn an_option_of_one_kind_of_port_is_refused_for_every_other() {
         ("--nic x", "nic"),
         ("--host --pods 10.0.0.0/8", "host"),
         ("--vxlan 7", "vxlan"),
+        ("--vhost-user /f", "vhost_user"),
         ("--replay /f", "replay"),
     ];
     for (option, of) in [
@@ -472,6 +483,9 @@ fn an_option_of_one_kind_of_port_is_refused_for_every_other() {
         ("--underlay-vrf 1", "vxlan"),
         ("--udp6-zero-checksum", "vxlan"),
         ("--group-policy", "vxlan"),
+        ("--client", "vhost_user"),
+        ("--queues 2", "vhost_user"),
+        ("--gid 107", "vhost_user"),
     ] {
         for (device, _) in devices.iter().filter(|(_, name)| *name != of) {
             let words = format!("port add a {device} {option}");
@@ -480,7 +494,12 @@ fn an_option_of_one_kind_of_port_is_refused_for_every_other() {
             ctl(&words).fails(2, &["cannot be used with", flag]);
         }
     }
-    for device in ["--interface x", "--vxlan 7", "--replay /f"] {
+    for device in [
+        "--interface x",
+        "--vxlan 7",
+        "--vhost-user /f",
+        "--replay /f",
+    ] {
         let words = format!("port add a {device} --except 10.0.0.0/8");
         ctl(&words.split(' ').collect::<Vec<_>>()).fails(2, &["cannot be used with", "--except"]);
     }

@@ -7,6 +7,7 @@ mod egress;
 mod events;
 mod found;
 mod guard;
+mod guests;
 mod health;
 mod host;
 mod links;
@@ -64,6 +65,8 @@ pub enum Task {
     Link(LinkEvent),
     /// From the links of NICs.
     Report(Report),
+    /// From the frontend of this port: it has come, or gone, or its driver is ready.
+    Guest(String),
     /// A signal: stop, and leave everything in place.
     Stop,
 }
@@ -102,6 +105,8 @@ pub struct Engine {
     kernel: Kernel,
     names: Names,
     neighborhood: Neighborhood,
+    /// Another end of what it is given to do.
+    tasks: Sender<Task>,
     policies: Policies,
     ports: BTreeMap<String, LivePort>,
     /// What NICs of ports, and the host, were when they were looked at last.
@@ -167,7 +172,8 @@ impl Engine {
             Tables::new(gateway),
         )?;
         let mut engine = Engine {
-            neighborhood: Neighborhood::new(tasks, switch.misses()),
+            neighborhood: Neighborhood::new(tasks.clone(), switch.misses()),
+            tasks,
             kernel: Kernel::new(config.xdp.mode),
             start_problems: start::problems(&config),
             pulse: Pulse::default(),
@@ -238,6 +244,7 @@ impl Engine {
                 }
                 Task::Link(event) => self.link(event),
                 Task::Report(report) => self.report(report),
+                Task::Guest(port) => self.guest_changed(&port),
                 Task::Stop => return Ended::Stopped,
             }
         }

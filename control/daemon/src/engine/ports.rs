@@ -16,6 +16,7 @@ use tracing::{info, warn};
 
 use super::Engine;
 use super::change::{Moves, Plan};
+use super::guests::Guest;
 use super::links::pod_is_gone;
 use crate::kernel::{Attached, Kernel, KernelError, Means, nic};
 
@@ -30,6 +31,8 @@ pub(super) struct LivePort {
     pub(super) attached: Option<Attached>,
     /// One for each queue.
     sockets: Vec<XdpHandle>,
+    /// What speaks with the frontend of its virtual machine.
+    pub(super) guest: Option<Guest>,
     /// How its interface was, when that was noted for it since the daemon started.
     before: Option<OwnedInterface>,
     /// How its NIC looked when it was tried to be opened last.
@@ -153,6 +156,7 @@ impl Engine {
         {
             self.fault(name, e.to_string());
         }
+        self.serve_guest(name);
     }
 
     /// Lets no more frames in of ports that are about to leave the tables.
@@ -236,6 +240,7 @@ impl Engine {
             message: None,
             attached: None,
             sockets: Vec::new(),
+            guest: None,
             before: None,
             look: None,
             made: false,
@@ -266,6 +271,10 @@ impl Engine {
             }
             Device::Host { .. } => self.open_host(port, id, spec).map(Some),
             Device::Nic { .. } => self.open_uplink(port, id, worker).map(Some),
+            Device::VhostUser { .. } => {
+                self.open_guest(port, id, spec)?;
+                Ok(None)
+            }
             Device::Pcap { replay, record } => {
                 let files = PcapSpec {
                     replay: replay.clone().map(Into::into),
@@ -335,6 +344,7 @@ impl Engine {
         live.state = PortState::Faulted;
         let (id, attached) = (live.id, live.attached.take());
         live.sockets.clear();
+        live.guest = None;
         if let Some(mut attached) = attached {
             attached.disconnect();
         }

@@ -13,6 +13,7 @@ use podswitch_datapath::frame::CHUNK_SIZE;
 use podswitch_datapath::stage::LearnedEntry;
 
 use super::Engine;
+use super::guests::Guest;
 use super::ports::switch_error;
 use super::stats::rule_traffic;
 use crate::kernel::Attached;
@@ -128,6 +129,7 @@ impl Engine {
                 true => live.queues(),
                 false => Vec::new(),
             },
+            features: live.guest.as_ref().map(Guest::features).unwrap_or_default(),
             ifindex: live.attached.as_ref().map(Attached::ifindex),
             message: live.message.clone(),
             addresses: match self.nics.get(&port.name).filter(|_| port.device.is_host()) {

@@ -16,7 +16,7 @@ use podswitch_datapath::frame::{Arena, Batch, Pool};
 use podswitch_datapath::port::Port;
 use podswitch_datapath::port::vhost::{VhostDevice, VhostPort, feature, vhost_device};
 use podswitch_datapath::{PortId, WorkerId};
-use podswitch_vhost::{Endpoint, Mode, Service, State};
+use podswitch_vhost::{Endpoint, Meeting, Mode, Service, State};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use tempfile::TempDir;
 
@@ -73,8 +73,10 @@ impl Bed {
         let endpoint = Endpoint {
             path: path.clone(),
             mode,
+            gid: None,
         };
-        let service = Service::start("guest", endpoint, pairs, handle, || ());
+        let meeting = Meeting::open(&endpoint).unwrap();
+        let service = Service::start("guest", meeting, pairs, handle, || ());
         Bed {
             path,
             service: Some(service.unwrap()),

@@ -57,6 +57,30 @@ pub mod feature {
     /// Buffers are used in the order in which they were made available.
     pub const IN_ORDER: u64 = 1 << 35;
 
+    /// What drivers choose of, by the names of virtio.
+    const NAMES: [(u64, &str); 14] = [
+        (CSUM, "csum"),
+        (GUEST_CSUM, "guest_csum"),
+        (MTU, "mtu"),
+        (GUEST_TSO4, "guest_tso4"),
+        (GUEST_TSO6, "guest_tso6"),
+        (HOST_TSO4, "host_tso4"),
+        (HOST_TSO6, "host_tso6"),
+        (MRG_RXBUF, "mrg_rxbuf"),
+        (MQ, "mq"),
+        (INDIRECT_DESC, "indirect_desc"),
+        (EVENT_IDX, "event_idx"),
+        (VERSION_1, "version_1"),
+        (RING_PACKED, "ring_packed"),
+        (IN_ORDER, "in_order"),
+    ];
+
+    /// The names of those that are there.
+    pub fn names(features: u64) -> impl Iterator<Item = &'static str> {
+        let chosen = NAMES.iter().filter(move |(bit, _)| features & bit != 0);
+        chosen.map(|(_, name)| *name)
+    }
+
     /// What a frontend may choose of.
     pub const OFFERED: u64 = CSUM
         | GUEST_CSUM

@@ -12,7 +12,9 @@ use super::value::{
 use super::{Bounds, refuse};
 use crate::error::{ErrorCode, RpcError};
 use crate::limits::{MAX_MTU, MAX_TEXT_LENGTH, MIN_MTU, MIN_MTU_IPV6};
-use crate::object::{Device, HOST_POLLED, PodRef, Port, PortMapping, Protocol, Vlan, XdpMode};
+use crate::object::{
+    Device, HOST_POLLED, PodRef, Port, PortMapping, Protocol, SocketMode, Vlan, XdpMode,
+};
 
 pub(super) fn port(o: &Port, bounds: &Bounds) -> Result<(), RpcError> {
     name("name", &o.name)?;
@@ -454,6 +456,16 @@ fn device(device: &Device, bounds: &Bounds) -> Result<(), RpcError> {
             underlay_vrf,
             ..
         } => vxlan(*vni, *udp_port, local, *underlay_vrf),
+        Device::VhostUser {
+            socket,
+            mode,
+            queues,
+            gid,
+        } => {
+            let unused = gid.filter(|_| *mode == SocketMode::Client);
+            absent("device.gid", unused, "the frontend makes the socket")?;
+            vhost_user(socket, *queues)
+        }
         Device::Pcap {
             replay: None,
             record: None,
@@ -485,6 +497,34 @@ fn device(device: &Device, bounds: &Bounds) -> Result<(), RpcError> {
             "made by tests alone",
             "use `veth` or `pcap`",
         )),
+    }
+}
+
+/// Bytes of a socket's path, without the one that ends it (`struct sockaddr_un` of unix(7)).
+const MAX_SOCKET_PATH: usize = 107;
+/// Pairs of queues of a virtual machine.
+const MAX_PAIRS: u16 = 32;
+
+fn vhost_user(socket: &str, queues: u16) -> Result<(), RpcError> {
+    absolute_path("device.socket", socket)?;
+    if socket.len() > MAX_SOCKET_PATH {
+        let what = format!(
+            "{} bytes, and a socket's path has at most {MAX_SOCKET_PATH}",
+            socket.len()
+        );
+        return Err(refuse(
+            "device.socket",
+            socket,
+            what,
+            "choose a shorter one",
+        ));
+    }
+    match (1..=MAX_PAIRS).contains(&queues) {
+        true => Ok(()),
+        false => {
+            let hint = format!("choose 1 to {MAX_PAIRS}");
+            Err(refuse("device.queues", queues, "out of range", hint))
+        }
     }
 }
 
