@@ -384,3 +384,22 @@ fn a_listener_that_ends_leaves_its_successors_socket_alone() {
     drop(new);
     assert!(!path.exists());
 }
+
+/// An engine that has said stop ends at once, and nothing that could wake the loop is left then.
+#[test]
+fn a_stop_is_heard_also_when_nobody_is_left_who_could_say_more() {
+    let dir = tempfile::tempdir().unwrap();
+    let listener = Listener::bind(&dir.path().join("s"), ACCESS).unwrap();
+    let bounds = Bounds {
+        clients: 1,
+        request_bytes: 1 << 16,
+        stall: 1000 * HUNG,
+        idle: HUNG,
+    };
+    let (server, answers) = Server::new(listener, bounds, Box::new(|_| true)).unwrap();
+    answers.send(Answer::Stop);
+    drop(answers);
+    let (end, ended) = mpsc::channel();
+    std::thread::spawn(move || end.send(server.run().is_ok()));
+    assert!(ended.recv_timeout(HUNG).expect("it hears of the stop"));
+}

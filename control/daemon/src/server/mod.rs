@@ -122,6 +122,8 @@ pub struct Server {
     waiting: bool,
     jobs: Jobs,
     answers: Receiver<Answer>,
+    /// Held, as what it was woken by last is lost when nobody has it any more.
+    _waker: Arc<Waker>,
 }
 
 /// Hands a job to the engine; false when the engine has gone.
@@ -152,6 +154,7 @@ impl Server {
             waiting: false,
             jobs,
             answers,
+            _waker: waker.clone(),
         };
         Ok((server, Answers { sender, waker }))
     }
