@@ -314,11 +314,13 @@ impl VhostUserBackendReqHandlerMut for Session {
         }
     }
 
-    /// The low half is what is taken next. Of a packed queue the high half is what is given back next (vhost-user, "Vring state description").
+    /// The low half is what is taken next. Of a packed queue the high half is what is given back next (vhost-user, "Vring descriptor indices for packed
+    /// virtqueues"). virtio-user of DPDK leaves it 0, and DPDK's own backend does not look at it: when a queue was stopped, all was given back.
     fn set_vring_base(&mut self, index: u32, base: u32) -> Result<()> {
+        let at = base as u16;
         self.queue(index)?.from = Position {
-            available: base as u16,
-            used: (base >> 16) as u16,
+            available: at,
+            used: at,
         };
         Ok(())
     }

@@ -80,6 +80,18 @@ fn a_queue_goes_on_where_it_was_stopped() {
     }
 }
 
+/// virtio-user of DPDK says of a packed queue only where the next buffer is taken.
+#[test]
+fn a_packed_queue_begins_where_it_is_taken_from() {
+    let bed = Bed::new();
+    let mut frontend = bed.connect();
+    let mut machine = Machine::new(true);
+    frontend.agree(PACKED, REPLY_ACK);
+    frontend.tell_memory(&machine.memory);
+    machine.start(&mut frontend, [0x8000; 2]);
+    machine.echo(1);
+}
+
 #[test]
 fn a_queue_that_is_disabled_waits() {
     let bed = Bed::new();
