@@ -30,6 +30,7 @@ pub mod programs;
 pub mod raw;
 pub mod records;
 pub mod schema;
+pub mod testpmd;
 pub mod traffic;
 pub mod uplink;
 pub mod vlan;

@@ -10,14 +10,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use podswitch_datapath::port::vhost::VhostHandle;
+use podswitch_datapath::port::vhost::{MAX_QUEUES, VhostHandle, feature};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use tracing::{debug, info, warn};
 use vhost::vhost_user::message::FrontendReq;
 use vhost::vhost_user::{BackendReqHandler, Error};
 
 use crate::session::Session;
-use crate::socket::{Arrived, Meeting, arrived, connect_to};
+use crate::socket::{Arrived, Meeting, arrived, connect_to, take_if};
 
 /// How long the rest of a message, or room for the answer, may take.
 const STALL: Duration = Duration::from_secs(2);
@@ -256,6 +256,8 @@ impl Work {
                     }
                 }
                 Next::Knock => self.turn_away(),
+                Next::Message(SET_VRING_ENABLE)
+                    if features & feature::PROTOCOL_FEATURES == 0 && is_needless(&stream) => {}
                 Next::Message(request) => match handler.handle_request() {
                     Ok(()) => debug!(port = self.name, "{}", Request(request)),
                     Err(Error::Disconnected) => return End::Closed,
@@ -340,6 +342,20 @@ enum Look {
     Part,
     /// A message, and no room for its answer.
     NoRoom,
+}
+
+/// The number of a request that is known by its number alone.
+const SET_VRING_ENABLE: u32 = FrontendReq::SET_VRING_ENABLE as u32;
+
+/// Takes the next message if it says that a queue is not to be enabled. virtio-user of DPDK says so on a new connection of each queue that it
+/// had on the one before, before it has agreed on what allows it to; nothing is set up then.
+fn is_needless(stream: &UnixStream) -> bool {
+    let disable = |index: u32| {
+        let words = [SET_VRING_ENABLE, 1, 8, index, 0].map(u32::to_ne_bytes);
+        take_if(stream, &words.concat())
+    };
+    let mut all = 0..MAX_QUEUES as u32;
+    all.any(|index| matches!(disable(index), Ok(true)))
 }
 
 /// Whether an answer can be written without waiting.

@@ -229,6 +229,18 @@ pub(crate) fn arrived(socket: &UnixStream) -> io::Result<Arrived> {
     })
 }
 
+/// Takes the next message, which has come as a whole, if it is this one: a request, its flags, and what follows.
+pub(crate) fn take_if(socket: &UnixStream, message: &[u8]) -> io::Result<bool> {
+    let mut bytes = vec![0; message.len()];
+    let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+    let (seen, _) = recv(socket, &mut bytes[..], flags)?;
+    let is = seen == message.len() && bytes == message;
+    if is {
+        recv(socket, &mut bytes[..], RecvFlags::DONTWAIT)?;
+    }
+    Ok(is)
+}
+
 #[cfg(test)]
 mod tests {
     use std::io::Write;

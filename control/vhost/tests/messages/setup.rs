@@ -92,6 +92,20 @@ fn a_packed_queue_begins_where_it_is_taken_from() {
     machine.echo(1);
 }
 
+/// So does virtio-user of DPDK on a new connection, of what it had on the one before.
+#[test]
+fn queues_may_be_stopped_before_anything_is_agreed_on() {
+    let bed = Bed::new();
+    let mut frontend = bed.connect();
+    for index in 0..2 {
+        frontend.say(SET_VRING_ENABLE, &state(index, 0), &[]);
+        frontend.ask(GET_VRING_BASE, &state(index, 0));
+    }
+    let mut machine = Machine::new(false);
+    machine.boot(&mut frontend, USUAL);
+    machine.echo(1);
+}
+
 #[test]
 fn a_queue_that_is_disabled_waits() {
     let bed = Bed::new();
