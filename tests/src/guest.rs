@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A machine of its own, without hardware help (QEMU's TCG): Debian's kernel, podswitch's programs, and NICs whose wires end in a
-//! namespace of the test. Its shell takes commands from the test over a serial line.
+//! A machine of its own, without hardware help (QEMU's TCG): Debian's kernel, and NICs whose wires end in a namespace of the test, or at a port of a
+//! switch by vhost-user. Its shell takes commands from the test over a serial line.
 
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
@@ -94,11 +94,20 @@ fn main() {
 }
 "#;
 
-/// A NIC of the guest: its wire is a tap device of this name in the namespace.
+/// Where the frames of a guest's NIC go.
+#[derive(Debug, Clone)]
+pub enum Wire {
+    /// To a tap device of this name in the namespace.
+    Tap(&'static str),
+    /// To who listens on this socket, by vhost-user; when that ends, QEMU connects to the next.
+    VhostUser(PathBuf),
+}
+
+/// A NIC of the guest.
 #[derive(Debug)]
 pub struct GuestNic {
-    /// The tap device's name.
-    pub tap: &'static str,
+    /// Where its frames go.
+    pub wire: Wire,
     /// The NIC's MAC address.
     pub mac: &'static str,
     /// How many pairs of queues it has.
@@ -116,29 +125,66 @@ pub enum Suite {
     Newer,
 }
 
+/// What a guest is made of.
+#[derive(Debug, Clone, Copy)]
+struct Build {
+    suite: Suite,
+    cpus: u32,
+    mebibytes: u32,
+    /// It has podswitch's programs.
+    programs: bool,
+}
+
 /// A running guest; ended when dropped, and its console is printed if the test is failing.
 #[derive(Debug)]
 pub struct Guest {
     // Declared, so dropped, in this order.
     shell: BufReader<UnixStream>,
-    _running: Running,
+    running: Running,
     dir: TempDir,
     release: String,
 }
 
 impl Guest {
-    /// Boots it and waits for its shell.
+    /// Boots one with podswitch's programs and waits for its shell.
     ///
     /// # Panics
     /// If QEMU or the guest's kernel are missing, or it does not boot.
     #[track_caller]
     pub fn boot(suite: Suite, wire: &Netns, nics: &[GuestNic]) -> Guest {
+        let build = Build {
+            suite,
+            cpus: 2,
+            mebibytes: 512,
+            programs: true,
+        };
+        Guest::boot_build(build, wire, nics)
+    }
+
+    /// Boots a small one that is a pod, and waits for its shell.
+    ///
+    /// # Panics
+    /// As [`Guest::boot`].
+    #[track_caller]
+    pub fn boot_pod(wire: &Netns, nics: &[GuestNic]) -> Guest {
+        let build = Build {
+            suite: Suite::Own,
+            cpus: 1,
+            mebibytes: 192,
+            programs: false,
+        };
+        Guest::boot_build(build, wire, nics)
+    }
+
+    #[track_caller]
+    fn boot_build(build: Build, wire: &Netns, nics: &[GuestNic]) -> Guest {
         let begun = Instant::now();
         let dir = tempfile::Builder::new().prefix("pst-guest").tempdir();
         let dir = dir.expect("a temporary folder");
-        let kernel = Kernel::find(suite);
-        std::fs::write(dir.path().join("initrd"), archive(&kernel, dir.path())).expect("initramfs");
-        let mut running = start(wire, nics, &kernel, dir.path());
+        let kernel = Kernel::find(build.suite);
+        let archive = archive(&kernel, build.programs, dir.path());
+        std::fs::write(dir.path().join("initrd"), archive).expect("initramfs");
+        let mut running = start(build, wire, nics, &kernel, dir.path());
         let socket = dir.path().join("shell");
         let shell = poll(HUNG, || {
             let ended = running.ended();
@@ -150,7 +196,7 @@ impl Guest {
         timeout.expect("a read timeout");
         let mut guest = Guest {
             shell: BufReader::new(shell),
-            _running: running,
+            running,
             dir,
             release: kernel.release,
         };
@@ -204,7 +250,10 @@ impl Guest {
             let mut line = String::new();
             let length = self.shell.read_line(&mut line);
             let length = length.unwrap_or_else(|e| panic!("the guest is silent: {e}; {said}"));
-            assert_ne!(length, 0, "the guest ended; it said {said}");
+            if length == 0 {
+                let status = self.running.wait(HUNG);
+                panic!("the guest ended, QEMU with status {status}; it said {said}");
+            }
             if let Some(status) = line.trim_end().strip_prefix(END) {
                 let status = status.parse().expect("a status");
                 return (status, said.trim().to_owned());
@@ -276,7 +325,7 @@ impl Kernel {
 
 /// Everything that the guest has.
 #[track_caller]
-fn archive(kernel: &Kernel, dir: &Path) -> Vec<u8> {
+fn archive(kernel: &Kernel, programs: bool, dir: &Path) -> Vec<u8> {
     let mut files = Initramfs::new();
     files.file("init", init(kernel).as_bytes());
     for (name, from) in kernel.modules() {
@@ -292,7 +341,8 @@ fn archive(kernel: &Kernel, dir: &Path) -> Vec<u8> {
     for tool in ["ip", "ethtool"] {
         files.program(format!("usr/sbin/{tool}"), &which(tool));
     }
-    for program in ["podswitchd", "podswitchctl", "podswitch-cni"] {
+    let ours = ["podswitchd", "podswitchctl", "podswitch-cni"];
+    for program in ours.into_iter().filter(|_| programs) {
         // Without what only a debugger reads: it is most of the file.
         let small = dir.join(program);
         let mut strip = Command::new("llvm-strip");
@@ -316,7 +366,7 @@ fn which(tool: &str) -> PathBuf {
         .unwrap_or_else(|| panic!("{tool} is missing: run 'scripts/install test'"))
 }
 
-fn start(wire: &Netns, nics: &[GuestNic], kernel: &Kernel, dir: &Path) -> Running {
+fn start(build: Build, wire: &Netns, nics: &[GuestNic], kernel: &Kernel, dir: &Path) -> Running {
     let mut qemu = wire.command("qemu-system-x86_64");
     // Hardware acceleration is not for every test machine. One thread runs both processors in turn: with one for each, code that a kernel patches while
     // another processor executes it (static calls, as XDP programs come and go) was now and then run as it had been in between, and the kernel died of its int3.
@@ -326,10 +376,16 @@ fn start(wire: &Netns, nics: &[GuestNic], kernel: &Kernel, dir: &Path) -> Runnin
         "-cpu",
         "max",
         "-smp",
-        "2",
+        &build.cpus.to_string(),
         "-m",
-        "512",
+        &build.mebibytes.to_string(),
     ]);
+    // Whoever serves its queues has its memory, too.
+    let memory = format!(
+        "memory-backend-memfd,id=memory,size={}M,share=on",
+        build.mebibytes
+    );
+    qemu.args(["-object", &memory, "-machine", "memory-backend=memory"]);
     qemu.args([
         "-nodefaults",
         "-no-user-config",
@@ -345,15 +401,25 @@ fn start(wire: &Netns, nics: &[GuestNic], kernel: &Kernel, dir: &Path) -> Runnin
     let line = format!("socket,id=shell,path={},server=on,wait=off", file("shell"));
     qemu.args(["-chardev", &line, "-serial", "chardev:shell"]);
     for (i, nic) in nics.iter().enumerate() {
-        let tap = nic.tap;
         let queues = nic.queues;
-        let wire = format!(
-            "tap,id=wire{i},ifname={tap},script=no,downscript=no,vhost=off,queues={queues}"
-        );
-        let several = match queues {
-            1 => String::new(),
+        let wire = match &nic.wire {
+            Wire::Tap(tap) => format!(
+                "tap,id=wire{i},ifname={tap},script=no,downscript=no,vhost=off,queues={queues}"
+            ),
+            Wire::VhostUser(path) => {
+                let path = path.display();
+                let socket = format!("socket,id=socket{i},path={path},reconnect=1");
+                qemu.args(["-chardev", &socket]);
+                format!("vhost-user,id=wire{i},chardev=socket{i},queues={queues}")
+            }
+        };
+        let several = match (queues, &nic.wire) {
+            // QEMU 7.2 without hardware help follows a null pointer when a guest unmasks an interrupt of a queue that another process serves: all in one, then.
+            (1, Wire::VhostUser(_)) => ",vectors=0".to_owned(),
+            (_, Wire::VhostUser(_)) => ",mq=on,vectors=0".to_owned(),
+            (1, Wire::Tap(_)) => String::new(),
             // An interrupt for each queue of each direction, and two more.
-            _ => format!(",mq=on,vectors={}", 2 * queues + 2),
+            (_, Wire::Tap(_)) => format!(",mq=on,vectors={}", 2 * queues + 2),
         };
         let device = format!(
             "virtio-net-pci,netdev=wire{i},mac={}{several}{}",

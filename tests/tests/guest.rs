@@ -10,7 +10,7 @@ mod guest {
 use std::net::IpAddr;
 
 use guest::machine::{HOST_PORT, Machine, NODE, PEER, PODS, VLAN, VLAN_NODE, VLAN_PEER, ip};
-use podswitch_tests::guest::{GuestNic, Suite};
+use podswitch_tests::guest::{GuestNic, Suite, Wire};
 use podswitch_tests::traffic::{tcp_connect, tcp_echo};
 use podswitch_tests::uplink::Session;
 use podswitch_tests::{HUNG, vlan};
@@ -19,13 +19,13 @@ use serde_json::json;
 /// One whose offloads the switch can turn off, and one whose host merges segments whatever the guest says.
 const NICS: [GuestNic; 2] = [
     GuestNic {
-        tap: "tap0",
+        wire: Wire::Tap("tap0"),
         mac: "02:00:00:00:02:01",
         queues: 1,
         properties: "",
     },
     GuestNic {
-        tap: "tap1",
+        wire: Wire::Tap("tap1"),
         mac: "02:00:00:00:02:02",
         queues: 1,
         properties: ",ctrl_guest_offloads=off",

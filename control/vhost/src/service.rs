@@ -10,14 +10,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use podswitch_datapath::port::vhost::{MAX_QUEUES, VhostHandle, feature};
+use podswitch_datapath::port::vhost::VhostHandle;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use tracing::{debug, info, warn};
 use vhost::vhost_user::message::FrontendReq;
-use vhost::vhost_user::{BackendReqHandler, Error};
+use vhost::vhost_user::{BackendReqHandler, Error, VhostUserBackendReqHandlerMut};
 
 use crate::session::Session;
-use crate::socket::{Arrived, Meeting, arrived, connect_to, take_if};
+use crate::socket::{Arrived, Meeting, answer, arrived, connect_to, take};
 
 /// How long the rest of a message, or room for the answer, may take.
 const STALL: Duration = Duration::from_secs(2);
@@ -256,8 +256,11 @@ impl Work {
                     }
                 }
                 Next::Knock => self.turn_away(),
-                Next::Message(SET_VRING_ENABLE)
-                    if features & feature::PROTOCOL_FEATURES == 0 && is_needless(&stream) => {}
+                Next::Message(SET_VRING_ENABLE) => {
+                    if let Err(e) = self.enable(&stream) {
+                        return End::Fault(format!("{}: {e}", Request(SET_VRING_ENABLE)));
+                    }
+                }
                 Next::Message(request) => match handler.handle_request() {
                     Ok(()) => debug!(port = self.name, "{}", Request(request)),
                     Err(Error::Disconnected) => return End::Closed,
@@ -268,6 +271,26 @@ impl Work {
                 },
             }
         }
+    }
+
+    /// Enables or disables a queue. QEMU and virtio-user of DPDK do that before they have agreed on what allows them to, for which the library would end the
+    /// connection.
+    fn enable(&self, stream: &UnixStream) -> io::Result<()> {
+        let (flags, [index, enable]) = take(stream)?;
+        let mut session = self.session();
+        let done = match enable {
+            0 | 1 => session.set_vring_enable(index, enable == 1),
+            _ => Err(Error::InvalidParam),
+        };
+        let asked = flags & NEED_REPLY != 0 && session.answers();
+        drop(session);
+        if asked {
+            answer(stream, SET_VRING_ENABLE, done.is_err().into())?;
+        }
+        done.map_err(|e| match e {
+            Error::ReqHandlerError(e) => e,
+            e => io::Error::other(e.to_string()),
+        })
     }
 
     /// Waits for what comes next. A message is there as a whole then, and so is room for its answer.
@@ -344,19 +367,9 @@ enum Look {
     NoRoom,
 }
 
-/// The number of a request that is known by its number alone.
+/// A request that is known by its number, and the flag of one that is to be answered (vhost-user, "Header").
 const SET_VRING_ENABLE: u32 = FrontendReq::SET_VRING_ENABLE as u32;
-
-/// Takes the next message if it says that a queue is not to be enabled. virtio-user of DPDK says so on a new connection of each queue that it
-/// had on the one before, before it has agreed on what allows it to; nothing is set up then.
-fn is_needless(stream: &UnixStream) -> bool {
-    let disable = |index: u32| {
-        let words = [SET_VRING_ENABLE, 1, 8, index, 0].map(u32::to_ne_bytes);
-        take_if(stream, &words.concat())
-    };
-    let mut all = 0..MAX_QUEUES as u32;
-    all.any(|index| matches!(disable(index), Ok(true)))
-}
+const NEED_REPLY: u32 = 8;
 
 /// Whether an answer can be written without waiting.
 fn has_room(stream: &UnixStream) -> io::Result<bool> {

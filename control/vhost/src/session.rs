@@ -113,6 +113,8 @@ pub(crate) struct Session {
     pub(crate) handle: VhostHandle,
     pairs: u16,
     features: u64,
+    /// Of the protocol.
+    protocol: u64,
     memory: Option<Arc<GuestMemory>>,
     queues: Vec<Setup>,
     /// Starts of queues so far, on all connections.
@@ -126,6 +128,7 @@ impl Session {
             handle,
             pairs: pairs.clamp(1, MAX_PAIRS as u16),
             features: 0,
+            protocol: 0,
             memory: None,
             queues: Vec::new(),
             starts: 0,
@@ -134,7 +137,7 @@ impl Session {
 
     /// The frontend has gone, or another is there: nothing is set up.
     pub(crate) fn clear(&mut self) {
-        (self.features, self.memory) = (0, None);
+        (self.features, self.protocol, self.memory) = (0, 0, None);
         self.queues.clear();
         let all = 0..2 * self.pairs;
         self.queues.extend(all.map(|_| Setup::default()));
@@ -151,6 +154,11 @@ impl Session {
     /// Feature bits that were agreed on.
     pub(crate) fn features(&self) -> u64 {
         self.features
+    }
+
+    /// Whether requests that ask for an answer get one.
+    pub(crate) fn answers(&self) -> bool {
+        self.protocol & VhostUserProtocolFeatures::REPLY_ACK.bits() != 0
     }
 
     fn offered(&self) -> u64 {
@@ -366,9 +374,10 @@ impl VhostUserBackendReqHandlerMut for Session {
     fn set_protocol_features(&mut self, chosen: u64) -> Result<()> {
         let offered = PROTOCOL.bits();
         match chosen & !offered {
-            0 => Ok(()),
-            _ => Err(Refusal::Features { chosen, offered }.into()),
+            0 => self.protocol = chosen,
+            _ => return Err(Refusal::Features { chosen, offered }.into()),
         }
+        Ok(())
     }
 
     /// Pairs of them, of a network device.

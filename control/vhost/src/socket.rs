@@ -2,7 +2,7 @@
 //! The socket of a port, and what waits on it.
 
 use std::fs;
-use std::io;
+use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, lchown};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -229,22 +229,32 @@ pub(crate) fn arrived(socket: &UnixStream) -> io::Result<Arrived> {
     })
 }
 
-/// Takes the next message, which has come as a whole, if it is this one: a request, its flags, and what follows.
-pub(crate) fn take_if(socket: &UnixStream, message: &[u8]) -> io::Result<bool> {
-    let mut bytes = vec![0; message.len()];
-    let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
-    let (seen, _) = recv(socket, &mut bytes[..], flags)?;
-    let is = seen == message.len() && bytes == message;
-    if is {
-        recv(socket, &mut bytes[..], RecvFlags::DONTWAIT)?;
+/// Takes the next message, which has come as a whole and is of `N` words: its flags, and what follows its header.
+///
+/// # Errors
+/// [`io::ErrorKind::InvalidData`], when it is of another length; otherwise what the kernel said.
+pub(crate) fn take<const N: usize>(socket: &UnixStream) -> io::Result<(u32, [u32; N])> {
+    let mut header = [0; HEADER];
+    let mut body = [[0; 4]; N];
+    recv(socket, &mut header[..], RecvFlags::DONTWAIT)?;
+    let word = |at: usize| u32::from_ne_bytes([0, 1, 2, 3].map(|n| header[at + n]));
+    if word(8) as usize != 4 * N {
+        let what = format!("a message of {} bytes; it has {}", word(8), 4 * N);
+        return Err(io::Error::new(io::ErrorKind::InvalidData, what));
     }
-    Ok(is)
+    recv(socket, body.as_flattened_mut(), RecvFlags::DONTWAIT)?;
+    Ok((word(4), body.map(u32::from_ne_bytes)))
+}
+
+/// Answers a request with a number, for which there is room.
+pub(crate) fn answer(mut socket: &UnixStream, request: u32, number: u64) -> io::Result<()> {
+    // Version 1, an answer, and what follows.
+    let header = [request, 5, 8].map(u32::to_ne_bytes).concat();
+    socket.write_all(&[&header[..], &number.to_ne_bytes()].concat())
 }
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write;
-
     use super::*;
 
     fn message(request: u32, body: &[u8]) -> Vec<u8> {

@@ -7,7 +7,7 @@
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
 
-use podswitch_tests::guest::{GuestNic, Suite};
+use podswitch_tests::guest::{GuestNic, Suite, Wire};
 use podswitch_tests::traffic::ping;
 use podswitch_tests::uplink::Session;
 use podswitch_tests::{HUNG, eventually};
@@ -17,7 +17,7 @@ use super::machine::{Machine, NODE, PEER, ip};
 
 /// Two queues; from 6.13 on its driver has zero-copy where the device reads the machine's memory by addresses that the platform gives it.
 const NIC: GuestNic = GuestNic {
-    tap: "tap0",
+    wire: Wire::Tap("tap0"),
     mac: "02:00:00:00:02:01",
     queues: 2,
     properties: ",rss=on,iommu_platform=on,disable-legacy=on",

@@ -71,6 +71,10 @@ fn a_queue_has_a_length() {
         let expected = format!("SET_VRING_NUM: a queue of {length} descriptors; it has 1 to 32768");
         assert_eq!(why, expected);
     }
+    let why = fault(SET_VRING_ENABLE, &state(0, 2), &[]);
+    assert_eq!(why, "SET_VRING_ENABLE: invalid parameters");
+    let why = fault(SET_VRING_ENABLE, &[0; 12], &[]);
+    assert_eq!(why, "SET_VRING_ENABLE: a message of 12 bytes; it has 8");
     // A split one is a power of two, which is known when it is started.
     let bed = Bed::new();
     let mut frontend = bed.connect();

@@ -92,14 +92,15 @@ fn a_packed_queue_begins_where_it_is_taken_from() {
     machine.echo(1);
 }
 
-/// So does virtio-user of DPDK on a new connection, of what it had on the one before.
+/// virtio-user of DPDK does so on a new connection, of what it had on the one before, and QEMU before the guest's driver is there.
 #[test]
-fn queues_may_be_stopped_before_anything_is_agreed_on() {
+fn queues_may_be_disabled_and_enabled_before_anything_is_agreed_on() {
     let bed = Bed::new();
     let mut frontend = bed.connect();
     for index in 0..2 {
         frontend.say(SET_VRING_ENABLE, &state(index, 0), &[]);
         frontend.ask(GET_VRING_BASE, &state(index, 0));
+        frontend.say(SET_VRING_ENABLE, &state(index, 1), &[]);
     }
     let mut machine = Machine::new(false);
     machine.boot(&mut frontend, USUAL);
