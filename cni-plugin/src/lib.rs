@@ -11,6 +11,7 @@
 //! | [`result`], [`spec`] | what it is told: results, errors, versions |
 //! | [`ipam`] | where addresses come from |
 //! | [`attach`] | the veth pair, addresses and routes of a pod |
+//! | [`guest`] | the folder, and the socket in it, of a virtual machine or a DPDK program |
 //! | [`switch`] | the daemon |
 //! | [`command`] | ADD, DEL, CHECK, STATUS, GC, VERSION |
 #![forbid(unsafe_code)]
@@ -18,6 +19,7 @@
 pub mod attach;
 pub mod command;
 pub mod conf;
+pub mod guest;
 pub mod invocation;
 pub mod ipam;
 mod json;

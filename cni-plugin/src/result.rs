@@ -35,6 +35,14 @@ pub struct Interface {
         skip_serializing_if = "String::is_empty"
     )]
     pub sandbox: String,
+    /// Path of the socket by which it is reached, of one that is no kernel's (1.1.0).
+    #[serde(
+        default,
+        rename = "socketPath",
+        deserialize_with = "nullable",
+        skip_serializing_if = "String::is_empty"
+    )]
+    pub socket_path: String,
 }
 
 /// An address the attachment was given.
@@ -280,6 +288,7 @@ mod tests {
                 mac: "02:00:00:00:00:01".into(),
                 mtu: Some(1500),
                 sandbox: "/run/netns/a".into(),
+                socket_path: "/run/a".into(),
             }],
             ips: ["10.0.0.5/32", "fd00::5/128"]
                 .map(|a| Ip {
@@ -302,7 +311,11 @@ mod tests {
             let json = sample().to_json(v);
             assert_eq!(json["cniVersion"], v.as_str());
             assert_eq!(json["ips"][1].get("version").is_some(), v < Version::V1_0_0);
-            for (key, newer) in [("interfaces", "mtu"), ("routes", "mtu")] {
+            for (key, newer) in [
+                ("interfaces", "mtu"),
+                ("interfaces", "socketPath"),
+                ("routes", "mtu"),
+            ] {
                 assert_eq!(
                     json[key][0].get(newer).is_some(),
                     v >= Version::V1_1_0,

@@ -2,7 +2,7 @@
 //! Ports by vhost-user, with dpdk-testpmd behind them: in both modes of the socket, over the death of either side.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use podswitch_tests::objects::{delete, rule, set};
 use podswitch_tests::testpmd::{Device, Testpmd};
@@ -184,6 +184,85 @@ fn what_it_may_is_what_any_pod_may() {
     ));
     let drops = bed.node.drops().since(&before);
     assert!(drops.contains_key("spoofed_address"), "{drops:?}");
+}
+
+/// As a runtime calls the plugin: the socket is in the result, and everything goes with DEL, also while nobody is there to be told.
+#[test]
+fn the_plugin_attaches_it() {
+    let mut node = Node::new(NodeConfig::default());
+    let other = node.pod();
+    let info = node.dir().join("devinfo").join("one");
+    let dans = node.dir().join("dans");
+    let change = |conf: &mut Value| {
+        conf["port"] = json!("vhost-user");
+        conf["vhostUser"] = json!({"path": node.dir().join("v"), "danDir": dans, "gid": 0});
+        conf["runtimeConfig"] = json!({"CNIDeviceInfoFile": info, "mac": MAC});
+    };
+    let pod = node.pod_with(change);
+    let interface = &pod.result["interfaces"][0];
+    assert_eq!(
+        (&interface["name"], &interface["mac"]),
+        (&json!("eth0"), &json!(MAC))
+    );
+    let socket = PathBuf::from(interface["socketPath"].as_str().expect("a socket"));
+    assert!(socket.exists());
+    let told = |file: &Path| -> Value {
+        let bytes = fs::read(file).expect("a file");
+        serde_json::from_slice(&bytes).expect("JSON")
+    };
+    assert_eq!(
+        told(&info)["vhost-user"],
+        json!({"mode": "client", "path": socket})
+    );
+    let dan = dans.join(format!("{}.json", pod.container));
+    assert_eq!(told(&dan)["devices"][0]["device"]["path"], json!(socket));
+    node.execute_for("CHECK", &pod).result();
+    let device = Device {
+        socket: &socket,
+        mac: MAC,
+        server: false,
+        packed: false,
+        queues: 1,
+    };
+    let testpmd = Testpmd::start(&device, &node.dir().join("testpmd.log")).forwards();
+    eventually("the port is up", HUNG, || {
+        (node.port(&pod)?["status"]["state"] == "up").then_some(())
+    });
+    ping(&other.netns, pod.v4());
+    node.execute_for("CHECK", &pod).result();
+    node.delete(&pod);
+    for gone in [
+        &dan,
+        &socket,
+        &socket.parent().expect("a folder").to_owned(),
+    ] {
+        assert!(!gone.exists(), "{}", gone.display());
+    }
+    assert_eq!(node.port(&pod), None);
+    testpmd.kill();
+
+    // A pod that ends while no daemon runs is dropped by the next one; one that does not stays.
+    let change = |conf: &mut Value| {
+        conf["port"] = json!("vhost-user");
+        conf["vhostUser"] = json!({"path": node.dir().join("v")});
+    };
+    let (ends, stays) = (node.pod_with(change), node.pod_with(change));
+    node.kill();
+    node.delete(&ends);
+    node.start();
+    assert_eq!(node.port(&ends), None);
+    let left = node.port(&stays).expect("the other's port");
+    assert_eq!(left["status"]["state"], "down");
+    // Nobody knows it any more.
+    let mut gc = node.call("GC", "", "");
+    let mut conf = stays.conf.clone();
+    conf["cni.dev/valid-attachments"] = json!([{"containerID": other.container, "ifname": "eth0"}]);
+    gc.stdin = conf.to_string().into_bytes();
+    node.execute(&gc).result();
+    assert_eq!(node.port(&stays), None);
+    let folders = fs::read_dir(node.dir().join("v")).expect("a folder");
+    assert_eq!(folders.count(), 0);
+    ping(&other.netns, "169.254.1.1".parse().expect("an address"));
 }
 
 /// Neither a stalled frontend nor one that says nonsense costs anybody else anything.

@@ -27,6 +27,18 @@ pub struct Made {
     pub routes: Vec<PodRoute>,
 }
 
+impl Made {
+    /// Of a virtual machine, which makes its interface and its routes itself.
+    pub fn of_guest(link: &Link, plan: &Plan) -> Made {
+        let own = || mac(&link.container_id, &link.ifname, "pod");
+        Made {
+            host_mac: [0; 6],
+            pod_mac: plan.mac.unwrap_or_else(own),
+            routes: plan.all_routes(),
+        }
+    }
+}
+
 /// Opens the pod's network namespace.
 ///
 /// # Errors

@@ -45,19 +45,19 @@ pub fn host_name(container_id: &str, ifname: &str) -> String {
     format!("{HOST_PREFIX}{:012x}", hash(&[container_id, ifname]) >> 16)
 }
 
-fn is_host_name(name: &str) -> bool {
+pub(crate) fn is_host_name(name: &str) -> bool {
     name.strip_prefix(HOST_PREFIX)
         .is_some_and(|h| h.len() == 12 && h.bytes().all(|b| b.is_ascii_hexdigit()))
 }
 
 /// A locally administered unicast address (IEEE 802-2014 section 8.4) for one end.
-fn mac(container_id: &str, ifname: &str, end: &str) -> [u8; 6] {
+pub(crate) fn mac(container_id: &str, ifname: &str, end: &str) -> [u8; 6] {
     let h = hash(&[container_id, ifname, end]).to_be_bytes();
     [h[0] & 0xfc | 0x02, h[1], h[2], h[3], h[4], h[5]]
 }
 
 /// `podswitch:NETWORK:REST`, at most 255 bytes (IFALIASZ); GC needs the front, people read the rest.
-fn alias_of(network: &str, rest: &str) -> String {
+pub(crate) fn alias_of(network: &str, rest: &str) -> String {
     let mut alias = format!("podswitch:{network}:{rest}");
     // All of it is ASCII, so every byte is a boundary.
     alias.truncate(255);
@@ -85,6 +85,21 @@ impl Link {
             ifname: call.ifname.clone(),
             netns: call.netns.clone(),
         }
+    }
+
+    /// `CNI_CONTAINERID`
+    pub fn container_id(&self) -> &str {
+        &self.container_id
+    }
+
+    /// `CNI_IFNAME`
+    pub fn ifname(&self) -> &str {
+        &self.ifname
+    }
+
+    /// `CNI_NETNS`
+    pub fn netns(&self) -> &str {
+        &self.netns
     }
 
     /// Says on the interface itself whose it is.
@@ -208,7 +223,7 @@ impl Plan {
 
     /// A default route for each family that has an address, unless a route says something else of it, and the routes of
     /// such a family.
-    fn all_routes(&self) -> Vec<PodRoute> {
+    pub(crate) fn all_routes(&self) -> Vec<PodRoute> {
         let of_family = |v4| {
             let default = PodRoute::default(v4);
             let given = self.routes.iter().filter(move |r| r.is_ipv4() == v4);
@@ -233,7 +248,7 @@ fn host_error(e: podswitch_host::Error) -> CniError {
     CniError::new(code, e.to_string())
 }
 
-fn lock() -> Result<Lock, CniError> {
+pub(crate) fn lock() -> Result<Lock, CniError> {
     Lock::take(Path::new(LOCK)).map_err(|e| CniError::io(format_args!("lock {LOCK}"), &e))
 }
 

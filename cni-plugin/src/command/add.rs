@@ -1,15 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
-//! ADD: addresses, the veth pair, the port; taken back in reverse when a later step fails.
+//! ADD: addresses, the veth pair or the socket's folder, the port; taken back in reverse when a later step fails.
 
 use std::net::IpAddr;
 
 use ipnet::IpNet;
 use podswitch_api::method::VersionResult;
-use podswitch_api::object::{Action, Device, PodRef, Port, XdpMode};
+use podswitch_api::object::{self, Action, Device, PodRef, Port, XdpMode};
 use serde_json::Value;
 
 use crate::attach::{self, Link, Made, Plan, PodRoute};
-use crate::conf::{DefaultAction, Mode, NetConf};
+use crate::conf::{DefaultAction, Mode, NetConf, SocketMode, VhostUser};
+use crate::guest;
 use crate::invocation::{Invocation, bad};
 use crate::json::invalid;
 use crate::result::{Attachment, Interface, Ip, Route};
@@ -31,21 +32,31 @@ pub(super) fn run(conf: &NetConf, call: &Invocation) -> Result<Value, CniError> 
     let pod = attach::open(&link)?;
     let mut switch = Switch::connect(conf)?;
     let version = switch.version()?;
-    attach::ensure_free(&link, &pod)?;
+    if conf.guest.is_none() {
+        attach::ensure_free(&link, &pod)?;
+    }
     let allocated = match &conf.ipam {
         Some(ipam) => ipam.add(conf, call)?,
         None => Attachment::default(),
     };
     let give_back = |e| undo(e, "the addresses", || release(conf, call));
     let plan = plan(conf, &version, &allocated, mac).map_err(give_back)?;
-    let made = attach::create(&link, &pod, &plan).map_err(give_back)?;
+    let made = match &conf.guest {
+        Some(guest) => meet(conf, guest, &link, &plan),
+        None => attach::create(&link, &pod, &plan),
+    };
+    let made = made.map_err(give_back)?;
     let take_back = |e: CniError| {
         // The daemon may have added the port without saying so.
         let port = match e.is(Code::TryAgain) {
             true => Switch::take_back(conf, &link),
             false => Ok(()),
         };
-        let done = [port.map_err(CniError::from), attach::delete(&link)];
+        let way = match &conf.guest {
+            Some(guest) => part(guest, &link),
+            None => attach::delete(&link),
+        };
+        let done = [port.map_err(CniError::from), way];
         match CniError::all(done.into_iter().filter_map(Result::err).collect()) {
             Ok(()) => give_back(e),
             // What stays keeps its addresses until DEL.
@@ -56,7 +67,10 @@ pub(super) fn run(conf: &NetConf, call: &Invocation) -> Result<Value, CniError> 
     attach::still_there(&link, &pod)
         .and_then(|()| Ok(switch.set_port(port(conf, call, &link, &plan, &made))?))
         .map_err(take_back)?;
-    let mut ours = result(call, &link, &plan, &made);
+    let mut ours = match &conf.guest {
+        Some(guest) => guest_result(guest, call, &link, &plan, &made),
+        None => result(call, &link, &plan, &made),
+    };
     ours.dns = match conf.result_dns() {
         dns if dns.is_empty() => allocated.dns,
         dns => dns,
@@ -65,6 +79,28 @@ pub(super) fn run(conf: &NetConf, call: &Invocation) -> Result<Value, CniError> 
         Some(previous) => previous.and(&ours, conf.version),
         None => ours.to_json(conf.version),
     })
+}
+
+/// Makes what a virtual machine and podswitchd meet by, and tells whoever is to be told.
+fn meet(conf: &NetConf, guest: &VhostUser, link: &Link, plan: &Plan) -> Result<Made, CniError> {
+    guest::create(guest, link)?;
+    let made = attach::Made::of_guest(link, plan);
+    let told = || {
+        if let Some(file) = &conf.runtime.device_info {
+            guest::write_device_info(guest, link, file)?;
+        }
+        guest::write_dan(guest, link, plan, made.pod_mac)
+    };
+    match told() {
+        Ok(()) => Ok(made),
+        Err(e) => Err(undo(e, "the socket's folder", || part(guest, link))),
+    }
+}
+
+/// Takes back what [`meet`] has made. The file with device information is its reader's to remove.
+fn part(guest: &VhostUser, link: &Link) -> Result<(), CniError> {
+    let done = [guest::delete_dan(guest, link), guest::delete(guest, link)];
+    CniError::all(done.into_iter().filter_map(Result::err).collect())
 }
 
 /// Runs a step back; what it cannot take back is said in the details. The runtime calls DEL next, and that tries again.
@@ -130,15 +166,7 @@ fn plan(
 fn port(conf: &NetConf, call: &Invocation, link: &Link, plan: &Plan, made: &Made) -> Port {
     Port {
         name: link.host.clone(),
-        device: Device::Veth {
-            interface: link.host.clone(),
-            mode: match conf.mode {
-                Mode::Auto => XdpMode::Auto,
-                Mode::Native => XdpMode::Native,
-                Mode::Generic => XdpMode::Generic,
-                Mode::Tap => XdpMode::Tap,
-            },
-        },
+        device: device(conf, link),
         mac: Some(podswitch_api::MacAddr(made.pod_mac)),
         addresses: plan.addresses.clone(),
         vrf: conf.vrf,
@@ -150,6 +178,29 @@ fn port(conf: &NetConf, call: &Invocation, link: &Link, plan: &Plan, made: &Made
         node: false,
         pod: Some(pod_ref(conf, call)),
         host_ports: conf.runtime.port_mappings.clone(),
+    }
+}
+
+fn device(conf: &NetConf, link: &Link) -> Device {
+    match &conf.guest {
+        Some(guest) => Device::VhostUser {
+            socket: guest::socket(guest, link).to_string_lossy().into_owned(),
+            mode: match guest.mode {
+                SocketMode::Server => object::SocketMode::Server,
+                SocketMode::Client => object::SocketMode::Client,
+            },
+            queues: guest.queues,
+            gid: guest.gid.filter(|_| guest.mode == SocketMode::Server),
+        },
+        None => Device::Veth {
+            interface: link.host.clone(),
+            mode: match conf.mode {
+                Mode::Auto => XdpMode::Auto,
+                Mode::Native => XdpMode::Native,
+                Mode::Generic => XdpMode::Generic,
+                Mode::Tap => XdpMode::Tap,
+            },
+        },
     }
 }
 
@@ -180,11 +231,39 @@ fn result(call: &Invocation, link: &Link, plan: &Plan, made: &Made) -> Attachmen
         mac: podswitch_api::MacAddr(mac).to_string(),
         mtu: Some(plan.mtu),
         sandbox: sandbox.to_owned(),
+        socket_path: String::new(),
     };
+    let interfaces = vec![
+        interface(&link.host, made.host_mac, ""),
+        interface(&call.ifname, made.pod_mac, &call.netns),
+    ];
+    attachment(interfaces, plan, made)
+}
+
+/// What the machine finds by its socket.
+fn guest_result(
+    guest: &VhostUser,
+    call: &Invocation,
+    link: &Link,
+    plan: &Plan,
+    made: &Made,
+) -> Attachment {
+    let interface = Interface {
+        name: call.ifname.clone(),
+        mac: podswitch_api::MacAddr(made.pod_mac).to_string(),
+        mtu: Some(plan.mtu),
+        sandbox: call.netns.clone(),
+        socket_path: guest::socket(guest, link).to_string_lossy().into_owned(),
+    };
+    attachment(vec![interface], plan, made)
+}
+
+/// These interfaces, with what the last of them has.
+fn attachment(interfaces: Vec<Interface>, plan: &Plan, made: &Made) -> Attachment {
     let ip = |ip: &IpAddr| Ip {
         address: IpNet::from(*ip),
         gateway: Some(plan.gateway(ip.is_ipv4())),
-        interface: Some(1),
+        interface: Some(interfaces.len() - 1),
     };
     let route = |r: &PodRoute| Route {
         mtu: r.mtu,
@@ -193,12 +272,9 @@ fn result(call: &Invocation, link: &Link, plan: &Plan, made: &Made) -> Attachmen
         ..Route::new(r.dst, Some(plan.gateway(r.dst.addr().is_ipv4())))
     };
     Attachment {
-        interfaces: vec![
-            interface(&link.host, made.host_mac, ""),
-            interface(&call.ifname, made.pod_mac, &call.netns),
-        ],
         ips: plan.addresses.iter().map(ip).collect(),
         routes: made.routes.iter().map(route).collect(),
+        interfaces,
         ..Attachment::default()
     }
 }

@@ -9,6 +9,7 @@ use podswitch_api::object::Port;
 
 use crate::attach::{self, Link};
 use crate::conf::NetConf;
+use crate::guest;
 use crate::invocation::Invocation;
 use crate::result::{Interface, Ip};
 use crate::spec::{CniError, Code};
@@ -42,7 +43,13 @@ pub(super) fn run(conf: &NetConf, call: &Invocation) -> Result<(), CniError> {
     let link = Link::of(conf, call);
     let mut switch = Switch::connect(conf)?;
     let pod = attach::open(&link)?;
-    attach::check(&link, &pod, interface, &ips, &previous.routes)?;
+    match &conf.guest {
+        Some(guest) => {
+            let path = Some(interface.socket_path.as_str());
+            guest::check(guest, &link, path.filter(|path| !path.is_empty()))?;
+        }
+        None => attach::check(&link, &pod, interface, &ips, &previous.routes)?,
+    }
     check_port(&mut switch, conf, &link, interface, &ips)?;
     conf.ipam
         .as_ref()
@@ -68,6 +75,8 @@ fn check_port(
         same_station(&port, interface, ips)?;
         same_host_ports(&port, conf)?;
         match status {
+            // A machine that is not running has its place all the same.
+            Some(s) if s.state == PortState::Down && conf.guest.is_some() => return Ok(()),
             Some(s) if s.state == PortState::Down && looks < LOOKS => {
                 looks += 1;
                 thread::sleep(PAUSE);

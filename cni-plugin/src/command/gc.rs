@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 
 use crate::attach::{self, host_name};
 use crate::conf::NetConf;
+use crate::guest;
 use crate::invocation::Invocation;
 use crate::ipam::Lease;
 use crate::spec::{CniError, Code};
@@ -23,9 +24,11 @@ pub(super) fn run(conf: &NetConf, call: &Invocation) -> Result<(), CniError> {
     let mut failures = Vec::new();
     let ports = ports(conf, &keep, &mut failures);
     let interfaces = interfaces(conf, &keep, &mut failures);
+    let folders = folders(conf, &keep, &mut failures);
     // An address is free only when nothing can forward to it any more.
-    let unsure = ports.is_none() || interfaces.is_none();
-    let stays: Vec<String> = ports.into_iter().chain(interfaces).flatten().collect();
+    let unsure = ports.is_none() || interfaces.is_none() || folders.is_none();
+    let stays = ports.into_iter().chain(interfaces).chain(folders);
+    let stays: Vec<String> = stays.flatten().collect();
     let all_gone = !unsure && stays.is_empty();
     keep.extend(stays);
     let holds = |l: &Lease| unsure || keep.contains(&host_name(&l.container_id, &l.ifname));
@@ -70,6 +73,30 @@ fn interfaces(
             failures,
             "interface",
             attach::delete_host,
+        )),
+        Err(e) => {
+            failures.push(e);
+            None
+        }
+    }
+}
+
+/// The same with folders of virtual machines.
+fn folders(
+    conf: &NetConf,
+    keep: &BTreeSet<String>,
+    failures: &mut Vec<CniError>,
+) -> Option<Vec<String>> {
+    let Some(guest) = &conf.guest else {
+        return Some(Vec::new());
+    };
+    match guest::list(guest, &conf.name) {
+        Ok(names) => Some(remove(
+            names.into_iter(),
+            keep,
+            failures,
+            "folder",
+            |name| guest::delete_folder(guest, name),
         )),
         Err(e) => {
             failures.push(e);

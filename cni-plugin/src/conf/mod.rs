@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The network configuration on standard input (CNI spec 1.1.0, section 1 and "Deriving request configuration").
 
+mod guest;
 mod runtime;
 
 use std::net::IpAddr;
@@ -12,6 +13,7 @@ use podswitch_api::strict;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
+pub use guest::{FOLDER, PortKind, SocketMode, VhostUser};
 pub use runtime::{RuntimeConfig, RuntimeDns};
 
 use crate::invocation::{Command, Invocation, bad};
@@ -32,6 +34,8 @@ const KEYS: &[&str] = &[
     "ipam",
     "vrf",
     "mode",
+    "port",
+    "vhostUser",
     "egressDefault",
     "ingressDefault",
     "dns",
@@ -101,6 +105,8 @@ pub struct NetConf {
     pub vrf: u32,
     /// `mode`
     pub mode: Mode,
+    /// `vhostUser`, of pods that are virtual machines or DPDK programs (`port`); for DEL and GC, what they may have left.
+    pub guest: Option<VhostUser>,
     /// `egressDefault`
     pub egress_default: DefaultAction,
     /// `ingressDefault`
@@ -144,6 +150,7 @@ impl NetConf {
             mtu: None,
             vrf: 0,
             mode: Mode::Auto,
+            guest: None,
             egress_default: DefaultAction::Allow,
             ingress_default: DefaultAction::Allow,
             ipam: None,
@@ -171,6 +178,7 @@ impl NetConf {
         if let Ok(Some(path)) = socket(raw) {
             self.socket = path;
         }
+        self.guest = Some(VhostUser::for_cleanup(raw));
         self.ipam = Ipam::for_cleanup(raw)?;
         if command == Command::Gc {
             self.valid = valid(raw)?;
@@ -207,6 +215,11 @@ impl NetConf {
             return Err(invalid("vrf", &self.vrf.into(), "a VRF id has 24 bits"));
         }
         self.mode = take(raw, "mode")?.unwrap_or_default();
+        self.guest = VhostUser::parse(raw)?;
+        if self.guest.is_some() && self.mode != Mode::Auto {
+            let why = "there is no steering program on virtqueues; leave it out";
+            return Err(invalid("mode", &raw["mode"], why));
+        }
         self.egress_default = take(raw, "egressDefault")?.unwrap_or_default();
         self.ingress_default = take(raw, "ingressDefault")?.unwrap_or_default();
         self.dns = take(raw, "dns")?.unwrap_or_default();

@@ -3,6 +3,7 @@
 //! Capabilities" and "args in network config").
 
 use std::net::IpAddr;
+use std::path::PathBuf;
 
 use podswitch_api::object::{PortMapping, Protocol};
 use serde::Deserialize;
@@ -28,6 +29,8 @@ pub struct RuntimeConfig {
     pub dns: RuntimeDns,
     /// Capability `portMappings`.
     pub port_mappings: Vec<PortMapping>,
+    /// Capability `CNIDeviceInfoFile`: where to tell of a device that is no interface.
+    pub device_info: Option<PathBuf>,
 }
 
 /// One of capability `portMappings`.
@@ -100,7 +103,15 @@ impl RuntimeConfig {
         let object: Map<String, Value> = take(conf, "runtimeConfig")?.unwrap_or_default();
         let path = |key: &str| format!("runtimeConfig.{key}");
         for (key, value) in &object {
-            let known = ["ips", "mac", "ipRanges", "dns", "portMappings"].contains(&key.as_str());
+            let known = [
+                "ips",
+                "mac",
+                "ipRanges",
+                "dns",
+                "portMappings",
+                "CNIDeviceInfoFile",
+            ];
+            let known = known.contains(&key.as_str());
             if !known && !INFORMATIVE.contains(&key.as_str()) && !is_empty(value) {
                 let e = unsupported(&path(key), value, "podswitch has no such capability");
                 return Err(
@@ -125,7 +136,21 @@ impl RuntimeConfig {
             ip_ranges: take_at(&own, "ipRanges", &path("ipRanges"))?.unwrap_or_default(),
             dns: take_at(&own, "dns", &path("dns"))?.unwrap_or_default(),
             port_mappings: port_mappings(&own)?,
+            device_info: device_info(&own)?,
         })
+    }
+}
+
+fn device_info(own: &Map<String, Value>) -> Result<Option<PathBuf>, CniError> {
+    let path = "runtimeConfig.CNIDeviceInfoFile";
+    let file: Option<PathBuf> = take_at(own, "CNIDeviceInfoFile", path)?;
+    match file.filter(|file| !file.as_os_str().is_empty()) {
+        Some(file) if !file.is_absolute() => Err(invalid(
+            path,
+            &own["CNIDeviceInfoFile"],
+            "not an absolute path",
+        )),
+        file => Ok(file),
     }
 }
 

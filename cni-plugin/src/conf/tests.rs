@@ -321,3 +321,73 @@ fn the_runtimes_dns_goes_before_the_configurations() {
     conf["runtimeConfig"] = json!({"dns": {"Servers": [], "Searches": null}});
     assert_eq!(parse(conf).unwrap().result_dns().nameservers, ["10.0.0.53"]);
 }
+
+#[test]
+fn a_network_may_be_of_virtual_machines() {
+    let with = |more: Value| {
+        let mut conf = base();
+        for (key, value) in more.as_object().unwrap() {
+            conf[key] = value.clone();
+        }
+        conf
+    };
+    assert_eq!(parse(base()).unwrap().guest, None);
+    assert_eq!(parse(with(json!({"port": "veth"}))).unwrap().guest, None);
+    let plain = parse(with(json!({"port": "vhost-user"}))).unwrap().guest;
+    assert_eq!(plain.unwrap(), VhostUser::default());
+    let all = json!({"port": "vhost-user", "vhostUser": {"mode": "client", "path": "/run/v", "queues": 4,
+        "gid": 107, "danDir": "/run/kata-containers/dans"}});
+    let read = parse(with(all.clone())).unwrap().guest.unwrap();
+    assert_eq!(
+        (read.mode, read.queues, read.gid),
+        (SocketMode::Client, 4, Some(107))
+    );
+    // Cleaning up knows where, whatever else is wrong.
+    let mut broken = with(all);
+    broken["vhostUser"]["queues"] = json!("many");
+    let left = parse_for(&broken, Command::Del).unwrap().guest.unwrap();
+    assert_eq!(left.path, PathBuf::from("/run/v"));
+    assert_eq!(left.dan, Some("/run/kata-containers/dans".into()));
+    let left = parse_for(&base(), Command::Gc).unwrap().guest.unwrap();
+    assert_eq!(left.path, PathBuf::from(FOLDER));
+    for (more, named) in [
+        (json!({"port": "tap"}), "port"),
+        (json!({"vhostUser": {"queues": 2}}), "vhostUser"),
+        (json!({"port": "vhost-user", "mode": "native"}), "mode"),
+        (
+            json!({"port": "vhost-user", "vhostUser": {"queue": 2}}),
+            "queue",
+        ),
+        (
+            json!({"port": "vhost-user", "vhostUser": {"queues": 0}}),
+            "vhostUser.queues",
+        ),
+        (
+            json!({"port": "vhost-user", "vhostUser": {"queues": 33}}),
+            "33",
+        ),
+        (
+            json!({"port": "vhost-user", "vhostUser": {"mode": "both"}}),
+            "both",
+        ),
+        (
+            json!({"port": "vhost-user", "vhostUser": {"path": "run"}}),
+            "vhostUser.path",
+        ),
+        (
+            json!({"port": "vhost-user", "vhostUser": {"path": format!("/{}", "x".repeat(80))}}),
+            "at most 80",
+        ),
+        (
+            json!({"port": "vhost-user", "vhostUser": {"danDir": "dans"}}),
+            "vhostUser.danDir",
+        ),
+        (
+            json!({"runtimeConfig": {"CNIDeviceInfoFile": "info"}}),
+            "CNIDeviceInfoFile",
+        ),
+    ] {
+        let e = parse(with(more.clone())).unwrap_err();
+        assert!(e.code == 7 && e.msg.contains(named), "{more}: {e}");
+    }
+}

@@ -287,6 +287,7 @@ impl State {
             mode: None,
             ifindex: None,
             message: (state == PortState::Faulted).then(|| "the device failed".into()),
+            features: Vec::new(),
             queues: Vec::new(),
             addresses: Vec::new(),
             on_host: Vec::new(),

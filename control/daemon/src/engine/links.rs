@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What the kernel says about interfaces: a pod's port goes with its interface, any other port waits for it to return.
 
+use std::path::Path;
+
 use podswitch_api::Key;
 use podswitch_api::method::{Change, PortState};
 use podswitch_api::object::{Device, Port};
@@ -225,8 +227,12 @@ fn no_link(port: &Port, interface: &str) -> String {
     format!("interface {interface} has no link: {why}")
 }
 
-/// Whether a port's interface is there, for a port that has one.
+/// Whether a port's interface is there, for a port that has one; for one by vhost-user, the folder with its socket.
 fn is_there(port: &Port) -> podswitch_host::Result<bool> {
+    if let Device::VhostUser { socket, .. } = &port.device {
+        let folder = Path::new(socket).parent();
+        return Ok(folder.is_none_or(|folder| folder.exists()));
+    }
     let Some(interface) = interface_of(port) else {
         return Ok(true);
     };
@@ -238,7 +244,7 @@ fn is_gone(port: &Port) -> bool {
     matches!(is_there(port), Ok(false))
 }
 
-/// Whether a port is a pod's whose interface is not there.
+/// Whether a port is a pod's whose interface, or folder, is not there.
 pub(super) fn pod_is_gone(port: &Port) -> bool {
     port.pod.is_some() && is_gone(port)
 }
