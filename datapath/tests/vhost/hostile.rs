@@ -303,13 +303,79 @@ fn regions_that_are_none_are_refused_by_name() {
         .map(|_| bed.guest.region())
         .collect::<Vec<_>>();
     let said = GuestMemory::new(&many).unwrap_err().to_string();
-    assert!(said.contains("513 regions"), "{said}");
+    assert!(said.contains("65 regions"), "{said}");
+    let sparse = bed.guest.file.try_clone().unwrap();
+    sparse.set_len(5 << 40).unwrap();
+    let much = Region {
+        bytes: 5 << 40,
+        offset: 0,
+        file: sparse,
+        ..bed.guest.region()
+    };
+    let said = GuestMemory::new(&[much]).unwrap_err().to_string();
+    assert!(
+        said.starts_with("5497558138880 bytes of memory; at most"),
+        "{said}"
+    );
     let empty = std::fs::File::open("/dev/null").unwrap();
     let region = Region {
         file: empty,
         ..bed.guest.region()
     };
     assert!(GuestMemory::new(&[region]).is_err());
+}
+
+/// What is mapped of a large file is the region alone.
+#[test]
+fn a_region_may_begin_anywhere_in_its_file() {
+    let mut bed = Bed::new(USUAL, SIZE);
+    let far = 3 << 39;
+    let file = bed.guest.file.try_clone().unwrap();
+    file.set_len(far + (1 << 20)).unwrap();
+    let [mut region] = [bed.guest.region()];
+    region.offset = far + 100;
+    region.bytes = 4096;
+    let near = GuestMemory::new(&[region]).unwrap();
+    let beside = Region {
+        guest: GUEST + (1 << 30),
+        user: USER + (1 << 30),
+        ..bed.guest.region()
+    };
+    let (guest, user, bytes) = (beside.guest, beside.user, beside.bytes);
+    let both = near.with(&beside).unwrap();
+    assert!(both.without(guest, user, bytes + 1).is_none());
+    let one = both.without(guest, user, bytes).unwrap();
+    assert!(one.without(guest, user, bytes).is_none());
+    bed.guest_sends(&packet(60, 1));
+    let frames = bed.receive();
+    assert_eq!(bed.bytes(frames), [packet(60, 1)]);
+}
+
+/// A frontend that lets nobody write to the eventfd by which its driver is called.
+#[test]
+fn a_worker_that_is_held_up_in_a_call_is_taken_out_of_it() {
+    let mut bed = Bed::new(USUAL, SIZE);
+    bed.queues[1].ask_for_calls(&bed.guest, true, false);
+    let call = bed.queues[1].call.clone();
+    let flags = rustix::fs::fcntl_getfl(&call).unwrap();
+    rustix::fs::fcntl_setfl(&call, flags - rustix::fs::OFlags::NONBLOCK).unwrap();
+    rustix::io::write(&call, &(u64::MAX - 2).to_ne_bytes()).unwrap();
+    let mut calls = bed.handle.calls();
+    let done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                calls.look();
+                std::thread::sleep(std::time::Duration::from_millis(1));
+            }
+        });
+        bed.guest_sends(&packet(60, 1));
+        let frames = bed.receive();
+        let frames = bed.bytes(frames);
+        done.store(true, std::sync::atomic::Ordering::Relaxed);
+        assert_eq!(frames.len(), 1);
+    });
+    assert_broken(&mut bed, 1, RingFault::Call);
 }
 
 #[test]

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{EventfdFlags, eventfd};
 
 use super::memory::GuestMemory;
+use super::nudge::Calling;
 use super::pair::Served;
 use super::ring::{Position, RingFault};
 use super::split::Addresses;
@@ -156,6 +157,8 @@ pub(super) struct Shared {
     broken: Mutex<Option<Broken>>,
     /// The worker serves queues by which the driver receives.
     pub(super) ready: AtomicBool,
+    /// The worker is calling a driver.
+    pub(super) calling: Calling,
     /// Rung for the worker: something was published.
     pub(super) bell: OwnedFd,
     /// Rung by the worker: a queue is broken.
@@ -208,6 +211,7 @@ pub fn vhost_device() -> io::Result<(VhostHandle, VhostDevice)> {
         positions: [const { AtomicU32::new(0) }; MAX_QUEUES],
         broken: Mutex::new(None),
         ready: AtomicBool::new(false),
+        calling: Calling::default(),
         bell: eventfd(0, flags)?,
         alarm: eventfd(0, flags)?,
     });
@@ -219,10 +223,23 @@ pub fn vhost_device() -> io::Result<(VhostHandle, VhostDevice)> {
     Ok((VhostHandle { publisher, shared }, device))
 }
 
+/// A port's calls to its driver, which its frontend can have the worker wait in.
+#[derive(Debug)]
+pub struct Calls {
+    shared: Arc<Shared>,
+    last: u64,
+}
+
+impl Calls {
+    /// Looks once. A worker that has been in the same call since the last look is taken out of it, and the port is broken. To be done every few milliseconds.
+    pub fn look(&mut self) {
+        self.last = self.shared.calling.look(self.last);
+    }
+}
+
 impl VhostHandle {
-    /// Gives the worker what is set up now. What was broken counts as mended.
+    /// Gives the worker what is set up now.
     pub fn publish(&mut self, backend: Backend) {
-        self.take_broken();
         self.publisher.publish(backend);
         ring(self.shared.bell.as_fd());
     }
@@ -258,6 +275,14 @@ impl VhostHandle {
     /// Readable once a queue is broken.
     pub fn alarm(&self) -> BorrowedFd<'_> {
         self.shared.alarm.as_fd()
+    }
+
+    /// For somebody who looks after the worker's calls.
+    pub fn calls(&self) -> Calls {
+        Calls {
+            shared: self.shared.clone(),
+            last: 0,
+        }
     }
 
     /// Whether the driver can receive, as far as the worker has come.

@@ -12,9 +12,10 @@ use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};
 
 use super::sigbus::Mapping;
 
-/// Most regions of a guest: what a vhost-user frontend may name in one message, and as many as it may add (`VHOST_USER_MAX_RAM_SLOTS` of QEMU's
-/// hw/virtio/vhost-user.c).
-pub const MAX_REGIONS: usize = 512;
+/// Most regions of a guest: what a vhost-user frontend may name in one message (8), and as many as it may add. Each access looks for one among them.
+pub const MAX_REGIONS: usize = 64;
+/// Most bytes of all regions of a guest: addresses are many, but all ports share them.
+pub const MAX_MEMORY: u64 = 4 << 40;
 
 /// A region, as the frontend describes it.
 #[derive(Debug)]
@@ -49,6 +50,9 @@ pub enum RegionError {
     /// More regions than [`MAX_REGIONS`].
     #[error("{0} regions; at most {MAX_REGIONS} are taken")]
     Many(usize),
+    /// More memory than [`MAX_MEMORY`].
+    #[error("{0} bytes of memory; at most {MAX_MEMORY} are taken")]
+    Much(u64),
     /// The kernel's word.
     #[error("region of {bytes} bytes at {guest:#x}: {source}")]
     Map {
@@ -99,15 +103,17 @@ impl Mapped {
         let end = offset.checked_add(bytes).filter(|end| *end <= meta.size());
         let end = end.ok_or_else(|| wrong("the file is shorter"))?;
         // A page of the file, which may be a huge one, is mapped whole or not at all.
-        let whole = end.checked_next_multiple_of(meta.blksize().max(4096));
+        let page = meta.blksize().max(4096);
+        let begin = offset - offset % page;
+        let whole = end.checked_next_multiple_of(page).map(|end| end - begin);
         let whole = whole.and_then(|n| isize::try_from(n).ok());
         let whole = whole.ok_or_else(|| wrong("too long"))?;
         Ok(Mapped {
             guest,
             user,
             bytes,
-            offset: offset as usize,
-            mapping: Arc::new(Mapping::new(file, whole as usize).map_err(map)?),
+            offset: (offset - begin) as usize,
+            mapping: Arc::new(Mapping::new(file, begin, whole as usize).map_err(map)?),
         })
     }
 
@@ -118,6 +124,15 @@ impl Mapped {
         // SAFETY: (G3) `within` is below the region's bytes, which end within the mapping.
         let at = unsafe { self.mapping.base().add(self.offset + within as usize) };
         (at, len.min(self.bytes - within))
+    }
+}
+
+/// Whether regions of so many bytes are not too much together.
+fn enough(all: impl Iterator<Item = u64>) -> Result<(), RegionError> {
+    let sum = all.fold(0, u64::saturating_add);
+    match sum <= MAX_MEMORY {
+        true => Ok(()),
+        false => Err(RegionError::Much(sum)),
     }
 }
 
@@ -136,6 +151,7 @@ impl GuestMemory {
         if regions.len() > MAX_REGIONS {
             return Err(RegionError::Many(regions.len()));
         }
+        enough(regions.iter().map(|r| r.bytes))?;
         let regions = regions.iter().map(Mapped::new);
         Ok(GuestMemory {
             regions: regions.collect::<Result<_, _>>()?,
@@ -151,6 +167,7 @@ impl GuestMemory {
         if most > MAX_REGIONS {
             return Err(RegionError::Many(most));
         }
+        enough(self.regions.iter().map(|r| r.bytes).chain([region.bytes]))?;
         let more = Mapped::new(region)?;
         let regions = self.regions.iter().cloned().chain([more]);
         Ok(GuestMemory {

@@ -8,6 +8,7 @@
 //! |---|---|
 //! | `memory`, `sigbus` | the guest's memory, and what happens when a part of it is taken away |
 //! | `ring`, `split`, `packed` | virtqueues as their device sees them |
+//! | `nudge` | calls that a frontend has the worker wait in |
 //! | `cursor`, `pair` | frames out of buffers, and into them |
 //! | `backend` | what is handed to the worker, and what it says of it |
 //!
@@ -17,6 +18,7 @@
 mod backend;
 mod cursor;
 mod memory;
+mod nudge;
 mod packed;
 mod pair;
 mod ring;
@@ -35,9 +37,10 @@ use rustix::event::Timespec;
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 
 pub use backend::{
-    Backend, Broken, MAX_PAIRS, MAX_QUEUES, Queue, VhostDevice, VhostHandle, feature, vhost_device,
+    Backend, Broken, Calls, MAX_PAIRS, MAX_QUEUES, Queue, VhostDevice, VhostHandle, feature,
+    vhost_device,
 };
-pub use memory::{GuestMemory, MAX_REGIONS, Region, RegionError};
+pub use memory::{GuestMemory, MAX_MEMORY, MAX_REGIONS, Region, RegionError};
 pub use ring::{MAX_QUEUE, Position, RingFault};
 pub use split::Addresses;
 
@@ -45,7 +48,7 @@ use super::{Caps, Link, PortCounters};
 use crate::frame::{Arena, Batch, Frame, MAX_SEGMENTS, Pool};
 use crate::ids::PortId;
 use crate::wire::partial;
-use pair::{Put, Room, Served, Take, Terms};
+use pair::{Before, Put, Room, Served, Take, Terms};
 
 /// A port of a guest. Its worker's alone.
 pub struct VhostPort {
@@ -185,7 +188,10 @@ impl VhostPort {
 
     #[cold]
     fn change(&mut self) {
+        // What was served is let go of first: whoever set it up frees it, as soon as it sees that the new one was fetched.
         let before = self.take_queues();
+        let before: Vec<Before> = before.into_iter().map(Served::into_before).collect();
+        self.memory = None;
         let backend = self.device.backend.refresh();
         self.terms = Terms::of(backend);
         self.memory.clone_from(&backend.memory);
@@ -195,6 +201,9 @@ impl VhostPort {
                 continue;
             };
             queue.ring.ask_for_kicks(false);
+            if let Err(fault) = queue.greet(old, &self.device.shared) {
+                return self.fail(Broken { queue: at, fault });
+            }
             self.device.shared.set_position(at, queue.ring.position());
             if let Some(kick) = queue.kick() {
                 // One that cannot be waited for is not heard; the worker looks again by itself.
@@ -257,12 +266,12 @@ impl VhostPort {
             };
             let received = queue.receive(&mut take, want);
             taken = take.taken;
-            if let Err(fault) = received {
+            let finish = |()| queue.finish(&mut self.counters, &self.device.shared);
+            if let Err(fault) = received.and_then(finish) {
                 let queue = queue.at;
                 broken = Some(Broken { queue, fault });
                 break;
             }
-            queue.finish(&mut self.counters, &self.device.shared);
         }
         self.first = self.first.wrapping_add(1);
         self.judge(broken);
@@ -318,7 +327,10 @@ impl VhostPort {
             }
         }
         for queue in &mut self.receiving {
-            queue.finish(&mut self.counters, &self.device.shared);
+            if let Err(fault) = queue.finish(&mut self.counters, &self.device.shared) {
+                let queue = queue.at;
+                broken = broken.or(Some(Broken { queue, fault }));
+            }
         }
         self.judge(broken);
         sent

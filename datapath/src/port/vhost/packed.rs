@@ -8,8 +8,8 @@ use std::sync::atomic::fence;
 
 use super::memory::{GuestMemory, Words};
 use super::ring::{
-    Buffer, DESCRIPTOR, Direction, Gather, INDIRECT, MAX_QUEUE, NEXT, Piece, Position, RingFault,
-    WRITE,
+    Buffer, DESCRIPTOR, Direction, Gather, INDIRECT, MAX_PIECES, MAX_QUEUE, NEXT, Piece, Position,
+    RingFault, WRITE,
 };
 use super::split::{Addresses, is_passed};
 
@@ -139,7 +139,8 @@ impl Packed {
             direction,
             pieces,
         };
-        for count in 1..=self.size {
+        let most = self.size.min(MAX_PIECES as u16);
+        for count in 1..=most {
             let index = self.next.plus(count - 1, self.size).index;
             let at = usize::from(index) * DESCRIPTOR;
             let address = self.ring.load_long(at);
@@ -158,9 +159,7 @@ impl Packed {
                 }));
             }
         }
-        Err(RingFault::Endless {
-            most: self.size.into(),
-        })
+        Err(RingFault::Endless { most: most.into() })
     }
 
     #[inline]

@@ -5,11 +5,11 @@
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
-use super::backend::{Backend, Queue, Shared, feature, ring};
+use super::backend::{Backend, Queue, Shared, feature};
 use super::cursor::{Cursor, total};
 use super::memory::GuestMemory;
 use super::packed::Packed;
-use super::ring::{Buffer, Direction, Piece, Position, Ring, RingFault};
+use super::ring::{Buffer, Direction, MAX_PIECES, Piece, Position, Ring, RingFault};
 use super::split::Split;
 use crate::frame::{Arena, Batch, CHUNK_SIZE, Frame, HEADROOM, MAX_FRAME, Offload, Pool};
 use crate::ids::PortId;
@@ -110,6 +110,15 @@ pub(super) struct Served {
     given: bool,
 }
 
+/// What is known of a queue that was served.
+#[derive(Debug)]
+pub(super) struct Before {
+    pub(super) at: usize,
+    start: u64,
+    stands: Position,
+    call: Option<Arc<std::fs::File>>,
+}
+
 /// How an attempt to put a frame into a queue ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Put {
@@ -122,11 +131,11 @@ pub(super) enum Put {
 
 impl Served {
     /// A queue of a backend that goes on where it was served before, if it was; `None` when it is not where the frontend says.
-    pub(super) fn new(backend: &Backend, at: usize, before: Option<&Served>) -> Option<Served> {
+    pub(super) fn new(backend: &Backend, at: usize, before: Option<&Before>) -> Option<Served> {
         let memory = backend.memory.as_ref()?;
         let queue = backend.queues.get(at)?.as_ref()?;
-        let before = before.filter(|b| b.queue.start == queue.start);
-        let before = before.map(|b| b.ring.position());
+        let before = before.filter(|b| b.start == queue.start);
+        let before = before.map(|b| b.stands);
         let events = backend.has(feature::EVENT_IDX);
         let (places, size) = (queue.addresses, queue.size);
         let ring = match backend.has(feature::RING_PACKED) {
@@ -149,6 +158,32 @@ impl Served {
         })
     }
 
+    /// What is to be known of it when it has been set up anew. Nothing of its memory is held any more.
+    pub(super) fn into_before(self) -> Before {
+        Before {
+            at: self.at,
+            start: self.queue.start,
+            stands: self.ring.position(),
+            call: self.queue.call,
+        }
+    }
+
+    /// Calls the driver once without being asked, if it is called by something else than before: what was given back meanwhile, also by a backend that was killed,
+    /// may never have been announced.
+    ///
+    /// # Errors
+    /// [`RingFault::Call`]
+    pub(super) fn greet(&self, before: Option<&Before>, shared: &Shared) -> Result<(), RingFault> {
+        let before = before.and_then(|b| b.call.as_ref());
+        if let Some(call) = &self.queue.call
+            && before.is_none_or(|b| !Arc::ptr_eq(b, call))
+            && !shared.calling.ring(call.as_fd())
+        {
+            return Err(RingFault::Call);
+        }
+        Ok(())
+    }
+
     /// What it is heard by.
     pub(super) fn kick(&self) -> Option<&Arc<std::fs::File>> {
         self.queue.kick.as_ref()
@@ -162,18 +197,25 @@ impl Served {
 
     /// The driver sees what was given back, and is called if it wants to be; the messages' side sees where the queue stands.
     #[inline]
-    pub(super) fn finish(&mut self, counters: &mut PortCounters, shared: &Shared) {
+    pub(super) fn finish(
+        &mut self,
+        counters: &mut PortCounters,
+        shared: &Shared,
+    ) -> Result<(), RingFault> {
         if !std::mem::take(&mut self.given) {
-            return;
+            return Ok(());
         }
         self.ring.publish();
         shared.set_position(self.at, self.ring.position());
         if self.ring.wants_call()
             && let Some(call) = &self.queue.call
         {
-            ring(call.as_fd());
             counters.kicks += 1;
+            if !shared.calling.ring(call.as_fd()) {
+                return Err(RingFault::Call);
+            }
         }
+        Ok(())
     }
 
     /// Takes frames that the driver sends, until there are `want` of them. All buffers are looked up before the first is read, so that the processor can fetch them side by side.
@@ -183,7 +225,8 @@ impl Served {
         let Room { pieces, found, .. } = &mut *take.room;
         pieces.clear();
         found.clear();
-        while found.len() < want {
+        // A driver that describes its packets in very many pieces has fewer of them taken at a time.
+        while found.len() < want && pieces.len() < MAX_PIECES {
             let (stand, begin) = (self.ring.position(), pieces.len());
             let Some(buffer) = self.ring.take(Direction::FromGuest, pieces)? else {
                 break;

@@ -10,8 +10,8 @@ use super::split::Split;
 
 /// Most descriptors of a queue (virtio 1.2 section 2.7: 32768 is the most of a split one).
 pub const MAX_QUEUE: u16 = 1 << 15;
-/// Most pieces of a buffer in an indirect table. A driver may use more of them than its queue has descriptors, as Linux does.
-const MAX_INDIRECT: usize = 1024;
+/// Most pieces of a buffer, in a chain or an indirect table. A driver may use more of them in a table than its queue has descriptors, as Linux does.
+pub(super) const MAX_PIECES: usize = 1024;
 
 /// `VIRTQ_DESC_F_NEXT`: the buffer goes on in another descriptor.
 pub(super) const NEXT: u16 = 1;
@@ -69,6 +69,9 @@ pub enum RingFault {
     /// A buffer to write into where one to read belongs, or the other way round.
     #[error("a buffer for the other direction")]
     Direction,
+    /// The worker was held up when it called the driver.
+    #[error("its eventfd lets nobody write to it")]
+    Call,
     /// A part of the guest's memory was taken away while it was in use.
     #[error("the file behind the guest's memory was cut")]
     Lost,
@@ -125,7 +128,7 @@ impl Gather<'_> {
     pub(super) fn table(&mut self, address: u64, len: u32, chained: bool) -> Result<(), RingFault> {
         let count = len as usize / DESCRIPTOR;
         let whole = (len as usize).is_multiple_of(DESCRIPTOR);
-        if count == 0 || count > MAX_INDIRECT || !whole {
+        if count == 0 || count > MAX_PIECES || !whole {
             return Err(RingFault::Table { len });
         }
         let mut next = 0;

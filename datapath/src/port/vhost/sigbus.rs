@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Once, OnceLock};
 
 /// Most mappings of all ports at a time.
-const MOST: usize = 4096;
+const MOST: usize = 16384;
 
 /// A mapping that the handler knows.
 struct Watched {
@@ -36,7 +36,7 @@ static WATCHED: [Watched; MOST] = [const {
 static INSTALL: Once = Once::new();
 static BEFORE: OnceLock<libc::sigaction> = OnceLock::new();
 
-/// A file of somebody else's, mapped shared from its beginning, to be read and written; unmapped when it is dropped. What is in it changes at any time.
+/// A part of a file of somebody else's, mapped shared, to be read and written; unmapped when it is dropped. What is in it changes at any time.
 #[derive(Debug)]
 pub(super) struct Mapping {
     base: NonNull<u8>,
@@ -58,17 +58,18 @@ unsafe impl Send for Mapping {}
 unsafe impl Sync for Mapping {}
 
 impl Mapping {
-    /// Maps the first `bytes` bytes, which the file has.
+    /// Maps `bytes` bytes from `offset` on, which the file has; both are multiples of its pages.
     ///
     /// # Errors
     /// `OutOfMemory` when all ports together have too many mappings; otherwise what mmap(2) said.
-    pub(super) fn new(file: &File, bytes: usize) -> io::Result<Mapping> {
+    pub(super) fn new(file: &File, offset: u64, bytes: usize) -> io::Result<Mapping> {
         INSTALL.call_once(install);
         let place = take_place().ok_or(io::ErrorKind::OutOfMemory)?;
         let protection = libc::PROT_READ | libc::PROT_WRITE;
-        let flags = libc::MAP_SHARED | libc::MAP_NORESERVE;
+        let (flags, fd) = (libc::MAP_SHARED | libc::MAP_NORESERVE, file.as_raw_fd());
+        let offset = libc::off_t::try_from(offset).map_err(io::Error::other)?;
         // SAFETY: (G1) new addresses that the kernel chooses.
-        let base = unsafe { libc::mmap(null_mut(), bytes, protection, flags, file.as_raw_fd(), 0) };
+        let base = unsafe { libc::mmap(null_mut(), bytes, protection, flags, fd, offset) };
         let base = match NonNull::new(base.cast::<u8>()) {
             Some(base) if base.as_ptr().cast() != libc::MAP_FAILED => base,
             _ => {

@@ -8,7 +8,8 @@ use std::sync::atomic::fence;
 
 use super::memory::{GuestMemory, Words};
 use super::ring::{
-    Buffer, DESCRIPTOR, Direction, Gather, INDIRECT, MAX_QUEUE, NEXT, Piece, Position, RingFault,
+    Buffer, DESCRIPTOR, Direction, Gather, INDIRECT, MAX_PIECES, MAX_QUEUE, NEXT, Piece, Position,
+    RingFault,
 };
 
 /// `VIRTQ_AVAIL_F_NO_INTERRUPT`, and `VIRTQ_USED_F_NO_NOTIFY`.
@@ -139,7 +140,8 @@ impl Split {
             pieces,
         };
         let mut index = head;
-        for _ in 0..self.size {
+        let most = usize::from(self.size).min(MAX_PIECES);
+        for _ in 0..most {
             if index >= self.size {
                 return Err(RingFault::Descriptor {
                     index,
@@ -163,9 +165,7 @@ impl Split {
             }
             index = (rest >> 48) as u16;
         }
-        Err(RingFault::Endless {
-            most: self.size.into(),
-        })
+        Err(RingFault::Endless { most })
     }
 
     #[inline]
