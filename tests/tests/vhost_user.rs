@@ -286,6 +286,39 @@ fn a_frontend_out_of_order_has_its_port_faulted() {
     bed.talks();
 }
 
+/// A change that cannot be made leaves the port as it was, with its frontend.
+#[test]
+fn a_change_that_is_refused_changes_nothing() {
+    let bed = Bed::new(json!({"mode": "client"}));
+    let _testpmd = bed.testpmd(true, false, 1).forwards();
+    bed.wait_for("up");
+    let port = json!({"kind": "port", "name": NAME, "device": {"kind": "veth", "interface": "nowhere0"},
+        "mac": MAC, "addresses": [ADDRESS]});
+    let changes = json!({"changes": [set(port)]});
+    let refused = bed.node.rpc("apply", &changes).expect_err("no interface");
+    assert!(refused.to_string().contains("nowhere0"), "{refused}");
+    bed.wait_for("up");
+    bed.talks();
+}
+
+/// What was in the way when the daemon started may go.
+#[test]
+fn a_port_whose_socket_could_not_be_made_is_tried_again() {
+    let mut bed = Bed::server();
+    bed.node.kill();
+    fs::remove_file(bed.socket()).expect("the socket");
+    fs::write(bed.socket(), "mine").expect("a file");
+    bed.node.start();
+    let status = bed.wait_for("faulted");
+    let message = status["message"].as_str().expect("a message");
+    assert!(message.contains("it is no socket"), "{message}");
+    fs::remove_file(bed.socket()).expect("the file");
+    bed.wait_for("down");
+    let _testpmd = bed.testpmd(false, false, 1).forwards();
+    bed.wait_for("up");
+    bed.talks();
+}
+
 #[test]
 fn what_is_at_the_path_is_not_taken_away() {
     let bed = Bed::server();

@@ -10,6 +10,7 @@
 //! | `service` | the thread: connections, one after another |
 //! | `socket` | listening, connecting, and waiting for a whole message |
 //! | `session` | what a frontend has said, and what the worker is told |
+//! | `patrol` | what a frontend may have a thread wait in, and how that ends |
 //! | `files` | which descriptors are taken from a frontend |
 //!
 //! A frontend that breaks the protocol loses its connection, with a reason that names the message and the value; the port is as it was before it came.
@@ -18,6 +19,7 @@
 #![forbid(unsafe_code)]
 
 mod files;
+mod patrol;
 mod service;
 mod session;
 mod socket;

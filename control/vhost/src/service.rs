@@ -5,8 +5,8 @@ use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::sync::mpsc::{Receiver, channel};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -16,6 +16,7 @@ use tracing::{debug, info, warn};
 use vhost::vhost_user::message::FrontendReq;
 use vhost::vhost_user::{BackendReqHandler, Error, VhostUserBackendReqHandlerMut};
 
+use crate::patrol::{Watched, lock};
 use crate::session::Session;
 use crate::socket::{Arrived, Meeting, answer, arrived, connect_to, take};
 
@@ -50,8 +51,10 @@ pub struct Service {
     state: Arc<Mutex<State>>,
     stop: Arc<OwnedFd>,
     ended: Receiver<()>,
+    /// The connection that there is.
+    watched: Arc<Mutex<Weak<Watched>>>,
     // Last: the path is free when the thread has ended.
-    _meeting: Meeting,
+    meeting: Meeting,
 }
 
 impl Service {
@@ -72,7 +75,9 @@ impl Service {
         let alarm = handle.alarm().try_clone_to_owned()?;
         let state = Arc::new(Mutex::new(State::Waiting));
         let (end, ended) = channel();
+        let watched = Arc::new(Mutex::new(Weak::new()));
         let work = Work {
+            watched: watched.clone(),
             name: name.to_owned(),
             meeting: meeting.clone(),
             session: Arc::new(Mutex::new(Session::new(handle, pairs))),
@@ -91,24 +96,28 @@ impl Service {
             state,
             stop,
             ended,
-            _meeting: meeting,
+            watched,
+            meeting,
         })
     }
 
     /// How it stands now.
     pub fn state(&self) -> State {
-        self.state
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        lock(&self.state).clone()
     }
 }
 
 impl Drop for Service {
     fn drop(&mut self) {
         let _ = rustix::io::write(&self.stop, &1u64.to_ne_bytes());
-        // One that is stuck, in a descriptor that is slow to close, goes on without us.
-        let _ = self.ended.recv_timeout(GOODBYE);
+        // It may be in the middle of a message.
+        let watched = lock(&self.watched).upgrade();
+        watched.inspect(|watched| watched.give_up());
+        // One that is stuck all the same, in a descriptor that is slow to close, goes on without us, and without the path.
+        let late = self.ended.recv_timeout(GOODBYE) == Err(RecvTimeoutError::Timeout);
+        if let Some(listener) = self.meeting.listener.as_ref().filter(|_| late) {
+            listener.unlink();
+        }
     }
 }
 
@@ -150,6 +159,7 @@ impl fmt::Display for Request {
 }
 
 struct Work {
+    watched: Arc<Mutex<Weak<Watched>>>,
     name: String,
     meeting: Meeting,
     session: Arc<Mutex<Session>>,
@@ -162,7 +172,9 @@ struct Work {
 impl Work {
     fn run(self) {
         loop {
-            let end = match self.frontend() {
+            let frontend = self.frontend();
+            let begun = Instant::now();
+            let end = match frontend {
                 Ok(Some(stream)) => self.serve(stream),
                 Ok(None) => End::Stop,
                 Err(e) => e.into(),
@@ -175,23 +187,26 @@ impl Work {
                     self.set(State::Waiting);
                 }
                 End::Fault(why) => {
-                    warn!(port = self.name, why, "the frontend's connection was ended");
-                    self.set(State::Faulted(why));
-                    // One that comes back at once with the same fault is not to keep a processor busy.
-                    if self.stopped_within(RETRY) {
-                        break;
+                    let again = State::Faulted(why.clone());
+                    if *lock(&self.state) != again {
+                        warn!(port = self.name, why, "the frontend's connection was ended");
                     }
+                    self.set(again);
                 }
+            }
+            // One that comes and goes all the time is not to keep a processor busy.
+            if begun.elapsed() < RETRY && self.stopped_within(RETRY) {
+                break;
             }
         }
     }
 
     fn session(&self) -> MutexGuard<'_, Session> {
-        self.session.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.session)
     }
 
     fn set(&self, state: State) {
-        let mut now = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut now = lock(&self.state);
         if *now == state {
             return;
         }
@@ -229,18 +244,21 @@ impl Work {
 
     fn stopped_within(&self, time: Duration) -> bool {
         let mut fds = [PollFd::new(&*self.stop, PollFlags::IN)];
-        // Without a poll there is no waiting, and no end of it.
-        wait(&mut fds, Some(time)).is_err() || !fds[0].revents().is_empty()
+        if wait(&mut fds, Some(time)).is_err() {
+            thread::sleep(time);
+        }
+        !fds[0].revents().is_empty()
     }
 
     /// Serves a frontend until its connection ends.
     fn serve(&self, stream: UnixStream) -> End {
         info!(port = self.name, "a frontend is connected");
         self.session().clear();
-        let own = match stream.try_clone() {
-            Ok(own) => own,
-            Err(e) => return e.into(),
+        let (own, watched) = match (stream.try_clone(), stream.try_clone()) {
+            (Ok(own), Ok(other)) => (own, Watched::new(self.session().handle.calls(), other)),
+            (Err(e), _) | (_, Err(e)) => return e.into(),
         };
+        *lock(&self.watched) = Arc::downgrade(&watched);
         let mut handler = BackendReqHandler::from_stream(own, self.session.clone());
         loop {
             let session = self.session();
@@ -257,13 +275,14 @@ impl Work {
                 }
                 Next::Knock => self.turn_away(),
                 Next::Message(SET_VRING_ENABLE) => {
-                    if let Err(e) = self.enable(&stream) {
+                    if let Err(e) = watched.busy(|| self.enable(&stream)) {
                         return End::Fault(format!("{}: {e}", Request(SET_VRING_ENABLE)));
                     }
                 }
-                Next::Message(request) => match handler.handle_request() {
+                Next::Message(request) => match watched.busy(|| handler.handle_request()) {
                     Ok(()) => debug!(port = self.name, "{}", Request(request)),
-                    Err(Error::Disconnected) => return End::Closed,
+                    // It has gone while it was answered.
+                    Err(Error::Disconnected | Error::SocketBroken(_)) => return End::Closed,
                     Err(Error::ReqHandlerError(e)) => {
                         return End::Fault(format!("{}: {e}", Request(request)));
                     }
@@ -347,12 +366,16 @@ impl Work {
 
     /// A port has one frontend.
     fn turn_away(&self) {
-        if let Some(Ok(Some(other))) = self.meeting.listener.as_ref().map(|l| l.accept()) {
-            drop(other);
-            debug!(
+        let Some(listener) = &self.meeting.listener else {
+            return;
+        };
+        match listener.accept() {
+            // It is still there; descriptors may have run out.
+            Err(_) => thread::sleep(LOOK),
+            Ok(_) => debug!(
                 port = self.name,
                 "another frontend was turned away: one is connected"
-            );
+            ),
         }
     }
 }

@@ -46,6 +46,18 @@ pub enum Refusal {
         /// How many there may be.
         count: usize,
     },
+    /// Something was to be changed that a queue goes by while it is served.
+    #[error("{what} to become {new:#x} while queue {index} is served; it is {old:#x}")]
+    Running {
+        /// What.
+        what: &'static str,
+        /// What it was to be.
+        new: u64,
+        /// What it is.
+        old: u64,
+        /// The queue.
+        index: usize,
+    },
     /// A length that no queue has.
     #[error("a queue of {0} descriptors; it has 1 to 32768")]
     Size(u32),
@@ -144,6 +156,7 @@ impl Session {
         self.handle.publish(Backend::default());
         // What the worker has not let go of goes with the next thing that it is told.
         let _ = self.handle.settle(SETTLE);
+        self.handle.take_broken();
     }
 
     /// Whether the driver can receive.
@@ -174,11 +187,49 @@ impl Session {
         queue.ok_or(Refusal::NoQueue { index, count })
     }
 
+    /// Whether nothing that queues go by is about to change under one that is served.
+    fn unchanged(
+        &self,
+        what: &'static str,
+        new: u64,
+        old: u64,
+        mut which: impl Iterator<Item = usize>,
+    ) -> std::result::Result<(), Refusal> {
+        let served = which.find(|index| self.queues[*index].served.is_some());
+        match served.filter(|_| new != old) {
+            None => Ok(()),
+            Some(index) => Err(Refusal::Running {
+                what,
+                new,
+                old,
+                index,
+            }),
+        }
+    }
+
     /// Tells the worker what is set up now. When this is done it uses nothing else.
     fn publish(&mut self) -> std::result::Result<(), Refusal> {
-        if let Some(broken) = self.handle.take_broken() {
-            return Err(Refusal::Broken(broken));
+        let backend = self.assemble();
+        if let Some(index) = backend.0.misplaced() {
+            let Setup { size, at, .. } = self.queues[index];
+            return Err(Refusal::Misplaced { index, size, at });
         }
+        self.tell(backend)
+    }
+
+    /// The same when memory has gone: a queue that was in it waits, where it stands, until there is memory again.
+    fn publish_less(&mut self) -> std::result::Result<(), Refusal> {
+        let (mut backend, mut stopped) = self.assemble();
+        while let Some(index) = backend.misplaced() {
+            backend.queues[index] = None;
+            self.queues[index].served = None;
+            stopped.push(index);
+        }
+        self.tell((backend, stopped))
+    }
+
+    /// What is set up now, and which queues are served no more.
+    fn assemble(&mut self) -> (Backend, Vec<usize>) {
         // A frontend that knows of no rings to be enabled has all of them so.
         let always = self.features & feature::PROTOCOL_FEATURES == 0;
         let mut stopped = Vec::new();
@@ -201,13 +252,20 @@ impl Session {
             features: self.features,
             queues: self.queues.iter().map(Setup::served).collect(),
         };
-        if let Some(index) = backend.misplaced() {
-            let Setup { size, at, .. } = self.queues[index];
-            return Err(Refusal::Misplaced { index, size, at });
-        }
+        (backend, stopped)
+    }
+
+    fn tell(
+        &mut self,
+        (backend, stopped): (Backend, Vec<usize>),
+    ) -> std::result::Result<(), Refusal> {
         self.handle.publish(backend);
         if !self.handle.settle(SETTLE) {
             return Err(Refusal::Deaf);
+        }
+        // What was broken before the worker looked has no place any more from which it could go on.
+        if let Some(broken) = self.handle.take_broken() {
+            return Err(Refusal::Broken(broken));
         }
         for index in stopped {
             self.queues[index].from = self.handle.position(index);
@@ -271,6 +329,7 @@ impl VhostUserBackendReqHandlerMut for Session {
         if chosen & !offered != 0 {
             return Err(Refusal::Features { chosen, offered }.into());
         }
+        self.unchanged("features", chosen, self.features, 0..self.queues.len())?;
         self.features = chosen;
         Ok(self.publish()?)
     }
@@ -293,11 +352,14 @@ impl VhostUserBackendReqHandlerMut for Session {
     }
 
     fn set_vring_num(&mut self, index: u32, num: u32) -> Result<()> {
-        let queue = self.queue(index)?;
+        let old = self.queue(index)?.size;
         let size = u16::try_from(num)
             .ok()
             .filter(|n| (1..=1 << 15).contains(n));
-        queue.size = size.ok_or(Refusal::Size(num))?;
+        let size = size.ok_or(Refusal::Size(num))?;
+        let at = index as usize;
+        self.unchanged("its length", num.into(), old.into(), at..=at)?;
+        self.queue(index)?.size = size;
         Ok(())
     }
 
@@ -440,7 +502,7 @@ impl VhostUserBackendReqHandlerMut for Session {
         let without = without.and_then(|memory| memory.without(guest, user, bytes));
         let without = without.ok_or(Refusal::NoRegion { guest, bytes })?;
         self.memory = Some(Arc::new(without));
-        Ok(self.publish()?)
+        Ok(self.publish_less()?)
     }
 
     fn set_device_state_fd(

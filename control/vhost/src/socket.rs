@@ -3,12 +3,13 @@
 
 use std::fs;
 use std::io::{self, Write};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, lchown};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, chown};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use rustix::fs::{OFlags, open as fs_open};
 use rustix::io::{Errno, ioctl_fionbio, ioctl_fionread};
 use rustix::net::{
     AddressFamily, RecvFlags, SocketAddrUnix, SocketFlags, SocketType, connect, recv, socket_with,
@@ -109,15 +110,31 @@ impl Listener {
         remove_left_over(path)?;
         let listener = UnixListener::bind(path).map_err(system)?;
         listener.set_nonblocking(true).map_err(system)?;
-        let made = fs::symlink_metadata(path).map_err(system)?;
+        // What is there now may be somebody else's link: whatever is done to it is done to what was looked at.
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let at = fs_open(path, flags, rustix::fs::Mode::empty());
+        let at = fs::File::from(at.map_err(|e| system(e.into()))?);
+        let made = at.metadata().map_err(system)?;
         let listener = Listener {
             listener,
             path: path.to_owned(),
             made: (made.dev(), made.ino()),
         };
-        lchown(path, None, gid).map_err(system)?;
-        fs::set_permissions(path, fs::Permissions::from_mode(MODE)).map_err(system)?;
+        if !made.file_type().is_socket() {
+            return Err(system(io::ErrorKind::AlreadyExists.into()));
+        }
+        let at = format!("/proc/self/fd/{}", at.as_raw_fd());
+        chown(&at, None, gid).map_err(system)?;
+        fs::set_permissions(&at, fs::Permissions::from_mode(MODE)).map_err(system)?;
         Ok(listener)
+    }
+
+    /// Takes the socket away, if it is still ours.
+    pub(crate) fn unlink(&self) {
+        let is_ours = |m: fs::Metadata| (m.dev(), m.ino()) == self.made;
+        if fs::symlink_metadata(&self.path).is_ok_and(is_ours) {
+            let _ = fs::remove_file(&self.path);
+        }
     }
 
     /// A frontend that has connected.
@@ -141,10 +158,7 @@ impl AsFd for Listener {
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        let is_ours = |m: fs::Metadata| (m.dev(), m.ino()) == self.made;
-        if fs::symlink_metadata(&self.path).is_ok_and(is_ours) {
-            let _ = fs::remove_file(&self.path);
-        }
+        self.unlink();
     }
 }
 
@@ -236,13 +250,23 @@ pub(crate) fn arrived(socket: &UnixStream) -> io::Result<Arrived> {
 pub(crate) fn take<const N: usize>(socket: &UnixStream) -> io::Result<(u32, [u32; N])> {
     let mut header = [0; HEADER];
     let mut body = [[0; 4]; N];
-    recv(socket, &mut header[..], RecvFlags::DONTWAIT)?;
+    let short = |(length, _): (usize, usize), whole: usize| match length == whole {
+        true => Ok(()),
+        false => Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            "a message in pieces",
+        )),
+    };
+    short(recv(socket, &mut header[..], RecvFlags::DONTWAIT)?, HEADER)?;
     let word = |at: usize| u32::from_ne_bytes([0, 1, 2, 3].map(|n| header[at + n]));
     if word(8) as usize != 4 * N {
         let what = format!("a message of {} bytes; it has {}", word(8), 4 * N);
         return Err(io::Error::new(io::ErrorKind::InvalidData, what));
     }
-    recv(socket, body.as_flattened_mut(), RecvFlags::DONTWAIT)?;
+    short(
+        recv(socket, body.as_flattened_mut(), RecvFlags::DONTWAIT)?,
+        4 * N,
+    )?;
     Ok((word(4), body.map(u32::from_ne_bytes)))
 }
 

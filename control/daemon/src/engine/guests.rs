@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Ports of virtual machines and of DPDK programs: their frontends come and go while the port keeps its place.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use podswitch_api::method::PortState;
 use podswitch_api::object::{Device, Port, SocketMode};
 use podswitch_api::{ErrorCode, RpcError};
@@ -14,7 +17,17 @@ use super::ports::switch_error;
 use super::{Engine, Task};
 
 /// What speaks with the frontend of a port.
-pub(super) enum Guest {
+pub(super) struct Guest {
+    /// As the port was when it was opened; what is wanted may be another one by now.
+    path: String,
+    mode: SocketMode,
+    queues: u16,
+    speaks: Speaks,
+    /// The engine has been told of a change that it has not looked at.
+    told: Arc<AtomicBool>,
+}
+
+enum Speaks {
     /// Nobody does before the tables know the port.
     Bound(Meeting, Box<VhostHandle>),
     /// A thread does.
@@ -24,15 +37,42 @@ pub(super) enum Guest {
 impl Guest {
     /// What the driver agreed on.
     pub(super) fn features(&self) -> Vec<String> {
-        match self {
-            Guest::Served(service) => match service.state() {
+        match &self.speaks {
+            Speaks::Served(service) => match service.state() {
                 State::Connected { features, .. } => {
                     feature::names(features).map(str::to_owned).collect()
                 }
                 State::Waiting | State::Faulted(_) => Vec::new(),
             },
-            Guest::Bound(..) => Vec::new(),
+            Speaks::Bound(..) => Vec::new(),
         }
+    }
+
+    /// How a port with it stands, and why it is not up.
+    fn stands(&self) -> Option<(PortState, Option<String>)> {
+        let Speaks::Served(service) = &self.speaks else {
+            return None;
+        };
+        let path = &self.path;
+        Some(match (service.state(), self.mode) {
+            (State::Connected { ready: true, .. }, _) => (PortState::Up, None),
+            (State::Connected { .. }, _) => {
+                let what = "a frontend is connected, and its driver is not ready";
+                (PortState::Down, Some(what.to_owned()))
+            }
+            (State::Waiting, SocketMode::Server) => {
+                let what = format!("no frontend is connected to {path}");
+                (PortState::Down, Some(what))
+            }
+            (State::Waiting, SocketMode::Client) => {
+                let what = format!("no frontend listens at {path}");
+                (PortState::Down, Some(what))
+            }
+            (State::Faulted(why), _) => {
+                let what = format!("the connection to its frontend was ended: {why}");
+                (PortState::Faulted, Some(what))
+            }
+        })
     }
 }
 
@@ -45,7 +85,10 @@ impl Engine {
         spec: impl FnOnce(switch::Device) -> PortSpec,
     ) -> Result<(), RpcError> {
         let Device::VhostUser {
-            socket, mode, gid, ..
+            socket,
+            mode,
+            queues,
+            gid,
         } = &port.device
         else {
             unreachable!("the caller has looked");
@@ -68,72 +111,77 @@ impl Engine {
             .add_port(id, spec(switch::Device::Vhost(device)));
         added.map_err(|e| switch_error(&e))?;
         if let Some(live) = self.ports.get_mut(&port.name) {
-            live.guest = Some(Guest::Bound(meeting, Box::new(handle)));
+            live.guest = Some(Guest {
+                path: socket.clone(),
+                mode: *mode,
+                queues: *queues,
+                speaks: Speaks::Bound(meeting, Box::new(handle)),
+                told: Arc::default(),
+            });
         }
         Ok(())
     }
 
     /// Begins to speak with a port's frontend, once the tables know the port.
     pub(super) fn serve_guest(&mut self, name: &str) {
-        let Some(live) = self.ports.get_mut(name) else {
+        let guest = self.ports.get_mut(name).and_then(|p| p.guest.take());
+        let Some(mut guest) = guest else {
             return;
         };
-        let (meeting, handle) = match live.guest.take() {
-            Some(Guest::Bound(meeting, handle)) => (meeting, handle),
-            other => return live.guest = other,
-        };
-        let Some(Port {
-            device: Device::VhostUser { queues, .. },
-            ..
-        }) = self.model.state().ports.get(name)
-        else {
-            return;
-        };
-        let (tasks, port) = (self.tasks.clone(), name.to_owned());
-        let changed = move || {
-            // An engine that has ended needs to know nothing.
-            let _ = tasks.send(Task::Guest(port.clone()));
-        };
-        match Service::start(name, meeting, *queues, *handle, changed) {
-            Ok(service) => live.guest = Some(Guest::Served(service)),
-            Err(e) => return self.fault(name, format!("no thread for the frontend: {e}")),
+        if let Speaks::Bound(meeting, handle) = guest.speaks {
+            let (tasks, port, told) = (self.tasks.clone(), name.to_owned(), guest.told.clone());
+            let changed = move || {
+                // An engine that has ended needs to know nothing.
+                if !told.swap(true, Ordering::Relaxed) {
+                    let _ = tasks.send(Task::Guest(port.clone()));
+                }
+            };
+            match Service::start(name, meeting, guest.queues, *handle, changed) {
+                Ok(service) => guest.speaks = Speaks::Served(service),
+                Err(e) => return self.fault(name, format!("no thread for the frontend: {e}")),
+            }
+        }
+        if let Some(live) = self.ports.get_mut(name) {
+            live.guest = Some(guest);
         }
         self.guest_changed(name);
     }
 
     /// The frontend of a port has come, or gone, or its driver is ready.
     pub(super) fn guest_changed(&mut self, name: &str) {
-        let (Some(live), Some(port)) =
-            (self.ports.get_mut(name), self.model.state().ports.get(name))
-        else {
+        let Some(live) = self.ports.get_mut(name) else {
             return;
         };
-        let (Some(Guest::Served(service)), Device::VhostUser { socket, mode, .. }) =
-            (&live.guest, &port.device)
-        else {
+        let Some(guest) = &live.guest else {
             return;
         };
-        let state = service.state();
-        debug!(port = name, ?state, "the frontend of a port");
-        (live.state, live.message) = match (state, mode) {
-            (State::Connected { ready: true, .. }, _) => (PortState::Up, None),
-            (State::Connected { .. }, _) => {
-                let what = "a frontend is connected, and its driver is not ready";
-                (PortState::Down, Some(what.to_owned()))
-            }
-            (State::Waiting, SocketMode::Server) => {
-                let what = format!("no frontend is connected to {socket}");
-                (PortState::Down, Some(what))
-            }
-            (State::Waiting, SocketMode::Client) => {
-                let what = format!("no frontend listens at {socket}");
-                (PortState::Down, Some(what))
-            }
-            (State::Faulted(why), _) => {
-                let what = format!("the connection to its frontend was ended: {why}");
-                (PortState::Faulted, Some(what))
-            }
+        // First: what changes from now on is told again.
+        guest.told.store(false, Ordering::Relaxed);
+        if let Some((state, message)) = guest.stands() {
+            debug!(port = name, ?state, message, "the frontend of a port");
+            (live.state, live.message) = (state, message);
+        }
+    }
+
+    /// Tries ports again whose socket could not be made: nobody tells when it can.
+    pub(super) fn retry_guests(&mut self) {
+        let shut = |port: &&Port| {
+            let live = self.ports.get(&port.name);
+            let is_guest = matches!(port.device, Device::VhostUser { .. });
+            is_guest && live.is_some_and(|p| p.state == PortState::Faulted && p.guest.is_none())
         };
+        let again: Vec<Port> = self
+            .model
+            .state()
+            .ports
+            .values()
+            .filter(shut)
+            .cloned()
+            .collect();
+        for port in again {
+            self.open_or_fault(&port);
+            self.connect(&port.name);
+        }
     }
 }
 

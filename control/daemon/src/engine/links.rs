@@ -231,7 +231,8 @@ fn no_link(port: &Port, interface: &str) -> String {
 fn is_there(port: &Port) -> podswitch_host::Result<bool> {
     if let Device::VhostUser { socket, .. } = &port.device {
         let folder = Path::new(socket).parent();
-        return Ok(folder.is_none_or(|folder| folder.exists()));
+        // One that cannot be looked at may be there.
+        return Ok(folder.is_none_or(|folder| folder.try_exists().unwrap_or(true)));
     }
     let Some(interface) = interface_of(port) else {
         return Ok(true);

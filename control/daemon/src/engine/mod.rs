@@ -290,6 +290,7 @@ impl Engine {
         self.collect_refusals();
         self.retry_removals();
         self.retry_host();
+        self.retry_guests();
     }
 
     /// The answer, if it is not one that comes later.
