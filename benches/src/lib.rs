@@ -11,6 +11,7 @@
 //! | [`policy`] | network policy, connections and floods in a large cluster |
 //! | [`routes`] | the route table with the public one in it |
 //! | [`tunnel`] | what VXLAN costs, on ports in memory |
+//! | [`vhost`] | frames a second between virtual machines, against a forwarder of DPDK's |
 //! | [`nodes`] | frames and a TCP stream from node to node, against the kernel |
 //!
 //! | module | |
@@ -46,6 +47,7 @@ pub mod traffic;
 pub mod tunnel;
 pub mod turned;
 pub mod valve;
+pub mod vhost;
 pub mod xdp;
 
 use outcome::Outcome;
@@ -122,6 +124,11 @@ pub const ALL: &[Bench] = &[
         name: "xdp",
         about: "frames a second between pods on veths, against a bare forwarder",
         run: xdp::run,
+    },
+    Bench {
+        name: "vhost",
+        about: "frames a second between virtual machines by vhost-user, against dpdk-testpmd",
+        run: vhost::run,
     },
     Bench {
         name: "nodes",

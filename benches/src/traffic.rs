@@ -20,7 +20,7 @@ use crate::valve::{Tap, Valve};
 /// The gateway's address on every port.
 pub const GATEWAY_MAC: MacAddr = MacAddr([2, 0xff, 0, 0, 0, 1]);
 /// What the pods listen on; rules allow it.
-const SERVICE: u16 = 9000;
+pub const SERVICE: u16 = 9000;
 /// Rules of each port and direction. All but the last are about something else.
 const RULES: u16 = 16;
 /// IPv4 frames are this long, bytes, without the frame check sequence.
