@@ -2,6 +2,7 @@
 //! A virtual machine's or a DPDK program's way to the switch: a folder of its own with the socket on which podswitchd and the frontend meet. It is to such a pod
 //! what the host's end of a veth is to others: it is named after the attachment, says whose it is, and its port goes with it.
 
+use std::collections::BTreeSet;
 use std::fs::{self, DirBuilder, Permissions};
 use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt, chown};
@@ -17,8 +18,8 @@ use crate::spec::{CniError, Code};
 
 /// The socket, in an attachment's folder.
 const SOCKET: &str = "vhost.sock";
-/// Says whose the folder is, as an alias says it of an interface.
-const OWNER: &str = "owner";
+/// Ends the name of the file beside a folder that says whose it is, as an alias says it of an interface. It is not in the folder, where a pod that listens may write.
+const OWNER: &str = ".owner";
 /// Version of the format of device information (Device Information Specification of the Network Plumbing Working Group).
 const DEVICE_INFO: &str = "1.1.0";
 /// Scope of a route to a neighbor on the link (rtnetlink(7)).
@@ -31,6 +32,10 @@ pub fn socket(conf: &VhostUser, link: &Link) -> PathBuf {
 
 fn folder(conf: &VhostUser, link: &Link) -> PathBuf {
     conf.path.join(&link.host)
+}
+
+fn owner_file(conf: &VhostUser, name: &str) -> PathBuf {
+    conf.path.join(format!("{name}{OWNER}"))
 }
 
 fn failed<'a>(path: &'a Path) -> impl Fn(io::Error) -> CniError + 'a {
@@ -57,18 +62,18 @@ pub fn create(conf: &VhostUser, link: &Link) -> Result<(), CniError> {
         SocketMode::Server => 0o750,
         SocketMode::Client => 0o770,
     };
-    fs::write(folder.join(OWNER), link.alias())
+    fs::write(owner_file(conf, &link.host), link.alias())
         .and_then(|()| chown(&folder, None, conf.gid))
         .and_then(|()| fs::set_permissions(&folder, Permissions::from_mode(mode)))
         .map_err(|e| {
-            let _ = fs::remove_dir_all(&folder);
+            let _ = remove(conf, &link.host);
             CniError::io(folder.display(), &e)
         })
 }
 
 /// Whose a folder is. One whose making was cut short says nothing.
-fn owner(folder: &Path) -> io::Result<Option<String>> {
-    match fs::read_to_string(folder.join(OWNER)) {
+fn owner(conf: &VhostUser, name: &str) -> io::Result<Option<String>> {
+    match fs::read_to_string(owner_file(conf, name)) {
         Ok(owner) => Ok(Some(owner)),
         Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
         Err(e) => Err(e),
@@ -81,17 +86,21 @@ fn owner(folder: &Path) -> io::Result<Option<String>> {
 /// Code 5 naming what could not be removed.
 pub fn delete(conf: &VhostUser, link: &Link) -> Result<(), CniError> {
     let folder = folder(conf, link);
-    match owner(&folder).map_err(failed(&folder))? {
+    match owner(conf, &link.host).map_err(failed(&folder))? {
         Some(owner) if owner != link.alias() => Ok(()),
-        _ => remove(&folder),
+        _ => remove(conf, &link.host),
     }
 }
 
-fn remove(folder: &Path) -> Result<(), CniError> {
-    match fs::remove_dir_all(folder) {
-        Err(e) if e.kind() != ErrorKind::NotFound => Err(CniError::io(folder.display(), &e)),
+/// Removes a folder, then what says whose it was.
+fn remove(conf: &VhostUser, name: &str) -> Result<(), CniError> {
+    let (folder, owner) = (conf.path.join(name), owner_file(conf, name));
+    let unless_gone = |removed: io::Result<()>, path: &Path| match removed {
+        Err(e) if e.kind() != ErrorKind::NotFound => Err(CniError::io(path.display(), &e)),
         _ => Ok(()),
-    }
+    };
+    unless_gone(fs::remove_dir_all(&folder), &folder)?;
+    unless_gone(fs::remove_file(&owner), &owner)
 }
 
 /// Removes a folder by its name.
@@ -99,7 +108,7 @@ fn remove(folder: &Path) -> Result<(), CniError> {
 /// # Errors
 /// As [`delete`].
 pub fn delete_folder(conf: &VhostUser, name: &str) -> Result<(), CniError> {
-    remove(&conf.path.join(name))
+    remove(conf, name)
 }
 
 /// Folders of a network, and those whose making was cut short.
@@ -113,19 +122,21 @@ pub fn list(conf: &VhostUser, network: &str) -> Result<Vec<String>, CniError> {
         entries => entries.map_err(failed(&conf.path))?,
     };
     let ours = crate::attach::alias_of(network, "");
-    let mut names = Vec::new();
+    let mut names = BTreeSet::new();
     for entry in entries {
         let entry = entry.map_err(failed(&conf.path))?;
         let name = entry.file_name().to_string_lossy().into_owned();
-        if !is_host_name(&name) {
+        // Either may be left of both.
+        let name = name.strip_suffix(OWNER).unwrap_or(&name);
+        if !is_host_name(name) {
             continue;
         }
-        let owner = owner(&entry.path()).map_err(failed(&conf.path))?;
+        let owner = owner(conf, name).map_err(failed(&conf.path))?;
         if owner.is_none_or(|owner| owner.starts_with(&ours)) {
-            names.push(name);
+            names.insert(name.to_owned());
         }
     }
-    Ok(names)
+    Ok(names.into_iter().collect())
 }
 
 /// Compares an attachment's folder with what ADD made.
@@ -135,8 +146,8 @@ pub fn list(conf: &VhostUser, network: &str) -> Result<Vec<String>, CniError> {
 pub fn check(conf: &VhostUser, link: &Link, socket_path: Option<&str>) -> Result<(), CniError> {
     let differs = |msg: String| Err(CniError::new(Code::Differs, msg));
     let folder = folder(conf, link);
-    let owner = owner(&folder).map_err(failed(&folder))?;
-    if owner.as_ref() != Some(&link.alias()) {
+    let owner = owner(conf, &link.host).map_err(failed(&folder))?;
+    if owner.as_ref() != Some(&link.alias()) || !folder.is_dir() {
         return differs(format!("{} is not this attachment's", folder.display()));
     }
     let socket = socket(conf, link);
@@ -341,7 +352,7 @@ mod tests {
         // One that has the name by chance stays.
         let by_chance = bed.guest.path.join(&one.host);
         fs::create_dir(&by_chance).unwrap();
-        fs::write(by_chance.join(OWNER), "podswitch:pods:c9:eth0").unwrap();
+        fs::write(owner_file(&bed.guest, &one.host), "podswitch:pods:c9:eth0").unwrap();
         delete(&bed.guest, &one).unwrap();
         assert!(by_chance.exists());
     }
@@ -359,12 +370,16 @@ mod tests {
         let short = "psw0123456789ab";
         fs::create_dir(bed.guest.path.join(short)).unwrap();
         fs::create_dir(bed.guest.path.join("foreign")).unwrap();
-        let mut all = list(&bed.guest, "pods").unwrap();
-        all.sort();
+        let all = list(&bed.guest, "pods").unwrap();
         let mut expected = vec![one.host.clone(), short.to_owned()];
         expected.sort();
         assert_eq!(all, expected);
         delete_folder(&bed.guest, &one.host).unwrap();
+        assert_eq!(list(&bed.guest, "pods").unwrap(), [short]);
+        // Cut short between the two.
+        fs::write(owner_file(&bed.guest, &one.host), one.alias()).unwrap();
+        assert_eq!(list(&bed.guest, "pods").unwrap().len(), 2);
+        delete(&bed.guest, &one).unwrap();
         assert_eq!(list(&bed.guest, "pods").unwrap(), [short]);
     }
 
@@ -393,6 +408,29 @@ mod tests {
             assert_eq!(told, expected);
             delete(&guest, &link).unwrap();
         }
+    }
+
+    /// A pod that may write in its folder has no say in what becomes of it.
+    #[test]
+    fn what_a_pod_puts_into_its_folder_goes_with_it() {
+        let bed = Bed::new();
+        let guest = VhostUser {
+            mode: SocketMode::Client,
+            ..bed.guest.clone()
+        };
+        let link = bed.link("pods", "c1", "eth0");
+        create(&guest, &link).unwrap();
+        let folder = guest.path.join(&link.host);
+        let outside = bed.dir.path().join("outside");
+        fs::create_dir(&outside).unwrap();
+        fs::write(outside.join("kept"), "").unwrap();
+        fs::write(folder.join("owner"), "podswitch:other:c9:eth0").unwrap();
+        std::os::unix::fs::symlink(&outside, folder.join("out")).unwrap();
+        std::os::unix::fs::symlink("/dev/zero", folder.join("vhost.sock")).unwrap();
+        check(&guest, &link, None).unwrap();
+        assert_eq!(list(&guest, "pods").unwrap().join(" "), link.host);
+        delete(&guest, &link).unwrap();
+        assert!(!folder.exists() && outside.join("kept").exists());
     }
 
     #[test]
