@@ -92,8 +92,20 @@ pub fn delete(conf: &VhostUser, link: &Link) -> Result<(), CniError> {
     }
 }
 
-/// Removes a folder, then what says whose it was.
-fn remove(conf: &VhostUser, name: &str) -> Result<(), CniError> {
+/// Takes everything of an attachment back, but for the file with device information, which is its reader's to remove.
+///
+/// # Errors
+/// Code 5 naming what could not be removed.
+pub fn part(conf: &VhostUser, link: &Link) -> Result<(), CniError> {
+    let done = [delete_dan(conf, link), delete(conf, link)];
+    CniError::all(done.into_iter().filter_map(Result::err).collect())
+}
+
+/// Removes a folder by its name, then what says whose it was.
+///
+/// # Errors
+/// Code 5 naming what could not be removed.
+pub fn remove(conf: &VhostUser, name: &str) -> Result<(), CniError> {
     let (folder, owner) = (conf.path.join(name), owner_file(conf, name));
     let unless_gone = |removed: io::Result<()>, path: &Path| match removed {
         Err(e) if e.kind() != ErrorKind::NotFound => Err(CniError::io(path.display(), &e)),
@@ -101,14 +113,6 @@ fn remove(conf: &VhostUser, name: &str) -> Result<(), CniError> {
     };
     unless_gone(fs::remove_dir_all(&folder), &folder)?;
     unless_gone(fs::remove_file(&owner), &owner)
-}
-
-/// Removes a folder by its name.
-///
-/// # Errors
-/// As [`delete`].
-pub fn delete_folder(conf: &VhostUser, name: &str) -> Result<(), CniError> {
-    remove(conf, name)
 }
 
 /// Folders of a network, and those whose making was cut short.
@@ -195,15 +199,16 @@ fn dan_file(folder: &Path, link: &Link) -> PathBuf {
     folder.join(format!("{}.json", link.container_id()))
 }
 
-fn dan_devices(file: &Path) -> io::Result<Vec<Value>> {
-    match fs::read(file) {
-        Ok(bytes) => {
-            let whole: Value = serde_json::from_slice(&bytes).unwrap_or_default();
-            Ok(whole["devices"].as_array().cloned().unwrap_or_default())
-        }
-        Err(e) if e.kind() == ErrorKind::NotFound => Ok(Vec::new()),
-        Err(e) => Err(e),
-    }
+/// Devices of a sandbox's other attachments.
+fn other_devices(file: &Path, link: &Link) -> io::Result<Vec<Value>> {
+    let bytes = match fs::read(file) {
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+        read => read?,
+    };
+    let whole: Value = serde_json::from_slice(&bytes).unwrap_or_default();
+    let mut devices = whole["devices"].as_array().cloned().unwrap_or_default();
+    devices.retain(|device| device["name"] != link.ifname());
+    Ok(devices)
 }
 
 /// Tells Kata Containers of a sandbox's device (Directly Attachable Network: `dan_conf` of its configuration, and there `SANDBOX.json`), beside those of
@@ -217,8 +222,7 @@ pub fn write_dan(conf: &VhostUser, link: &Link, plan: &Plan, mac: [u8; 6]) -> Re
     };
     let file = dan_file(folder, link);
     let _lock = lock()?;
-    let mut devices = dan_devices(&file).map_err(failed(&file))?;
-    devices.retain(|device| device["name"] != link.ifname());
+    let mut devices = other_devices(&file, link).map_err(failed(&file))?;
     devices.push(dan_device(conf, link, plan, mac));
     write(&file, &json!({"netns": link.netns(), "devices": devices}))
 }
@@ -260,8 +264,7 @@ pub fn delete_dan(conf: &VhostUser, link: &Link) -> Result<(), CniError> {
     };
     let file = dan_file(folder, link);
     let _lock = lock()?;
-    let mut devices = dan_devices(&file).map_err(failed(&file))?;
-    devices.retain(|device| device["name"] != link.ifname());
+    let devices = other_devices(&file, link).map_err(failed(&file))?;
     if !devices.is_empty() {
         return write(&file, &json!({"netns": link.netns(), "devices": devices}));
     }
@@ -374,7 +377,7 @@ mod tests {
         let mut expected = vec![one.host.clone(), short.to_owned()];
         expected.sort();
         assert_eq!(all, expected);
-        delete_folder(&bed.guest, &one.host).unwrap();
+        remove(&bed.guest, &one.host).unwrap();
         assert_eq!(list(&bed.guest, "pods").unwrap(), [short]);
         // Cut short between the two.
         fs::write(owner_file(&bed.guest, &one.host), one.alias()).unwrap();

@@ -51,7 +51,7 @@ pub(crate) fn is_host_name(name: &str) -> bool {
 }
 
 /// A locally administered unicast address (IEEE 802-2014 section 8.4) for one end.
-pub(crate) fn mac(container_id: &str, ifname: &str, end: &str) -> [u8; 6] {
+fn mac(container_id: &str, ifname: &str, end: &str) -> [u8; 6] {
     let h = hash(&[container_id, ifname, end]).to_be_bytes();
     [h[0] & 0xfc | 0x02, h[1], h[2], h[3], h[4], h[5]]
 }

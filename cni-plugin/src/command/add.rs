@@ -5,11 +5,11 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use podswitch_api::method::VersionResult;
-use podswitch_api::object::{self, Action, Device, PodRef, Port, XdpMode};
+use podswitch_api::object::{Action, Device, PodRef, Port, SocketMode, XdpMode};
 use serde_json::Value;
 
 use crate::attach::{self, Link, Made, Plan, PodRoute};
-use crate::conf::{DefaultAction, Mode, NetConf, SocketMode, VhostUser};
+use crate::conf::{DefaultAction, Mode, NetConf, VhostUser};
 use crate::guest;
 use crate::invocation::{Invocation, bad};
 use crate::json::invalid;
@@ -53,7 +53,7 @@ pub(super) fn run(conf: &NetConf, call: &Invocation) -> Result<Value, CniError> 
             false => Ok(()),
         };
         let way = match &conf.guest {
-            Some(guest) => part(guest, &link),
+            Some(guest) => guest::part(guest, &link),
             None => attach::delete(&link),
         };
         let done = [port.map_err(CniError::from), way];
@@ -93,14 +93,8 @@ fn meet(conf: &NetConf, guest: &VhostUser, link: &Link, plan: &Plan) -> Result<M
     };
     match told() {
         Ok(()) => Ok(made),
-        Err(e) => Err(undo(e, "the socket's folder", || part(guest, link))),
+        Err(e) => Err(undo(e, "the socket's folder", || guest::part(guest, link))),
     }
-}
-
-/// Takes back what [`meet`] has made. The file with device information is its reader's to remove.
-fn part(guest: &VhostUser, link: &Link) -> Result<(), CniError> {
-    let done = [guest::delete_dan(guest, link), guest::delete(guest, link)];
-    CniError::all(done.into_iter().filter_map(Result::err).collect())
 }
 
 /// Runs a step back; what it cannot take back is said in the details. The runtime calls DEL next, and that tries again.
@@ -185,10 +179,7 @@ fn device(conf: &NetConf, link: &Link) -> Device {
     match &conf.guest {
         Some(guest) => Device::VhostUser {
             socket: guest::socket(guest, link).to_string_lossy().into_owned(),
-            mode: match guest.mode {
-                SocketMode::Server => object::SocketMode::Server,
-                SocketMode::Client => object::SocketMode::Client,
-            },
+            mode: guest.mode,
             queues: guest.queues,
             gid: guest.gid.filter(|_| guest.mode == SocketMode::Server),
         },

@@ -15,11 +15,10 @@ pub(super) fn run(conf: &NetConf, call: &Invocation) -> Result<(), CniError> {
     let port = unless_away(Switch::connect(conf).and_then(|mut s| s.detach(&link)));
     let interface = attach::delete(&link);
     let guest = conf.guest.as_ref();
-    let told = guest.map_or(Ok(()), |guest| guest::delete_dan(guest, &link));
-    let folder = guest.map_or(Ok(()), |guest| guest::delete(guest, &link));
+    let guest = guest.map_or(Ok(()), |guest| guest::part(guest, &link));
     // A port that stays keeps its addresses: two pods must never share one. The runtime calls again.
     CniError::all(
-        [port.map_err(CniError::from), interface, told, folder]
+        [port.map_err(CniError::from), interface, guest]
             .into_iter()
             .filter_map(Result::err)
             .collect(),

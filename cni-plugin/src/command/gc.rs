@@ -96,7 +96,7 @@ fn folders(
             keep,
             failures,
             "folder",
-            |name| guest::delete_folder(guest, name),
+            |name| guest::remove(guest, name),
         )),
         Err(e) => {
             failures.push(e);

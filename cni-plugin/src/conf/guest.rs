@@ -3,6 +3,7 @@
 
 use std::path::PathBuf;
 
+use podswitch_api::object::SocketMode;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
@@ -25,17 +26,6 @@ pub enum PortKind {
     Veth,
     /// Virtqueues of a virtual machine or a DPDK program.
     VhostUser,
-}
-
-/// Who listens on the socket.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize)]
-#[serde(remote = "Self", rename_all = "lowercase")]
-pub enum SocketMode {
-    /// podswitchd.
-    #[default]
-    Server,
-    /// The pod.
-    Client,
 }
 
 /// `vhostUser`
@@ -143,5 +133,5 @@ impl VhostUser {
     }
 }
 
-podswitch_api::by_word!(read: PortKind, SocketMode);
+podswitch_api::by_word!(read: PortKind);
 podswitch_api::by_name!(read: Written);

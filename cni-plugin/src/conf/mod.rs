@@ -13,7 +13,8 @@ use podswitch_api::strict;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-pub use guest::{FOLDER, PortKind, SocketMode, VhostUser};
+pub use guest::{FOLDER, PortKind, VhostUser};
+pub use podswitch_api::object::SocketMode;
 pub use runtime::{RuntimeConfig, RuntimeDns};
 
 use crate::invocation::{Command, Invocation, bad};
