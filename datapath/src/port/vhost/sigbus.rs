@@ -64,10 +64,10 @@ impl Mapping {
     /// `OutOfMemory` when all ports together have too many mappings; otherwise what mmap(2) said.
     pub(super) fn new(file: &File, offset: u64, bytes: usize) -> io::Result<Mapping> {
         INSTALL.call_once(install);
+        let offset = libc::off_t::try_from(offset).map_err(io::Error::other)?;
         let place = take_place().ok_or(io::ErrorKind::OutOfMemory)?;
         let protection = libc::PROT_READ | libc::PROT_WRITE;
         let (flags, fd) = (libc::MAP_SHARED | libc::MAP_NORESERVE, file.as_raw_fd());
-        let offset = libc::off_t::try_from(offset).map_err(io::Error::other)?;
         // SAFETY: (G1) new addresses that the kernel chooses.
         let base = unsafe { libc::mmap(null_mut(), bytes, protection, flags, fd, offset) };
         let base = match NonNull::new(base.cast::<u8>()) {
