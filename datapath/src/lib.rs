@@ -35,6 +35,7 @@
 //! |---|---|---|
 //! | [`wire`] | byte layouts, checksums, the flow key | nothing else |
 //! | [`ids`], [`verdict`] | small integers; verdicts and reasons | nothing else |
+//! | `foreign` | memory that others change at any time | nothing else |
 //! | `memfd` | memory that a successor can take over, in huge pages if it can | nothing else |
 //! | [`frame`] | who owns which memory: arena, pool, frame, batch | `wire` |
 //! | [`port`] | devices: AF_XDP, memory, capture files, faults | `frame` |
@@ -52,6 +53,7 @@ mod blocks;
 pub mod counters;
 pub mod events;
 pub mod flow;
+mod foreign;
 pub mod frame;
 pub mod handoff;
 pub mod ids;

@@ -16,6 +16,18 @@ pub(crate) fn prefetch<T>(at: *const T) {
     let _ = at;
 }
 
+/// Asks for the cache line at an address to come near, to be written to: whoever else has it loses it.
+#[inline(always)]
+pub(crate) fn prefetch_to_write<T>(at: *const T) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: (F3) a hint; it neither reads nor writes architecturally. By name, as the compiler makes a read's hint of it for processors that it does not know to have this one; all take it.
+    unsafe {
+        core::arch::asm!("prefetchw [{}]", in(reg) at, options(nostack, preserves_flags, readonly));
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = at;
+}
+
 /// Asks for the counts of a shared pointer, some time before it is cloned. Where many are, it is the memory of counts that a copy waits for, of each in turn:
 /// an atomic operation lets none begin before it is done.
 #[inline(always)]

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Virtqueues in memory that says anything. Input: a byte that chooses what was agreed on, then what is in the memory of the guest, from its beginning.
+//! Virtqueues in memory that says anything, with a log of written pages and a region for what is in flight in the same memory. Input: a byte that chooses what was agreed on, then what is in the memory of the guest, from its beginning.
 #![no_main]
 
 use std::cell::RefCell;
@@ -12,8 +12,8 @@ use libfuzzer_sys::fuzz_target;
 use podswitch_datapath::frame::{Arena, Batch, Pool};
 use podswitch_datapath::port::Port;
 use podswitch_datapath::port::vhost::{
-    Addresses, Backend, GuestMemory, Position, Queue, Region, VhostHandle, VhostPort, feature,
-    vhost_device,
+    Addresses, Backend, DirtyLog, GuestMemory, Inflight, Position, Queue, Region, VhostHandle,
+    VhostPort, feature, vhost_device,
 };
 use podswitch_datapath::{PortId, WorkerId};
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
@@ -34,6 +34,9 @@ const FRAME: [u8; 200] = [0x5a; 200];
 struct Bed {
     file: File,
     memory: Arc<GuestMemory>,
+    log: Arc<DirtyLog>,
+    /// In the guest's memory, too.
+    inflight: Arc<Inflight>,
     handle: VhostHandle,
     port: Port,
     pool: Pool,
@@ -57,8 +60,12 @@ impl Bed {
         pool.add_arena(arena.clone());
         let (handle, device) = vhost_device().expect("eventfds");
         let port = VhostPort::open(device, arena.clone(), 512).expect("an epoll");
+        let log = DirtyLog::new(&file, BYTES - 1, 1).expect("a log");
+        let inflight = Inflight::new(&file, BYTES / 2, (2, SIZE), true).expect("regions");
         Bed {
             memory: Arc::new(GuestMemory::new(&[region]).expect("a region")),
+            log: Arc::new(log),
+            inflight: Arc::new(inflight),
             file,
             handle,
             port: Port::Vhost(Box::new(port)),
@@ -112,19 +119,27 @@ impl Bed {
         self.handle.publish(Backend {
             memory: Some(self.memory.clone()),
             features,
+            log: (choice & 1 << 5 != 0).then(|| self.log.clone()),
+            inflight: (choice & 1 << 6 != 0).then(|| self.inflight.clone()),
             queues,
         });
         for _ in 0..2 {
             let mut batch = Batch::new();
             self.port.receive(ID, &mut self.pool, &mut batch, 32);
             let mut outbox: VecDeque<_> = batch.drain().map(|packet| packet.frame).collect();
-            for frame in &outbox {
-                let length: usize = frame.iter().map(<[u8]>::len).sum();
-                assert_eq!(length, frame.len() as usize);
-            }
+            // Every other one goes on as it is.
+            outbox
+                .iter_mut()
+                .step_by(2)
+                .filter(|frame| self.pool.fetch(frame))
+                .for_each(|frame| {
+                    let length: usize = frame.iter().map(<[u8]>::len).sum();
+                    assert_eq!(length, frame.len() as usize);
+                });
             outbox.extend(self.pool.alloc_bytes(&self.arena, &FRAME));
             self.port.transmit(ID, &mut self.pool, &mut outbox);
             outbox.into_iter().for_each(|frame| self.pool.free(frame));
+            self.port.release(&mut self.pool);
         }
         // Nothing of what was taken is kept, however it ended.
         let all: Vec<_> = (0..CHUNKS)

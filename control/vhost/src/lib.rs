@@ -10,6 +10,7 @@
 //! | `service` | the thread: connections, one after another |
 //! | `socket` | listening, connecting, and waiting for a whole message |
 //! | `session` | what a frontend has said, and what the worker is told |
+//! | `refusal` | why a connection is ended |
 //! | `patrol` | what a frontend may have a thread wait in, and how that ends |
 //! | `files` | which descriptors are taken from a frontend |
 //!
@@ -20,11 +21,12 @@
 
 mod files;
 mod patrol;
+mod refusal;
 mod service;
 mod session;
 mod socket;
 
 pub use files::FileError;
+pub use refusal::Refusal;
 pub use service::{Service, State};
-pub use session::Refusal;
 pub use socket::{Endpoint, Meeting, Mode, SocketError};

@@ -7,9 +7,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use podswitch_datapath::port::vhost::{
-    Addresses, Backend, Broken, GuestMemory, MAX_PAIRS, MAX_REGIONS, Position, Queue, Region,
-    RegionError, VhostHandle, feature,
+    Addresses, Backend, Broken, DirtyLog, GuestMemory, Inflight, MAX_PAIRS, MAX_REGIONS, PartError,
+    Position, Queue, Region, RegionError, VhostHandle, feature, inflight_bytes,
 };
+use rustix::fs::{MemfdFlags, memfd_create};
 use vhost::VhostUserMemoryRegionBase;
 use vhost::vhost_user::message::{
     VhostTransferStateDirection, VhostTransferStatePhase, VhostUserConfigFlags, VhostUserInflight,
@@ -18,92 +19,17 @@ use vhost::vhost_user::message::{
 };
 use vhost::vhost_user::{Error, GpuBackend, Result, VhostUserBackendReqHandlerMut};
 
-use crate::files::{self, FileError};
+use crate::files;
+use crate::refusal::Refusal;
 
 /// How long a worker may take to see what is new.
-const SETTLE: Duration = Duration::from_secs(2);
+pub(crate) const SETTLE: Duration = Duration::from_secs(2);
 /// What the protocol offers beyond its first version.
 const PROTOCOL: VhostUserProtocolFeatures = VhostUserProtocolFeatures::MQ
     .union(VhostUserProtocolFeatures::REPLY_ACK)
+    .union(VhostUserProtocolFeatures::LOG_SHMFD)
+    .union(VhostUserProtocolFeatures::INFLIGHT_SHMFD)
     .union(VhostUserProtocolFeatures::CONFIGURE_MEM_SLOTS);
-
-/// What a frontend said that cannot be.
-#[derive(Debug, thiserror::Error)]
-pub enum Refusal {
-    /// It chose what it was not offered.
-    #[error("features {chosen:#x}, of which {:#x} were not offered", chosen & !offered)]
-    Features {
-        /// What it chose.
-        chosen: u64,
-        /// What it could.
-        offered: u64,
-    },
-    /// A queue that is not there.
-    #[error("queue {index}; there are {count}")]
-    NoQueue {
-        /// Its number.
-        index: u32,
-        /// How many there may be.
-        count: usize,
-    },
-    /// Something was to be changed that a queue goes by while it is served.
-    #[error("{what} to become {new:#x} while queue {index} is served; it is {old:#x}")]
-    Running {
-        /// What.
-        what: &'static str,
-        /// What it was to be.
-        new: u64,
-        /// What it is.
-        old: u64,
-        /// The queue.
-        index: usize,
-    },
-    /// A length that no queue has.
-    #[error("a queue of {0} descriptors; it has 1 to 32768")]
-    Size(u32),
-    /// A queue was started before it was said where it is, or what is said of it cannot be.
-    #[error(
-        "queue {index} of {size} descriptors at {:#x}, {:#x} and {:#x} is not in the memory that was told of, not aligned, or of a length that it cannot have",
-        at.descriptors, at.available, at.used
-    )]
-    Misplaced {
-        /// Its number.
-        index: usize,
-        /// Its length.
-        size: u16,
-        /// Where it was said to be.
-        at: Addresses,
-    },
-    /// A region of memory.
-    #[error(transparent)]
-    Region(#[from] RegionError),
-    /// A region that was to be taken away and is not there.
-    #[error("there is no region of {bytes} bytes at {guest:#x}")]
-    NoRegion {
-        /// Where it should be for the guest.
-        guest: u64,
-        /// Bytes of it.
-        bytes: u64,
-    },
-    /// A descriptor.
-    #[error(transparent)]
-    File(#[from] FileError),
-    /// The guest's driver.
-    #[error("queue {}: {}", .0.queue, .0.fault)]
-    Broken(Broken),
-    /// What nobody has offered.
-    #[error("not supported")]
-    Unsupported,
-    /// The worker does not answer, so nobody knows whether it still uses what the frontend takes away.
-    #[error("the port's worker has not looked for {} s", SETTLE.as_secs())]
-    Deaf,
-}
-
-impl From<Refusal> for Error {
-    fn from(refusal: Refusal) -> Error {
-        Error::ReqHandlerError(io::Error::other(refusal))
-    }
-}
 
 /// A queue, as far as the frontend has set it up.
 #[derive(Debug, Default)]
@@ -128,6 +54,8 @@ pub(crate) struct Session {
     /// Of the protocol.
     protocol: u64,
     memory: Option<Arc<GuestMemory>>,
+    log: Option<Arc<DirtyLog>>,
+    inflight: Option<Arc<Inflight>>,
     queues: Vec<Setup>,
     /// Starts of queues so far, on all connections.
     starts: u64,
@@ -142,6 +70,8 @@ impl Session {
             features: 0,
             protocol: 0,
             memory: None,
+            log: None,
+            inflight: None,
             queues: Vec::new(),
             starts: 0,
         }
@@ -150,6 +80,7 @@ impl Session {
     /// The frontend has gone, or another is there: nothing is set up.
     pub(crate) fn clear(&mut self) {
         (self.features, self.protocol, self.memory) = (0, 0, None);
+        (self.log, self.inflight) = (None, None);
         self.queues.clear();
         let all = 0..2 * self.pairs;
         self.queues.extend(all.map(|_| Setup::default()));
@@ -247,9 +178,12 @@ impl Session {
                 _ => {}
             }
         }
+        let logs = self.features & feature::LOG_ALL != 0;
         let backend = Backend {
             memory: self.memory.clone(),
             features: self.features,
+            log: self.log.clone().filter(|_| logs),
+            inflight: self.inflight.clone(),
             queues: self.queues.iter().map(Setup::served).collect(),
         };
         (backend, stopped)
@@ -274,6 +208,24 @@ impl Session {
     }
 }
 
+/// What is in flight.
+impl Session {
+    fn is_packed(&self) -> bool {
+        self.features & feature::RING_PACKED != 0
+    }
+
+    /// How many queues, and how long.
+    fn inflight_shape(&self, told: &VhostUserInflight) -> std::result::Result<(u16, u16), Refusal> {
+        let (queues, length, count) = (told.num_queues, told.queue_size, self.queues.len());
+        let are = (1..=count).contains(&queues.into()) && (1..=1 << 15).contains(&length);
+        are.then_some((queues, length)).ok_or(Refusal::Inflight {
+            queues,
+            length,
+            count,
+        })
+    }
+}
+
 impl Setup {
     fn served(&self) -> Option<Queue> {
         let start = self.served?;
@@ -291,6 +243,13 @@ impl Setup {
 fn eventfd(file: Option<File>) -> std::result::Result<Option<Arc<File>>, Refusal> {
     let file = file.map(files::event).transpose()?;
     Ok(file.map(Arc::new))
+}
+
+/// So many bytes of zeroed memory.
+fn memory_of(bytes: u64) -> io::Result<File> {
+    let file = File::from(memfd_create("podswitch-inflight", MemfdFlags::CLOEXEC)?);
+    file.set_len(bytes)?;
+    Ok(file)
 }
 
 fn region(told: &VhostUserMemoryRegion, file: File) -> std::result::Result<Region, Refusal> {
@@ -329,7 +288,9 @@ impl VhostUserBackendReqHandlerMut for Session {
         if chosen & !offered != 0 {
             return Err(Refusal::Features { chosen, offered }.into());
         }
-        self.unchanged("features", chosen, self.features, 0..self.queues.len())?;
+        // Whether pages are noted may change at any time.
+        let [new, old] = [chosen, self.features].map(|all| all & !feature::LOG_ALL);
+        self.unchanged("features", new, old, 0..self.queues.len())?;
         self.features = chosen;
         Ok(self.publish()?)
     }
@@ -468,12 +429,38 @@ impl VhostUserBackendReqHandlerMut for Session {
         Err(Refusal::Unsupported.into())
     }
 
-    fn get_inflight_fd(&mut self, _: &VhostUserInflight) -> Result<(VhostUserInflight, File)> {
-        Err(Refusal::Unsupported.into())
+    /// Memory for the frontend to keep. All of it is 0 until a queue is served, and takes no room until then.
+    fn get_inflight_fd(&mut self, told: &VhostUserInflight) -> Result<(VhostUserInflight, File)> {
+        let shape = self.inflight_shape(told)?;
+        let packed = self.is_packed();
+        let bytes = inflight_bytes(shape.0, shape.1, packed);
+        let file = memory_of(bytes).map_err(|e| Refusal::Part {
+            what: "what is in flight",
+            bytes,
+            offset: 0,
+            why: e.into(),
+        })?;
+        let told = VhostUserInflight::new(bytes, 0, shape.0, shape.1);
+        Ok((told, file))
     }
 
-    fn set_inflight_fd(&mut self, _: &VhostUserInflight, _: File) -> Result<()> {
-        Err(Refusal::Unsupported.into())
+    fn set_inflight_fd(&mut self, told: &VhostUserInflight, file: File) -> Result<()> {
+        let shape = self.inflight_shape(told)?;
+        let packed = self.is_packed();
+        files::check_memory(&file).map_err(Refusal::from)?;
+        let (bytes, offset) = (told.mmap_size, told.mmap_offset);
+        let part = |why| Refusal::Part {
+            what: "what is in flight",
+            bytes,
+            offset,
+            why,
+        };
+        if bytes < inflight_bytes(shape.0, shape.1, packed) {
+            return Err(part(PartError::Wrong("too short for its queues")).into());
+        }
+        let all = Inflight::new(&file, offset, shape, packed).map_err(part)?;
+        self.inflight = Some(Arc::new(all));
+        Ok(self.publish()?)
     }
 
     fn get_max_mem_slots(&mut self) -> Result<u64> {
@@ -522,7 +509,17 @@ impl VhostUserBackendReqHandlerMut for Session {
         Err(Refusal::Unsupported.into())
     }
 
-    fn set_log_base(&mut self, _: &VhostUserLog, _: File) -> Result<()> {
-        Err(Refusal::Unsupported.into())
+    /// Pages are noted there while [`feature::LOG_ALL`] is agreed on.
+    fn set_log_base(&mut self, told: &VhostUserLog, file: File) -> Result<()> {
+        files::check_memory(&file).map_err(Refusal::from)?;
+        let (bytes, offset) = (told.mmap_size, told.mmap_offset);
+        let log = DirtyLog::new(&file, offset, bytes).map_err(|why| Refusal::Part {
+            what: "a log of written pages",
+            bytes,
+            offset,
+            why,
+        })?;
+        self.log = Some(Arc::new(log));
+        Ok(self.publish()?)
     }
 }

@@ -6,6 +6,7 @@
 
 mod arena;
 mod batch;
+mod loan;
 mod pool;
 mod tag;
 #[cfg(test)]
@@ -14,6 +15,7 @@ mod tests;
 pub(crate) use arena::Link;
 pub use arena::{Arena, CHUNK_SIZE, HEADROOM, MAX_CHUNKS, METADATA_ROOM, Owner};
 pub use batch::{BATCH_SIZE, Batch, Meta, Packet, SeenAs};
+pub(crate) use loan::{Loan, Loans};
 pub use pool::{Audit, Chunk, Pool};
 pub(crate) use tag::MACS;
 
@@ -40,7 +42,7 @@ pub struct Offload {
     pub gso_type: u8,
     /// Bytes of all headers before the payload that segmentation repeats.
     pub hdr_len: u16,
-    /// Payload bytes of each segment.
+    /// Payload bytes of each segment. Without a kind (`gso_type` 0), what the sender has asked its segments to have at most; 0 where it has not.
     pub gso_size: u16,
     /// Where the checksummed bytes begin, from the start of the frame.
     pub csum_start: u16,
@@ -69,6 +71,8 @@ pub struct Frame {
     offset: u16,
     head_len: u16,
     segments: u8,
+    /// What is behind the first chunk, which is the only one then, is not here.
+    loan: Option<Loan>,
     /// Offload state of the frame.
     pub offload: Offload,
 }
@@ -91,8 +95,32 @@ impl Frame {
             offset,
             head_len: len,
             segments: 1,
+            loan: None,
             offload: Offload::default(),
         }
+    }
+
+    /// What follows its only chunk, `len` bytes, is lent.
+    #[inline]
+    pub(crate) fn lend(&mut self, loan: Loan, len: u32) {
+        debug_assert!(self.segments == 1 && self.loan.is_none());
+        self.loan = Some(loan);
+        self.len += len;
+    }
+
+    /// What it has lent behind its only chunk, and how many bytes.
+    #[inline]
+    pub(crate) fn lent(&self) -> Option<(Loan, u32)> {
+        let loan = self.loan?;
+        Some((loan, self.len - u32::from(self.head_len)))
+    }
+
+    /// Takes the loan off, and the bytes with it.
+    pub(crate) fn take_lent(&mut self) -> Option<(Loan, u32)> {
+        let lent = self.lent()?;
+        self.loan = None;
+        self.len = self.head_len.into();
+        Some(lent)
     }
 
     #[inline]
@@ -200,6 +228,13 @@ impl Frame {
     /// The chunks of the chain in order, as ring descriptors name them.
     #[inline]
     pub(crate) fn chunks(&self) -> impl Iterator<Item = Chunk> {
+        debug_assert!(self.loan.is_none(), "lent bytes are in no chunk");
+        self.own_chunks()
+    }
+
+    /// Those that it has, whatever else is lent.
+    #[inline]
+    pub(super) fn own_chunks(&self) -> impl Iterator<Item = Chunk> {
         let mut next = Chunk {
             index: self.head,
             offset: self.offset,
@@ -259,6 +294,7 @@ impl Frame {
         }
         self.head_len = len;
         self.len = len.into();
+        self.loan = None;
         true
     }
 
@@ -314,9 +350,19 @@ impl Frame {
         self.head
     }
 
+    /// Shortens what is lent so that the frame has `len` bytes, or as many as are in its chunk.
+    pub(super) fn cut_lent(&mut self, len: u32) {
+        if self.loan.is_some() {
+            let own = u32::from(self.head_len);
+            self.len = len.clamp(own, self.len);
+            self.loan = self.loan.filter(|_| self.len > own);
+        }
+    }
+
     /// Shortens a frame to its first `len` bytes and returns the chunks cut off, head first, for the pool.
     /// The first segment keeps at least one byte.
     pub(crate) fn cut(&mut self, len: u32) -> impl Iterator<Item = u32> + use<> {
+        debug_assert!(self.loan.is_none(), "lent bytes are cut off first");
         let mut kept = 0;
         let mut segments = 0;
         let mut spare = [0u32; MAX_SEGMENTS as usize];

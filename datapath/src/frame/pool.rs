@@ -4,7 +4,8 @@
 use std::sync::Arc;
 
 use super::arena::{Arena, CHUNK_SIZE, HEADROOM, Owner};
-use super::{Frame, MAX_SEGMENTS};
+use super::{Frame, Loans, MAX_SEGMENTS};
+use crate::foreign::Foreign;
 use crate::ids::{PortId, WorkerId};
 
 /// A chunk and the bytes of it that matter, as a ring descriptor names them.
@@ -109,6 +110,7 @@ pub struct Pool {
     worker: WorkerId,
     shelves: Vec<Shelf>,
     foreign: Vec<Frame>,
+    loans: Loans,
 }
 
 impl Pool {
@@ -118,6 +120,7 @@ impl Pool {
             worker,
             shelves: Vec::new(),
             foreign: Vec::with_capacity(4096),
+            loans: Loans::default(),
         }
     }
 
@@ -216,9 +219,100 @@ impl Pool {
 
     /// A frame of one empty segment behind [`HEADROOM`] bytes, or `None` when the arena has no free chunk.
     pub fn alloc(&mut self, arena: &Arc<Arena>) -> Option<Frame> {
+        self.alloc_segment(arena, 0)
+    }
+
+    /// A frame of one segment of `len` bytes, whatever they are, behind [`HEADROOM`] bytes; `None` when the arena has no free chunk.
+    ///
+    /// # Panics
+    /// When a chunk has no room for them.
+    #[inline]
+    pub(crate) fn alloc_segment(&mut self, arena: &Arc<Arena>, len: u16) -> Option<Frame> {
+        assert!(usize::from(len) <= CHUNK_SIZE - HEADROOM, "{len} bytes");
         let chunk = self.shelf(arena)?.take(Owner::User, PortId(0))?;
         // SAFETY: (U1) the chunk came off the free list, so nobody else holds it.
-        Some(unsafe { Frame::mint(arena, chunk, HEADROOM as u16, 0) })
+        Some(unsafe { Frame::mint(arena, chunk, HEADROOM as u16, len) })
+    }
+
+    /// What is lent of the frames of this burst.
+    #[inline]
+    pub(crate) fn loans(&mut self) -> &mut Loans {
+        &mut self.loans
+    }
+
+    /// Copies what of a frame's bytes is still where its sender has them into chunks of its arena. False, and nothing changed, when chunks are short.
+    #[must_use]
+    #[inline]
+    pub fn fetch(&mut self, frame: &mut Frame) -> bool {
+        frame.lent().is_none() || self.fetch_lent(frame)
+    }
+
+    #[cold]
+    fn fetch_lent(&mut self, frame: &mut Frame) -> bool {
+        let Some((loan, len)) = frame.take_lent() else {
+            return true;
+        };
+        let loans = std::mem::take(&mut self.loans);
+        let pieces = loans.pieces(loan, len as usize);
+        let copied = self.append(frame, len as usize, pieces);
+        self.loans = loans;
+        if !copied {
+            frame.lend(loan, len);
+        }
+        copied
+    }
+
+    /// Copies `total` bytes behind a frame of one chunk; false, and nothing changed, when chunks are short.
+    pub(crate) fn append<'a>(
+        &mut self,
+        frame: &mut Frame,
+        total: usize,
+        pieces: impl Iterator<Item = Foreign<'a>>,
+    ) -> bool {
+        const ROOM: usize = CHUNK_SIZE - HEADROOM;
+        debug_assert_eq!(frame.segments(), 1);
+        let before = frame.len() as u16;
+        // In front of the frame there may be more than there was.
+        let here = (CHUNK_SIZE - usize::from(frame.offset) - usize::from(before)).min(total);
+        let needed = (total - here).div_ceil(ROOM);
+        let Some(arena) = self.home(frame).map(|shelf| shelf.arena.clone()) else {
+            return false;
+        };
+        let free = self.free_chunks(&arena) as usize;
+        if free < needed
+            || needed >= usize::from(MAX_SEGMENTS)
+            || !frame.resize(before + here as u16)
+        {
+            return false;
+        }
+        let mut rest = total - here;
+        let mut tail = frame.head();
+        while rest > 0 {
+            let len = rest.min(ROOM);
+            // There are as many.
+            let Some(more) = self.alloc_segment(&arena, len as u16) else {
+                break;
+            };
+            tail = frame.chain(tail, more);
+            rest -= len;
+        }
+        let mut into = frame.iter_mut();
+        let mut room = into.next().map(|head| &mut head[usize::from(before)..]);
+        for mut piece in pieces {
+            while piece.len() > 0 {
+                match room.take() {
+                    Some([]) => room = into.next(),
+                    None => return true,
+                    Some(here) => {
+                        let (now, later) = piece.split(here.len());
+                        let (to, left) = here.split_at_mut(now.len());
+                        now.copy_to(to);
+                        (piece, room) = (later, Some(left));
+                    }
+                }
+            }
+        }
+        true
     }
 
     /// A frame with these bytes, chained over several chunks when they are many; `None` when memory is short or the
@@ -289,7 +383,7 @@ impl Pool {
         let Some(shelf) = self.home(&frame) else {
             return;
         };
-        for chunk in frame.chunks() {
+        for chunk in frame.own_chunks() {
             // SAFETY: (U1) the frame held its chunks and ends here.
             unsafe { shelf.put(chunk.index) };
         }
@@ -299,6 +393,10 @@ impl Pool {
     /// another worker's arena keeps them: they go home with it.
     pub fn truncate(&mut self, frame: &mut Frame, len: u32) {
         if len >= frame.len() || frame.arena().worker() != self.worker {
+            return;
+        }
+        frame.cut_lent(len);
+        if len >= frame.len() {
             return;
         }
         let spare = frame.cut(len);

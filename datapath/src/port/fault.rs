@@ -195,7 +195,11 @@ impl FaultPort {
             self.receive.quiet();
         }
         for packet in self.arrived.drain() {
-            self.receive.push(packet.frame, pool, &self.inner);
+            let mut frame = packet.frame;
+            match pool.fetch(&mut frame) {
+                true => self.receive.push(frame, pool, &self.inner),
+                false => pool.free(frame),
+            }
         }
         let n = budget.min(self.receive.ready.len());
         for frame in self.receive.ready.drain(..n) {

@@ -24,6 +24,7 @@ pub const MEMORY_CAPS: Caps = Caps {
     takes_partial_checksum: false,
     joins_segments: false,
     takes_any_arena: false,
+    takes_lent: false,
     max_segments: MAX_SEGMENTS,
     vlan: None,
 };

@@ -62,6 +62,8 @@ pub struct Caps {
     pub joins_segments: bool,
     /// Transmit takes all frames so, of any arena: the kernel copies them.
     pub takes_any_arena: bool,
+    /// Transmit takes frames with bytes that are lent ([`Pool::fetch`]).
+    pub takes_lent: bool,
     /// Most segments of a frame it transmits.
     pub max_segments: u8,
     /// The VLAN that its frames are of: each has the tag on the wire, and none within the switch. `None`: they have no tag. Of uplinks.
@@ -216,7 +218,11 @@ impl Port {
             Port::Vhost(p) => p.caps(),
             Port::Memory(p) => p.caps(),
             Port::Pcap(p) => p.caps(),
-            Port::Fault(p) => p.inner().caps(),
+            // It keeps frames.
+            Port::Fault(p) => Caps {
+                takes_lent: false,
+                ..p.inner().caps()
+            },
         }
     }
 
@@ -237,6 +243,17 @@ impl Port {
             Port::Memory(p) => p.receive(id, pool, batch, budget),
             Port::Pcap(p) => p.receive(id, pool, batch, budget),
             Port::Fault(p) => p.receive(id, pool, batch, budget),
+        }
+    }
+
+    /// The frames that were received last are on their way, dropped, or [fetched](Pool::fetch): what they came in goes back to the sender. To be called after each
+    /// [`Port::receive`].
+    #[inline]
+    pub fn release(&mut self, pool: &mut Pool) {
+        match self {
+            Port::Vhost(p) => p.release(pool),
+            Port::Fault(p) => p.inner_mut().release(pool),
+            Port::Xdp(_) | Port::Nic(_) | Port::Tap(_) | Port::Memory(_) | Port::Pcap(_) => {}
         }
     }
 

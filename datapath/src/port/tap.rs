@@ -87,6 +87,7 @@ impl TapPort {
                 takes_partial_checksum: true,
                 joins_segments: true,
                 takes_any_arena: true,
+                takes_lent: false,
                 max_segments: MAX_SEGMENTS,
                 vlan,
             },

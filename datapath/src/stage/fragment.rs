@@ -26,6 +26,9 @@ pub(super) fn cut(
     mtu: u32,
     verdict: Verdict,
 ) -> Result<(), Reason> {
+    if !ctx.pool.fetch(&mut packet.frame) {
+        return Err(Reason::NoMemory);
+    }
     if !finish_checksum(ctx, packet) {
         return Err(Reason::PacketTooBig);
     }

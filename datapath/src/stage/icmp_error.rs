@@ -98,6 +98,10 @@ fn become_error(
         ctx.counters.event(Event::IcmpErrorLimited, 1);
         return false;
     }
+    // As much of it is quoted as fits.
+    if !ctx.pool.fetch(&mut packet.frame) {
+        return false;
+    }
     let mut out = [0; icmp_error::MAX_FRAME];
     let bytes = packet.frame.bytes();
     let written = icmp_error::write(bytes, &packet.meta.parsed, error, mac, source, &mut out);

@@ -458,7 +458,7 @@ fn leave(
         let error = IcmpError::TimeExceeded;
         return icmp_error::refuse(ctx, port, packet, Reason::TtlExceeded, error);
     }
-    let mtu = path_mtu::of(ctx, way);
+    let mtu = path_mtu::of(ctx, way).min(superframe::longest(ctx.caps, packet));
     if parsed.l3_len > mtu {
         return leave_in_pieces(ctx, port, packet, outcome, (way, mtu));
     }

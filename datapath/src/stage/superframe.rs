@@ -31,6 +31,23 @@ pub(super) fn is_one(caps: Caps, packet: &Packet) -> bool {
         && parsed.fragment == Fragment::NotFragment
 }
 
+/// The longest packet, from the IP header on, that a sender has asked its segments to be: it may know of a way on that takes no more. `u32::MAX` where it has not asked.
+#[inline]
+pub(super) fn longest(caps: Caps, packet: &Packet) -> u32 {
+    match packet.frame.offload.gso_size {
+        0 => u32::MAX,
+        asked => headers_len(caps, packet).map_or(u32::MAX, |headers| headers + u32::from(asked)),
+    }
+}
+
+/// Network and transport header of what may be cut.
+#[cold]
+fn headers_len(caps: Caps, packet: &Packet) -> Option<u32> {
+    let parsed = &packet.meta.parsed;
+    let tcp = TcpHeader::read(packet.frame.bytes().get(parsed.l4.into()..)?)?;
+    is_one(caps, packet).then(|| u32::from(parsed.l4 - parsed.l3) + tcp.header_len() as u32)
+}
+
 /// Leaves `packet`, already rewritten for its way, whole for the port it leaves by, if that takes superframes: it or its device cuts it into segments of
 /// at most `mtu` bytes.
 pub(super) fn leaves_whole(ctx: &Context<'_>, packet: &mut Packet, mtu: u32, out: PortId) -> bool {
@@ -72,6 +89,9 @@ fn cut_into(
     mtu: u32,
     verdict: Verdict,
 ) -> Result<(), Reason> {
+    if !pool.fetch(&mut packet.frame) {
+        return Err(Reason::NoMemory);
+    }
     let original = read(packet).ok_or(Reason::PacketTooBig)?;
     let headers = (original.end - original.l3) as u32;
     let each = mtu
@@ -107,6 +127,7 @@ fn cut_into(
             return Err(Reason::NoMemory);
         };
         frame.offload = packet.frame.offload;
+        frame.offload.gso_size = 0;
         let mut meta = packet.meta;
         meta.verdict = verdict;
         meta.parsed.l3_len = headers + len;
@@ -114,6 +135,7 @@ fn cut_into(
         at += len;
     }
     pool.truncate(&mut packet.frame, original.end as u32 + each);
+    packet.frame.offload.gso_size = 0;
     packet.meta.parsed.l3_len = headers + each;
     let mut header = original.bytes;
     set_headers(

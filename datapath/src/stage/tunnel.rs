@@ -69,6 +69,9 @@ fn put_headers(
     out: &Adjacency,
     group: Option<GroupId>,
 ) -> bool {
+    if !ctx.pool.fetch(&mut packet.frame) {
+        return false;
+    }
     // What it covers is out of a device's sight from here on.
     fragment::finish_checksum(ctx, packet);
     let frame = &mut packet.frame;

@@ -223,10 +223,13 @@ impl Outlets {
         }
     }
 
-    fn hand_over(&mut self, frame: Frame, meta: &Meta, to: WorkerId) {
+    fn hand_over(&mut self, mut frame: Frame, meta: &Meta, to: WorkerId) {
         // A packet that came from a peer goes no further: the port has moved on while it was under way.
         if frame.arena().worker() != self.me {
             return self.discard(frame, meta, Reason::PortGone);
+        }
+        if !self.pool.fetch(&mut frame) {
+            return self.discard(frame, meta, Reason::NoMemory);
         }
         match self.peers.send(to, Packet { frame, meta: *meta }) {
             Ok(()) => self.counters.event(Event::HandoffSent, 1),
@@ -241,8 +244,11 @@ impl Outlets {
     }
 
     /// A copy for every port the frame goes to; ports of other workers get theirs over the rings.
-    fn flood(&mut self, tables: &Tables, frame: Frame, meta: &Meta) {
+    fn flood(&mut self, tables: &Tables, mut frame: Frame, meta: &Meta) {
         let counters = self.counters.clone();
+        if !self.pool.fetch(&mut frame) {
+            return self.discard(frame, meta, Reason::NoMemory);
+        }
         let packet = Packet { frame, meta: *meta };
         for copy in segment::members(tables, &counters, self.me, &packet) {
             if let Verdict::Drop(reason) = copy.verdict {
@@ -272,6 +278,9 @@ impl Outlets {
         if slot.waiting.1 >= slot.backlog {
             return self.discard(frame, meta, Reason::TxQueueFull);
         }
+        if !slot.caps.takes_lent && !self.pool.fetch(&mut frame) {
+            return self.discard(frame, meta, Reason::NoMemory);
+        }
         if slot.caps.joins_segments && !meta.sealed {
             mark_stream(&mut frame, &meta.parsed);
         }
@@ -285,6 +294,9 @@ impl Outlets {
             let field = frame.offload.checksum_field();
             // What a device is asked for is an Internet checksum.
             if !slot.caps.takes_partial_checksum || field.is_crc32c() {
+                if !self.pool.fetch(&mut frame) {
+                    return self.discard(frame, meta, Reason::NoMemory);
+                }
                 fill_checksum(&mut frame, field, meta);
                 self.counters.event(Event::ChecksumFilled, 1);
             }
@@ -334,6 +346,7 @@ impl Outlets {
             true => slot.newly_refused(),
             false => 0,
         };
+        keep_waiting(slot, &mut self.pool, &self.counters);
         let left = slot.outbox.iter().fold((0, 0), |(bytes, chunks), frame| {
             (
                 bytes + u64::from(frame.len()),
@@ -352,6 +365,21 @@ impl Outlets {
         }
         slot.unfinished = slot.port.kick(&mut slot.kicks) || !slot.outbox.is_empty();
         sent
+    }
+}
+
+/// What waits for a device does so longer than what it came in stays with the switch.
+#[inline]
+fn keep_waiting(slot: &mut Slot, pool: &mut Pool, counters: &WorkerCounters) {
+    let mut at = 0;
+    while let Some(frame) = slot.outbox.get_mut(at) {
+        if pool.fetch(frame) {
+            at += 1;
+        } else if let Some(frame) = slot.outbox.remove(at) {
+            slot.waiting.0 -= u64::from(frame.len());
+            counters.dropped(slot.fed_by, Reason::NoMemory);
+            pool.free(frame);
+        }
     }
 }
 

@@ -39,6 +39,7 @@ const NO_CAPS: Caps = Caps {
     takes_partial_checksum: false,
     joins_segments: false,
     takes_any_arena: false,
+    takes_lent: false,
     max_segments: 0,
     vlan: None,
 };
@@ -157,12 +158,15 @@ impl Engine {
             .receive(id, &mut outlets.pool, &mut self.batch, BATCH_SIZE);
         slot.port.reclaim(&mut outlets.pool);
         if n == 0 {
+            slot.port.release(&mut outlets.pool);
             return false;
         }
         let bytes = self.batch.iter().map(|p| u64::from(p.frame.len())).sum();
         outlets.counters.received(id, n as u64, bytes);
         self.decide(tables, caps, *now, stage::run);
         self.dispatch(tables);
+        let outlets = &mut self.outlets;
+        outlets.slots[at].port.release(&mut outlets.pool);
         let cost = self.lap(now);
         let slot = &mut self.outlets.slots[at];
         let charged = self.quantum.charge(&mut slot.balance, cost);

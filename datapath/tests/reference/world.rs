@@ -115,6 +115,7 @@ impl World {
                 takes_partial_checksum: false,
                 joins_segments: false,
                 takes_any_arena: false,
+                takes_lent: false,
                 max_segments: 18,
                 vlan: None,
             },

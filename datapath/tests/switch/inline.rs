@@ -145,6 +145,7 @@ fn a_port_that_cannot_chain_drops_long_frames() {
     let sender = pod(&mut switch, 0, 0);
     let (device, receiver) = MemoryDevice::pipe(16).unwrap();
     let caps = port::Caps {
+        takes_lent: false,
         max_segments: 1,
         ..MEMORY_CAPS
     };

@@ -71,8 +71,23 @@ impl Bed {
         Backend {
             memory: Some(memory),
             features: self.features,
+            log: None,
+            inflight: None,
             queues: queues.map(|(start, q)| Some(q.queue(start))).collect(),
         }
+    }
+
+    /// The same with its memory in two regions, of which the second is in front of the first for the frontend.
+    pub(crate) fn backend_of_halves(&mut self) -> Backend {
+        let halves = self.guest.halves();
+        let mut backend = self.backend(&halves);
+        for queue in backend.queues.iter_mut().flatten() {
+            let at = &mut queue.addresses;
+            for at in [&mut at.descriptors, &mut at.available, &mut at.used] {
+                *at += self.guest.bytes / 2;
+            }
+        }
+        backend
     }
 
     /// The worker begins to serve both queues.
@@ -99,6 +114,14 @@ impl Bed {
 
     /// What has come in.
     pub(crate) fn receive(&mut self) -> Vec<Frame> {
+        let mut frames = self.receive_lent();
+        frames.retain_mut(|frame| self.pool.fetch(frame));
+        self.port.release(&mut self.pool);
+        frames
+    }
+
+    /// The same, with bytes that may still be the guest's until the port releases them.
+    pub(crate) fn receive_lent(&mut self) -> Vec<Frame> {
         let mut batch = Batch::new();
         self.port.receive(ID, &mut self.pool, &mut batch, 64);
         batch.drain().map(|packet| packet.frame).collect()

@@ -268,15 +268,7 @@ fn superframes_are_taken_by_guests_that_agreed_to_both_families() {
 fn memory_in_several_regions_is_one_for_the_guest() {
     let mut bed = Bed::new(USUAL, 8);
     bed.begin_anew();
-    let halves = bed.guest.halves();
-    // Of the frontend's addresses, those of the first half are behind those of the second.
-    let mut backend = bed.backend(&halves);
-    for queue in backend.queues.iter_mut().flatten() {
-        let at = &mut queue.addresses;
-        for at in [&mut at.descriptors, &mut at.available, &mut at.used] {
-            *at += bed.guest.bytes / 2;
-        }
-    }
+    let backend = bed.backend_of_halves();
     bed.publish(backend);
     let middle = crate::driver::GUEST + bed.guest.bytes / 2;
     let sent = packet(3000, 1);

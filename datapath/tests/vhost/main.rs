@@ -5,5 +5,7 @@ mod bed;
 mod driver;
 mod frames;
 mod hostile;
+mod kept;
+mod lent;
 mod oracle;
 mod told;

@@ -142,6 +142,8 @@ impl Worker {
                 port.receive(ID, &mut pool, &mut batch, 64);
                 outbox.extend(batch.drain().map(|packet| packet.frame));
                 port.transmit(ID, &mut pool, &mut outbox);
+                assert!(outbox.iter_mut().all(|frame| pool.fetch(frame)));
+                port.release(&mut pool);
                 thread::sleep(Duration::from_micros(100));
             }
             outbox.into_iter().for_each(|frame| pool.free(frame));

@@ -50,11 +50,11 @@ fn a_queue_that_is_not_there_is_named() {
 
 #[test]
 fn what_was_not_offered_cannot_be_chosen() {
-    let chosen = USUAL | 1 << 26;
+    let chosen = USUAL | 1 << 27;
     let why = fault(SET_FEATURES, &chosen.to_ne_bytes(), &[]);
     assert_eq!(
         why,
-        "SET_FEATURES: features 0x144008000, of which 0x4000000 were not offered"
+        "SET_FEATURES: features 0x148008000, of which 0x8000000 were not offered"
     );
     let why = fault(SET_PROTOCOL_FEATURES, &(1u64 << 20).to_ne_bytes(), &[]);
     assert!(why.contains("of which 0x100000 were not offered"), "{why}");

@@ -60,8 +60,8 @@ pub(crate) fn mark(frame: &mut Frame, parsed: &Parsed) {
     if known {
         (offload.csum_start, offload.csum_offset) = (parsed.l4, tcp::CHECKSUM_OFFSET);
         offload.hdr_len = end as u16;
-        offload.gso_size = if joinable { payload as u16 } else { 0 };
     }
+    offload.gso_size = if known && joinable { payload as u16 } else { 0 };
 }
 
 /// Notes in the offload of a frame of TCP that it is a superframe, which the device cuts into segments of packets of at most `mtu` bytes. False, and
@@ -90,7 +90,7 @@ pub(crate) fn is_whole(frame: &Frame) -> bool {
     let Offload {
         gso_size, hdr_len, ..
     } = frame.offload;
-    gso_size > 0 && frame.len() > u32::from(gso_size) + u32::from(hdr_len)
+    is_marked(frame) && gso_size > 0 && frame.len() > u32::from(gso_size) + u32::from(hdr_len)
 }
 
 /// Whether a frame was [marked](mark).

@@ -158,6 +158,7 @@ impl PcapPort {
                 takes_partial_checksum: false,
                 joins_segments: false,
                 takes_any_arena: false,
+                takes_lent: false,
                 max_segments: MAX_SEGMENTS,
                 vlan: None,
             },

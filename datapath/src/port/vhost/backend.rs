@@ -11,6 +11,8 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{EventfdFlags, eventfd};
 
+use super::inflight::Inflight;
+use super::log::DirtyLog;
 use super::memory::GuestMemory;
 use super::nudge::Calling;
 use super::pair::Served;
@@ -43,6 +45,8 @@ pub mod feature {
     pub const HOST_TSO6: u64 = 1 << 12;
     /// A packet to the driver may fill several buffers.
     pub const MRG_RXBUF: u64 = 1 << 15;
+    /// Pages that are written to are noted (VHOST_F_LOG_ALL): the guest is being moved.
+    pub const LOG_ALL: u64 = 1 << 26;
     /// Several pairs of queues.
     pub const MQ: u64 = 1 << 22;
     /// Buffers may be described by a table.
@@ -59,7 +63,7 @@ pub mod feature {
     pub const IN_ORDER: u64 = 1 << 35;
 
     /// What drivers choose of, by the names of virtio.
-    const NAMES: [(u64, &str); 14] = [
+    const NAMES: [(u64, &str); 15] = [
         (CSUM, "csum"),
         (GUEST_CSUM, "guest_csum"),
         (MTU, "mtu"),
@@ -69,6 +73,7 @@ pub mod feature {
         (HOST_TSO6, "host_tso6"),
         (MRG_RXBUF, "mrg_rxbuf"),
         (MQ, "mq"),
+        (LOG_ALL, "log_all"),
         (INDIRECT_DESC, "indirect_desc"),
         (EVENT_IDX, "event_idx"),
         (VERSION_1, "version_1"),
@@ -92,6 +97,7 @@ pub mod feature {
         | HOST_TSO6
         | MRG_RXBUF
         | MQ
+        | LOG_ALL
         | INDIRECT_DESC
         | EVENT_IDX
         | PROTOCOL_FEATURES
@@ -124,6 +130,10 @@ pub struct Backend {
     pub memory: Option<Arc<GuestMemory>>,
     /// [`feature`] bits that were agreed on.
     pub features: u64,
+    /// Where pages that are written to are noted, if [`feature::LOG_ALL`] was agreed on.
+    pub log: Option<Arc<DirtyLog>>,
+    /// What is kept for the next backend.
+    pub inflight: Option<Arc<Inflight>>,
     /// By index; those that are not to be served are `None`. The driver receives by even ones and sends by odd ones (virtio 1.2 section 5.1.2).
     pub queues: Vec<Option<Queue>>,
 }
@@ -137,6 +147,32 @@ impl Backend {
 
     pub(super) fn has(&self, features: u64) -> bool {
         self.features & features == features
+    }
+}
+
+/// What others have and may take away.
+#[derive(Debug, Default)]
+pub(super) struct Backing {
+    memory: Option<Arc<GuestMemory>>,
+    log: Option<Arc<DirtyLog>>,
+    inflight: Option<Arc<Inflight>>,
+}
+
+impl Backing {
+    pub(super) fn of(backend: &Backend) -> Backing {
+        Backing {
+            memory: backend.memory.clone(),
+            log: backend.log.clone(),
+            inflight: backend.inflight.clone(),
+        }
+    }
+
+    /// Whether a part of it has gone: a file behind it was cut.
+    #[inline]
+    pub(super) fn is_lost(&self) -> bool {
+        self.memory.as_ref().is_some_and(|m| m.is_lost())
+            || self.log.as_ref().is_some_and(|l| l.is_lost())
+            || self.inflight.as_ref().is_some_and(|i| i.is_lost())
     }
 }
 

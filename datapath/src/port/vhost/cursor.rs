@@ -4,8 +4,10 @@
 
 use super::memory::GuestMemory;
 use super::ring::{Piece, RingFault};
+use crate::foreign::Foreign;
 
 /// A place in the pieces of one buffer or several.
+#[derive(Clone)]
 pub(super) struct Cursor<'a> {
     memory: &'a GuestMemory,
     pieces: &'a [Piece],
@@ -14,6 +16,7 @@ pub(super) struct Cursor<'a> {
 }
 
 impl<'a> Cursor<'a> {
+    #[inline]
     pub(super) fn new(memory: &'a GuestMemory, pieces: &'a [Piece]) -> Cursor<'a> {
         let (left, pieces) = match pieces {
             [first, others @ ..] => (*first, others),
@@ -26,19 +29,32 @@ impl<'a> Cursor<'a> {
         }
     }
 
-    /// Goes on by at most `most` bytes, which lie together: where they begin and how many they are. None at the end.
+    /// Goes on by at most `most` bytes, which lie together; none at the end.
+    ///
+    /// # Errors
+    /// [`RingFault::Outside`], when they are no memory.
     #[inline]
-    fn next(&mut self, most: usize) -> Option<(u64, usize)> {
+    pub(super) fn next(&mut self, most: usize) -> Result<Option<Foreign<'a>>, RingFault> {
         while self.left.len == 0 {
-            let (first, others) = self.pieces.split_first()?;
+            let Some((first, others)) = self.pieces.split_first() else {
+                return Ok(None);
+            };
             (self.left, self.pieces) = (*first, others);
         }
-        let len = (self.left.len as usize).min(most);
-        let at = self.left.address;
+        let (at, len) = (self.left.address, (self.left.len as usize).min(most));
+        let Some(here) = self.memory.at(at, len) else {
+            return Err(outside(at, len));
+        };
         // A piece that would go past the last address is not all memory, and found to be so when it is read.
-        self.left.address = at.wrapping_add(len as u64);
-        self.left.len -= len as u32;
-        Some((at, len))
+        self.left.address = at.wrapping_add(here.len() as u64);
+        self.left.len -= here.len() as u32;
+        Ok(Some(here))
+    }
+
+    /// Where the bytes are that are left, and how many.
+    pub(super) fn left(&self) -> impl Iterator<Item = (u64, u32)> {
+        let all = std::iter::once(&self.left).chain(self.pieces);
+        all.map(|piece| (piece.address, piece.len))
     }
 
     /// Fills `to`, as far as there are bytes; how many there were.
@@ -46,12 +62,10 @@ impl<'a> Cursor<'a> {
     pub(super) fn read(&mut self, to: &mut [u8]) -> Result<usize, RingFault> {
         let mut done = 0;
         while done < to.len()
-            && let Some((address, len)) = self.next(to.len() - done)
+            && let Some(here) = self.next(to.len() - done)?
         {
-            if !self.memory.read(address, &mut to[done..done + len]) {
-                return Err(outside(address, len));
-            }
-            done += len;
+            here.copy_to(&mut to[done..done + here.len()]);
+            done += here.len();
         }
         Ok(done)
     }
@@ -61,14 +75,25 @@ impl<'a> Cursor<'a> {
     pub(super) fn write(&mut self, from: &[u8]) -> Result<usize, RingFault> {
         let mut done = 0;
         while done < from.len()
-            && let Some((address, len)) = self.next(from.len() - done)
+            && let Some(here) = self.next(from.len() - done)?
         {
-            if !self.memory.write(address, &from[done..done + len]) {
-                return Err(outside(address, len));
-            }
-            done += len;
+            here.copy_from(&from[done..done + here.len()]);
+            done += here.len();
         }
         Ok(done)
+    }
+
+    /// Writes all of what somebody else has, as far as there is room.
+    #[inline]
+    pub(super) fn write_over(&mut self, mut from: Foreign<'_>) -> Result<(), RingFault> {
+        while from.len() > 0
+            && let Some(here) = self.next(from.len())?
+        {
+            let (now, later) = from.split(here.len());
+            here.copy_over(now);
+            from = later;
+        }
+        Ok(())
     }
 }
 

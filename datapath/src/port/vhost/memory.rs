@@ -10,7 +10,10 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};
 
+use super::log::DirtyLog;
 use super::sigbus::Mapping;
+use crate::foreign::Foreign;
+use crate::frame::{Loan, Loans};
 
 /// Most regions of a guest: what a vhost-user frontend may name in one message (8), and as many as it may add. Each access looks for one among them.
 pub const MAX_REGIONS: usize = 64;
@@ -65,6 +68,39 @@ pub enum RegionError {
     },
 }
 
+/// Why a part of a file is not taken.
+#[derive(Debug, thiserror::Error)]
+pub enum PartError {
+    /// Its numbers.
+    #[error("{0}")]
+    Wrong(&'static str),
+    /// The kernel's word.
+    #[error(transparent)]
+    System(#[from] io::Error),
+}
+
+/// Maps `bytes` bytes of a file from `offset` on, and what else is in the first and the last of its pages, which may be huge ones; and where they begin in there.
+///
+/// # Errors
+/// [`PartError`]
+pub(super) fn map_part(
+    file: &File,
+    offset: u64,
+    bytes: u64,
+) -> Result<(Mapping, usize), PartError> {
+    let meta = file.metadata()?;
+    let end = offset.checked_add(bytes).filter(|end| *end <= meta.size());
+    let end = end.ok_or(PartError::Wrong("the file is shorter"))?;
+    // A page is mapped whole or not at all.
+    let page = meta.blksize().max(4096);
+    let begin = offset - offset % page;
+    let whole = end.checked_next_multiple_of(page).map(|end| end - begin);
+    let whole = whole.and_then(|n| isize::try_from(n).ok());
+    let whole = whole.ok_or(PartError::Wrong("too long"))?;
+    let mapping = Mapping::new(file, begin, whole as usize)?;
+    Ok((mapping, (offset - begin) as usize))
+}
+
 /// A region that is mapped.
 #[derive(Clone, Debug)]
 struct Mapped {
@@ -91,39 +127,35 @@ impl Mapped {
             offset,
             what,
         };
-        let map = |source| RegionError::Map {
-            guest,
-            bytes,
-            source,
-        };
         if bytes == 0 || guest.checked_add(bytes).is_none() || user.checked_add(bytes).is_none() {
             return Err(wrong("no such range of addresses"));
         }
-        let meta = file.metadata().map_err(map)?;
-        let end = offset.checked_add(bytes).filter(|end| *end <= meta.size());
-        let end = end.ok_or_else(|| wrong("the file is shorter"))?;
-        // A page of the file, which may be a huge one, is mapped whole or not at all.
-        let page = meta.blksize().max(4096);
-        let begin = offset - offset % page;
-        let whole = end.checked_next_multiple_of(page).map(|end| end - begin);
-        let whole = whole.and_then(|n| isize::try_from(n).ok());
-        let whole = whole.ok_or_else(|| wrong("too long"))?;
+        let (mapping, offset) = map_part(file, offset, bytes).map_err(|e| match e {
+            PartError::Wrong(what) => wrong(what),
+            PartError::System(source) => RegionError::Map {
+                guest,
+                bytes,
+                source,
+            },
+        })?;
         Ok(Mapped {
             guest,
             user,
             bytes,
-            offset: (offset - begin) as usize,
-            mapping: Arc::new(Mapping::new(file, begin, whole as usize).map_err(map)?),
+            offset,
+            mapping: Arc::new(mapping),
         })
     }
 
-    /// The address here of `len` bytes that begin `within` the region, and how many of them are in it.
+    /// As many of `len` bytes that begin `within` the region as are in it.
     #[inline]
-    fn at(&self, within: u64, len: u64) -> (NonNull<u8>, u64) {
+    fn at(&self, within: u64, len: u64) -> Foreign<'_> {
         debug_assert!(within < self.bytes);
         // SAFETY: (G3) `within` is below the region's bytes, which end within the mapping.
         let at = unsafe { self.mapping.base().add(self.offset + within as usize) };
-        (at, len.min(self.bytes - within))
+        let len = len.min(self.bytes - within) as usize;
+        // SAFETY: (G1, G3) what is in the region is mapped as long as this is; (G4) a guest's.
+        unsafe { Foreign::new(at, len) }
     }
 }
 
@@ -192,54 +224,61 @@ impl GuestMemory {
         self.regions.iter().any(|r| r.mapping.is_lost())
     }
 
-    /// Calls `each` with every piece of `len` bytes from `guest` on, which lie in one region after another; false when not all of them are memory, of
-    /// which nothing is known before `each` has had a part.
+    /// The first of `len` bytes from `guest` on: as many as lie in one region, none when they are no memory.
     #[inline]
-    fn pieces(&self, guest: u64, len: usize, mut each: impl FnMut(NonNull<u8>, usize)) -> bool {
-        let (mut guest, mut left) = (guest, len as u64);
-        while left > 0 {
-            let holds = |r: &&Mapped| guest.wrapping_sub(r.guest) < r.bytes;
-            let Some(region) = self.regions.iter().find(holds) else {
+    pub(super) fn at(&self, guest: u64, len: usize) -> Option<Foreign<'_>> {
+        let holds = |r: &&Mapped| guest.wrapping_sub(r.guest) < r.bytes;
+        let region = self.regions.iter().find(holds)?;
+        Some(region.at(guest - region.guest, len as u64))
+    }
+
+    /// Copies bytes from `guest` on; false when not all of them are memory, of which some may have been copied.
+    #[inline]
+    pub(super) fn read(&self, guest: u64, mut to: &mut [u8]) -> bool {
+        let mut guest = guest;
+        while !to.is_empty() {
+            let Some(here) = self.at(guest, to.len()) else {
                 return false;
             };
-            let (at, here) = region.at(guest - region.guest, left);
-            each(at, here as usize);
-            left -= here;
+            let (now, later) = to.split_at_mut(here.len());
+            here.copy_to(now);
+            to = later;
             // It does not wrap within a region; behind the last address there is none.
-            guest = guest.wrapping_add(here);
+            guest = guest.wrapping_add(here.len() as u64);
         }
         true
     }
 
-    /// Copies bytes from `guest` on; false when not all of them are memory.
+    /// What lies together of `len` bytes from `guest` on, as far as it is memory.
     #[inline]
-    pub(super) fn read(&self, guest: u64, to: &mut [u8]) -> bool {
-        let mut done = 0;
-        let len = to.len();
-        let to = to.as_mut_ptr();
-        self.pieces(guest, len, |from, here| {
-            // SAFETY: (G3, G4) `here` bytes of the region; `done + here` is at most `len`, which is the slice's.
-            unsafe { std::ptr::copy_nonoverlapping(from.as_ptr(), to.add(done), here) };
-            done += here;
+    fn all(&self, guest: u64, len: u32) -> impl Iterator<Item = Foreign<'_>> {
+        let (mut guest, mut left) = (guest, len as usize);
+        std::iter::from_fn(move || {
+            let here = self.at(guest, left).filter(|_| left > 0)?;
+            guest = guest.wrapping_add(here.len() as u64);
+            left -= here.len();
+            Some(here)
         })
     }
 
-    /// Copies bytes to `guest`; false when not all of it is memory.
+    /// Lends what is at these addresses, all of which is memory; `None` when there is no number for it.
     #[inline]
-    pub(super) fn write(&self, guest: u64, from: &[u8]) -> bool {
-        let mut done = 0;
-        self.pieces(guest, from.len(), |to, here| {
-            let from = &from[done..done + here];
-            // SAFETY: (G3, G4) `here` bytes of the region, and of the slice.
-            unsafe { std::ptr::copy_nonoverlapping(from.as_ptr(), to.as_ptr(), here) };
-            done += here;
-        })
+    pub(super) fn lend(
+        self: &Arc<GuestMemory>,
+        pieces: impl Iterator<Item = (u64, u32)>,
+        loans: &mut Loans,
+    ) -> Option<Loan> {
+        let pieces = pieces.flat_map(|(at, len)| self.all(at, len));
+        // SAFETY: (G1) they are this memory's, which is kept.
+        unsafe { loans.lend(|| self.clone(), pieces) }
     }
 
     /// Asks the processor for the first bytes at an address.
     #[inline]
     pub(super) fn prefetch(&self, guest: u64) {
-        self.pieces(guest, 1, |at, _| crate::prefetch::prefetch(at.as_ptr()));
+        if let Some(first) = self.at(guest, 1) {
+            first.prefetch();
+        }
     }
 }
 
@@ -248,6 +287,8 @@ impl GuestMemory {
 pub(super) struct Words {
     at: NonNull<u8>,
     bytes: usize,
+    /// Where they are for the guest.
+    guest: u64,
     /// Kept for as long as the words are looked at.
     memory: Arc<GuestMemory>,
 }
@@ -265,11 +306,12 @@ impl Words {
     ) -> Option<Words> {
         let holds = |r: &&Mapped| user.wrapping_sub(r.user) < r.bytes;
         let region = memory.regions.iter().find(holds)?;
-        let (at, here) = region.at(user - region.user, bytes as u64);
-        let fits = here == bytes as u64 && at.addr().get().is_multiple_of(align);
+        let here = region.at(user - region.user, bytes as u64);
+        let fits = here.len() == bytes && here.base().addr().get().is_multiple_of(align);
         fits.then(|| Words {
-            at,
+            at: here.base(),
             bytes,
+            guest: region.guest + (user - region.user),
             memory: memory.clone(),
         })
     }
@@ -277,6 +319,12 @@ impl Words {
     /// The memory that they are in.
     pub(super) fn memory(&self) -> &Arc<GuestMemory> {
         &self.memory
+    }
+
+    /// Notes that any of them may have been written.
+    #[cold]
+    pub(super) fn mark(&self, log: &DirtyLog) {
+        log.mark(self.guest, self.bytes as u64);
     }
 
     #[inline]

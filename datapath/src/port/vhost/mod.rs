@@ -7,9 +7,11 @@
 //! | module | |
 //! |---|---|
 //! | `memory`, `sigbus` | the guest's memory, and what happens when a part of it is taken away |
+//! | `log`, `inflight` | which pages were written to, for a guest that moves; where a packed queue stands, for the next backend |
 //! | `ring`, `split`, `packed` | virtqueues as their device sees them |
 //! | `nudge` | calls that a frontend has the worker wait in |
-//! | `cursor`, `pair` | frames out of buffers, and into them |
+//! | `pair` | a queue that is served, and what was agreed on |
+//! | `cursor`, `take`, `put` | frames out of buffers, and into them |
 //! | `backend` | what is handed to the worker, and what it says of it |
 //!
 //! Whatever the guest writes is copied before it is judged. A driver that breaks the rules has its port [broken](VhostHandle::take_broken) until its frontend sets
@@ -17,13 +19,17 @@
 
 mod backend;
 mod cursor;
+mod inflight;
+mod log;
 mod memory;
 mod nudge;
 mod packed;
 mod pair;
+mod put;
 mod ring;
 mod sigbus;
 mod split;
+mod take;
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -40,7 +46,9 @@ pub use backend::{
     Backend, Broken, Calls, MAX_PAIRS, MAX_QUEUES, Queue, VhostDevice, VhostHandle, feature,
     vhost_device,
 };
-pub use memory::{GuestMemory, MAX_MEMORY, MAX_REGIONS, Region, RegionError};
+pub use inflight::{Inflight, inflight_bytes};
+pub use log::DirtyLog;
+pub use memory::{GuestMemory, MAX_MEMORY, MAX_REGIONS, PartError, Region, RegionError};
 pub use ring::{MAX_QUEUE, Position, RingFault};
 pub use split::Addresses;
 
@@ -48,7 +56,10 @@ use super::{Caps, Link, PortCounters};
 use crate::frame::{Arena, Batch, Frame, MAX_SEGMENTS, Pool};
 use crate::ids::PortId;
 use crate::wire::partial;
-use pair::{Before, Put, Room, Served, Take, Terms};
+use backend::Backing;
+use pair::{Before, Served, Terms};
+use put::{GROUP, Plan};
+use take::{Copied, Take, Taken};
 
 /// A port of a guest. Its worker's alone.
 pub struct VhostPort {
@@ -56,7 +67,8 @@ pub struct VhostPort {
     arena: Arc<Arena>,
     backlog: u32,
     terms: Terms,
-    memory: Option<Arc<GuestMemory>>,
+    /// What is served is in.
+    backing: Backing,
     /// Queues that the driver receives by, and sends by.
     receiving: Vec<Served>,
     sending: Vec<Served>,
@@ -67,7 +79,9 @@ pub struct VhostPort {
     /// Drivers were asked to kick.
     dozing: bool,
     starved: bool,
-    room: Room,
+    /// What the frames of this burst came in.
+    burst: Taken,
+    plan: Plan,
     counters: PortCounters,
 }
 
@@ -92,14 +106,15 @@ impl VhostPort {
             arena,
             backlog,
             terms: Terms::default(),
-            memory: None,
+            backing: Backing::default(),
             receiving: Vec::new(),
             sending: Vec::new(),
             first: 0,
             bed,
             dozing: false,
             starved: false,
-            room: Room::default(),
+            burst: Taken::default(),
+            plan: Plan::default(),
             counters: PortCounters::default(),
         })
     }
@@ -115,6 +130,7 @@ impl VhostPort {
             takes_partial_checksum: true,
             joins_segments: true,
             takes_any_arena: true,
+            takes_lent: true,
             max_segments: MAX_SEGMENTS,
             vlan: None,
         }
@@ -158,7 +174,7 @@ impl VhostPort {
         self.dozing = true;
         let receiving = self.receiving.iter_mut().filter(|_| frames_wait);
         for queue in receiving.chain(&mut self.sending) {
-            queue.ring.ask_for_kicks(true);
+            queue.ask_for_kicks(true);
         }
     }
 
@@ -166,7 +182,7 @@ impl VhostPort {
     fn wake(&mut self) {
         self.dozing = false;
         for queue in self.receiving.iter_mut().chain(&mut self.sending) {
-            queue.ring.ask_for_kicks(false);
+            queue.ask_for_kicks(false);
         }
     }
 
@@ -175,10 +191,10 @@ impl VhostPort {
         self.device.backend.is_due() || self.sending.iter().any(|q| q.ring.has_more())
     }
 
-    /// Serves what is set up now, and does not ask for kicks any more.
+    /// Serves what is set up now, and does not ask for kicks any more. Not while buffers are out that are to be given back to what was set up before.
     #[inline]
     fn look(&mut self) {
-        if self.device.backend.is_due() {
+        if self.burst.found.is_empty() && self.device.backend.is_due() {
             self.change();
         }
         if self.dozing {
@@ -191,16 +207,17 @@ impl VhostPort {
         // What was served is let go of first: whoever set it up frees it, as soon as it sees that the new one was fetched.
         let before = self.take_queues();
         let before: Vec<Before> = before.into_iter().map(Served::into_before).collect();
-        self.memory = None;
+        self.backing = Backing::default();
         let backend = self.device.backend.refresh();
         self.terms = Terms::of(backend);
-        self.memory.clone_from(&backend.memory);
+        self.backing = Backing::of(backend);
         for at in 0..backend.queues.len().min(MAX_QUEUES) {
             let old = before.iter().find(|queue| queue.at == at);
             let Some(mut queue) = Served::new(backend, at, old) else {
                 continue;
             };
-            queue.ring.ask_for_kicks(false);
+            queue.begin(backend, old);
+            queue.ask_for_kicks(false);
             if let Err(fault) = queue.greet(old, &self.device.shared) {
                 return self.fail(Broken { queue: at, fault });
             }
@@ -233,7 +250,8 @@ impl VhostPort {
     #[cold]
     fn fail(&mut self, broken: Broken) {
         drop(self.take_queues());
-        self.memory = None;
+        self.burst.clear();
+        self.backing = Backing::default();
         self.terms = Terms::default();
         self.device.shared.ready.store(false, Ordering::Relaxed);
         self.device.shared.set_broken(broken);
@@ -247,42 +265,99 @@ impl VhostPort {
         budget: usize,
     ) -> usize {
         self.look();
-        let want = budget.min(batch.room());
-        let mut taken = 0;
-        let mut broken = None;
+        let (before, want) = (batch.len(), budget.min(batch.room()));
+        let broken = match self.look_up(want) {
+            Ok(()) => self.copy_all(id, pool, batch).err(),
+            broken => broken.err(),
+        };
+        self.judge(broken);
+        batch.len() - before
+    }
+
+    #[inline]
+    fn look_up(&mut self, want: usize) -> Result<(), Broken> {
+        self.burst.clear();
         let queues = self.sending.len();
         for n in 0..queues {
-            let queue = &mut self.sending[(self.first + n) % queues];
-            let mut take = Take {
-                id,
-                terms: self.terms,
-                arena: &self.arena,
-                pool,
-                batch,
-                room: &mut self.room,
-                counters: &mut self.counters,
-                starved: &mut self.starved,
-                taken,
-            };
-            let received = queue.receive(&mut take, want);
-            taken = take.taken;
-            let finish = |()| queue.finish(&mut self.counters, &self.device.shared);
-            if let Err(fault) = received.and_then(finish) {
-                let queue = queue.at;
-                broken = Some(Broken { queue, fault });
-                break;
-            }
+            let number = (self.first + n) % queues;
+            let queue = &mut self.sending[number];
+            let looked = self.burst.look_up(queue, number, want);
+            looked.map_err(|fault| Broken {
+                queue: queue.at,
+                fault,
+            })?;
         }
         self.first = self.first.wrapping_add(1);
+        Ok(())
+    }
+
+    /// Copies what was looked up, as far as there are chunks.
+    #[inline]
+    fn copy_all(&mut self, id: PortId, pool: &mut Pool, batch: &mut Batch) -> Result<(), Broken> {
+        let mut take = Take {
+            id,
+            terms: self.terms,
+            arena: &self.arena,
+            pool,
+            batch,
+            counters: &mut self.counters,
+        };
+        for n in 0..self.burst.found.len() {
+            let found = self.burst.found[n];
+            let queue = &self.sending[usize::from(found.queue)];
+            match take.copy(&queue.memory, self.burst.pieces(found)) {
+                Ok(Copied::Frame) => self.starved = false,
+                Ok(Copied::Nothing) => {}
+                Ok(Copied::NoRoom) => {
+                    take.counters.fill_starved += u64::from(!self.starved);
+                    self.starved = true;
+                    self.burst.go_back(n, &mut self.sending);
+                    break;
+                }
+                Err(fault) => {
+                    let queue = queue.at;
+                    return Err(Broken { queue, fault });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives the buffers of a burst back: no frame has anything of theirs any more.
+    #[inline]
+    pub(super) fn release(&mut self, pool: &mut Pool) {
+        pool.loans().clear();
+        if self.burst.found.is_empty() {
+            return;
+        }
+        for found in self.burst.found.drain(..) {
+            self.sending[usize::from(found.queue)].give(found.buffer, 0);
+        }
+        let broken = self.finish(true);
         self.judge(broken);
-        taken
+    }
+
+    /// Drivers see what was given back.
+    #[inline]
+    fn finish(&mut self, sending: bool) -> Option<Broken> {
+        let queues = match sending {
+            true => &mut self.sending,
+            false => &mut self.receiving,
+        };
+        let mut broken = None;
+        for queue in queues {
+            if let Err(fault) = queue.finish(&mut self.counters, &self.device.shared) {
+                let queue = queue.at;
+                broken = broken.or(Some(Broken { queue, fault }));
+            }
+        }
+        broken
     }
 
     /// Whether all is well with the guest. Whatever looks wrong in memory that is gone, it is that.
     #[inline]
     fn judge(&mut self, broken: Option<Broken>) {
-        let lost = self.memory.as_ref().is_some_and(|m| m.is_lost());
-        let lost = lost.then(|| Broken {
+        let lost = self.backing.is_lost().then(|| Broken {
             queue: broken.map_or(0, |b| b.queue),
             fault: RingFault::Lost,
         });
@@ -293,47 +368,78 @@ impl VhostPort {
 
     pub(super) fn transmit(&mut self, pool: &mut Pool, outbox: &mut VecDeque<Frame>) -> usize {
         self.look();
+        if self.receiving.is_empty() {
+            while let Some(frame) = outbox.pop_front() {
+                self.refuse(frame, pool);
+            }
+            return 0;
+        }
         let mut sent = 0;
         let mut broken = None;
-        let finishes = self.terms.finishes_checksums();
-        while let Some(mut frame) = outbox.pop_front() {
-            let Some(at) = self.queue_for(&frame) else {
-                self.refuse(frame, pool);
-                continue;
-            };
-            let queue = &mut self.receiving[at];
-            if frame.offload.partial_checksum && !finishes {
-                let (field, len) = (frame.offload.checksum_field(), frame.len());
-                partial::fill(field, len, frame.iter_mut());
-                frame.offload.partial_checksum = false;
+        while broken.is_none() && !outbox.is_empty() {
+            broken = self.plan(pool, outbox).err();
+            if self.plan.places.is_empty() {
+                self.counters.tx_full += u64::from(broken.is_none());
+                break;
             }
-            match queue.send(&frame, self.terms, &mut self.room) {
-                Ok(Put::Done) => {
-                    sent += 1;
-                    pool.free(frame);
-                }
-                Ok(Put::TooLong) => self.refuse(frame, pool),
-                Ok(Put::Full) => {
-                    self.counters.tx_full += 1;
-                    outbox.push_front(frame);
-                    break;
-                }
-                Err(fault) => {
-                    let queue = queue.at;
-                    broken = Some(Broken { queue, fault });
-                    outbox.push_front(frame);
-                    break;
-                }
-            }
+            let put = self.put(pool, outbox, &mut sent);
+            broken = put.err().or(broken);
         }
-        for queue in &mut self.receiving {
-            if let Err(fault) = queue.finish(&mut self.counters, &self.device.shared) {
-                let queue = queue.at;
-                broken = broken.or(Some(Broken { queue, fault }));
-            }
-        }
+        let broken = broken.or(self.finish(false));
         self.judge(broken);
         sent
+    }
+
+    /// Looks up buffers for the first frames that wait. They are to be written to, one after another: the processor fetches them side by side.
+    #[inline]
+    fn plan(&mut self, pool: &mut Pool, outbox: &mut VecDeque<Frame>) -> Result<(), Broken> {
+        self.plan.clear();
+        let finishes = self.terms.finishes_checksums();
+        for frame in outbox.iter_mut().take(GROUP) {
+            if !finishes && !fill_checksum(frame, pool) {
+                self.plan.add_none();
+                continue;
+            }
+            let number = self.queue_for(frame);
+            let queue = &mut self.receiving[number];
+            match self.plan.add(frame, number, queue, self.terms) {
+                Ok(true) => {}
+                Ok(false) => break,
+                Err(fault) => {
+                    let queue = queue.at;
+                    return Err(Broken { queue, fault });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes the frames that there is a plan for.
+    #[inline]
+    fn put(
+        &mut self,
+        pool: &mut Pool,
+        outbox: &mut VecDeque<Frame>,
+        sent: &mut usize,
+    ) -> Result<(), Broken> {
+        for n in 0..self.plan.places.len() {
+            let (place, Some(frame)) = (self.plan.places[n], outbox.pop_front()) else {
+                break;
+            };
+            if place.is_none() {
+                self.refuse(frame, pool);
+                continue;
+            }
+            let queue = &mut self.receiving[place.queue];
+            if let Err(fault) = self.plan.write(place, &frame, queue, self.terms, pool) {
+                let queue = queue.at;
+                outbox.push_front(frame);
+                return Err(Broken { queue, fault });
+            }
+            pool.free(frame);
+            *sent += 1;
+        }
+        Ok(())
     }
 
     #[cold]
@@ -345,11 +451,10 @@ impl VhostPort {
 
     /// Which of the queues that the driver receives by a frame goes by: always the same for a flow, while there are as many.
     #[inline]
-    fn queue_for(&self, frame: &Frame) -> Option<usize> {
+    fn queue_for(&self, frame: &Frame) -> usize {
         match self.receiving.len() {
-            0 => None,
-            1 => Some(0),
-            several => Some(spread(frame.bytes()) as usize % several),
+            0 | 1 => 0,
+            several => spread(frame.bytes()) as usize % several,
         }
     }
 
@@ -357,6 +462,21 @@ impl VhostPort {
         self.device.shared.ready.store(false, Ordering::Relaxed);
         self.device
     }
+}
+
+/// Finishes a checksum that was left to the device; false when chunks are short for what it covers.
+#[inline]
+fn fill_checksum(frame: &mut Frame, pool: &mut Pool) -> bool {
+    if !frame.offload.partial_checksum {
+        return true;
+    }
+    if !pool.fetch(frame) {
+        return false;
+    }
+    let (field, len) = (frame.offload.checksum_field(), frame.len());
+    partial::fill(field, len, frame.iter_mut());
+    frame.offload.partial_checksum = false;
+    true
 }
 
 /// Has an eventfd wake the worker, each time that it is rung.

@@ -6,6 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
 use std::sync::atomic::fence;
 
+use super::inflight::Track;
+use super::log::DirtyLog;
 use super::memory::{GuestMemory, Words};
 use super::ring::{
     Buffer, DESCRIPTOR, Direction, Gather, INDIRECT, MAX_PIECES, MAX_QUEUE, NEXT, Piece, Position,
@@ -81,6 +83,8 @@ pub(super) struct Packed {
     since: u16,
     /// Where the first one is of those that the driver does not see yet, and the flags that show them.
     hidden: Option<(At, u16)>,
+    /// Where it stands, for the next backend.
+    track: Option<Track>,
     kicks: bool,
 }
 
@@ -109,8 +113,34 @@ impl Packed {
             filled,
             since: 0,
             hidden: None,
+            track: None,
             kicks: true,
         })
+    }
+
+    /// Goes on where the last backend of these buffers has stopped, by what the frontend keeps of it, and keeps that up to date; where it stands, if nothing is kept.
+    pub(super) fn resume(&mut self, track: Track) {
+        let was_used = |at: u16| {
+            let at = At::of(at);
+            let flags = match at.index < self.size {
+                true => self.ring.load(at.flags(), Acquire),
+                false => return false,
+            };
+            [flags & AVAILABLE != 0, flags & USED != 0] == [at.wrap; 2]
+        };
+        let from = track.resume(self.size, self.position(), was_used);
+        let (next, filled) = (At::of(from.available), At::of(from.used));
+        if next.index < self.size && filled.index < self.size {
+            (self.next, self.filled) = (next, filled);
+        }
+        self.track = Some(track);
+    }
+
+    /// Keeps where it stands up to date; it goes on where it is.
+    pub(super) fn follow(&mut self, track: Track) {
+        let at = self.filled.bits();
+        track.store(at, at);
+        self.track = Some(track);
     }
 
     #[inline]
@@ -186,9 +216,16 @@ impl Packed {
 
     #[inline]
     pub(super) fn publish(&mut self) {
-        if let Some((at, flags)) = self.hidden.take() {
-            self.ring.store(at.flags(), flags, Release);
-        }
+        let Some((at, flags)) = self.hidden.take() else {
+            return;
+        };
+        let Some(track) = &self.track else {
+            return self.ring.store(at.flags(), flags, Release);
+        };
+        let (old, new) = (at.bits(), self.filled.bits());
+        track.store(new, old);
+        self.ring.store(at.flags(), flags, Release);
+        track.store(new, new);
     }
 
     pub(super) fn wants_call(&mut self) -> bool {
@@ -237,6 +274,11 @@ impl Packed {
             available: self.next.bits(),
             used: self.filled.bits(),
         }
+    }
+
+    pub(super) fn mark(&self, log: &DirtyLog) {
+        self.ring.mark(log);
+        self.device.mark(log);
     }
 
     #[inline]

@@ -4,6 +4,7 @@
 //! All that the driver writes is read once and judged as it was read. What makes no sense is a [`RingFault`]: nothing of the ring is touched afterwards.
 #![forbid(unsafe_code)]
 
+use super::log::DirtyLog;
 use super::memory::GuestMemory;
 use super::packed::Packed;
 use super::split::Split;
@@ -245,6 +246,12 @@ impl Ring {
     #[inline]
     pub(super) fn position(&self) -> Position {
         either!(self, r => r.position())
+    }
+
+    /// Notes what the device may have written of the queue itself.
+    #[cold]
+    pub(super) fn mark(&self, log: &DirtyLog) {
+        either!(self, r => r.mark(log));
     }
 
     /// Asks the processor for what [`Ring::take`] is going to read.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
 use std::sync::atomic::fence;
 
+use super::log::DirtyLog;
 use super::memory::{GuestMemory, Words};
 use super::ring::{
     Buffer, DESCRIPTOR, Direction, Gather, INDIRECT, MAX_PIECES, MAX_QUEUE, NEXT, Piece, Position,
@@ -230,6 +231,10 @@ impl Split {
             available: self.next,
             used: self.filled,
         }
+    }
+
+    pub(super) fn mark(&self, log: &DirtyLog) {
+        self.used.mark(log);
     }
 
     #[inline]

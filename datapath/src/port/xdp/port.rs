@@ -112,6 +112,7 @@ impl XdpPort {
                 takes_partial_checksum: features.tx_metadata && !config.wire,
                 joins_segments: packets.is_some(),
                 takes_any_arena: false,
+                takes_lent: false,
                 max_segments: match features.segments && !config.zero_copy {
                     true => MAX_SEGMENTS,
                     false => 1,

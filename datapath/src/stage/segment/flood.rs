@@ -43,8 +43,8 @@ pub fn members<'a>(
             .filter(move |m| m.port != meta.in_port && m.vlan.contains(vlan));
         others.filter_map(move |member| {
             let out = tables.port(member.port)?;
-            let admitted =
-                fits(out, &meta, bytes).and_then(|()| admit(counters, me, out, &meta, bytes, vlan));
+            let admitted = fits(out.mtu, &meta, bytes)
+                .and_then(|()| admit(counters, me, out, &meta, bytes, vlan));
             let (tag, verdict) = match admitted {
                 Ok(tag) => (tag, Verdict::Forward(out.id)),
                 Err(reason) => (None, Verdict::Drop(reason)),

@@ -121,7 +121,7 @@ fn flood(
     if !superframe::is_one(ctx.caps, packet) {
         return Ok(Verdict::Flood);
     }
-    let mtu = smallest_mtu(ctx.tables, segment);
+    let mtu = smallest_mtu(ctx.tables, segment).min(superframe::longest(ctx.caps, packet));
     if packet.meta.parsed.l3_len > mtu {
         let begin = ctx.extra.len();
         superframe::cut(ctx, packet, mtu, Verdict::Flood)?;
@@ -222,7 +222,8 @@ fn unicast(
         return Err(Reason::SamePort);
     }
     let bytes = packet.frame.len();
-    let fits = fits(out, &packet.meta, bytes);
+    let mtu = out.mtu.min(superframe::longest(ctx.caps, packet));
+    let fits = fits(mtu, &packet.meta, bytes);
     if !superframe::is_one(ctx.caps, packet) {
         fits?;
     }
@@ -231,15 +232,15 @@ fn unicast(
         return Err(Reason::NoMemory);
     }
     let verdict = Verdict::Forward(out.id);
-    if fits.is_err() && !superframe::leaves_whole(ctx, packet, out.mtu, out.id) {
-        superframe::cut(ctx, packet, out.mtu, verdict)?;
+    if fits.is_err() && !superframe::leaves_whole(ctx, packet, mtu, out.id) {
+        superframe::cut(ctx, packet, mtu, verdict)?;
     }
     Ok(verdict)
 }
 
-/// Whether a frame of `bytes` bytes is within the MTU of `out`.
-fn fits(out: &PortEntry, meta: &Meta, bytes: u32) -> Result<(), Reason> {
-    match bytes.saturating_sub(meta.parsed.l3.into()) <= out.mtu {
+/// Whether a frame of `bytes` bytes is within an MTU.
+fn fits(mtu: u32, meta: &Meta, bytes: u32) -> Result<(), Reason> {
+    match bytes.saturating_sub(meta.parsed.l3.into()) <= mtu {
         true => Ok(()),
         false => Err(Reason::PacketTooBig),
     }

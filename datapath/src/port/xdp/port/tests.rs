@@ -120,6 +120,7 @@ impl Bed {
                 takes_partial_checksum: true,
                 joins_segments: false,
                 takes_any_arena: false,
+                takes_lent: false,
                 max_segments: MAX_SEGMENTS,
                 vlan: None,
             },
