@@ -12,6 +12,7 @@
 //! | `session` | what a frontend has said, and what the worker is told |
 //! | `refusal` | why a connection is ended |
 //! | `patrol` | what a frontend may have a thread wait in, and how that ends |
+//! | `direct` | connections without a socket, for fuzz targets |
 //! | `files` | which descriptors are taken from a frontend |
 //!
 //! A frontend that breaks the protocol loses its connection, with a reason that names the message and the value; the port is as it was before it came.
@@ -19,6 +20,8 @@
 //! [`VhostHandle`]: podswitch_datapath::port::vhost::VhostHandle
 #![forbid(unsafe_code)]
 
+#[cfg(fuzzing)]
+mod direct;
 mod files;
 mod patrol;
 mod refusal;
@@ -26,6 +29,8 @@ mod service;
 mod session;
 mod socket;
 
+#[cfg(fuzzing)]
+pub use direct::Direct;
 pub use files::FileError;
 pub use refusal::Refusal;
 pub use service::{Service, State};

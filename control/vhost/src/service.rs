@@ -70,22 +70,10 @@ impl Service {
         handle: VhostHandle,
         changed: impl Fn() + Send + 'static,
     ) -> io::Result<Service> {
-        let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
-        let stop = Arc::new(eventfd(0, flags)?);
-        let alarm = handle.alarm().try_clone_to_owned()?;
-        let state = Arc::new(Mutex::new(State::Waiting));
+        let work = Work::new(name, meeting.clone(), pairs, handle, changed)?;
+        let (state, stop) = (work.state.clone(), work.stop.clone());
+        let watched = work.watched.clone();
         let (end, ended) = channel();
-        let watched = Arc::new(Mutex::new(Weak::new()));
-        let work = Work {
-            watched: watched.clone(),
-            name: name.to_owned(),
-            meeting: meeting.clone(),
-            session: Arc::new(Mutex::new(Session::new(handle, pairs))),
-            alarm,
-            stop: stop.clone(),
-            state: state.clone(),
-            changed: Box::new(changed),
-        };
         let thread = thread::Builder::new().name("vhost-user".into());
         let thread = thread.spawn(move || {
             work.run();
@@ -122,7 +110,7 @@ impl Drop for Service {
 }
 
 /// Why a connection ended.
-enum End {
+pub(crate) enum End {
     /// The service is to end.
     Stop,
     /// The frontend has closed it.
@@ -158,7 +146,8 @@ impl fmt::Display for Request {
     }
 }
 
-struct Work {
+/// What a port's thread does.
+pub(crate) struct Work {
     watched: Arc<Mutex<Weak<Watched>>>,
     name: String,
     meeting: Meeting,
@@ -170,6 +159,26 @@ struct Work {
 }
 
 impl Work {
+    pub(crate) fn new(
+        name: &str,
+        meeting: Meeting,
+        pairs: u16,
+        handle: VhostHandle,
+        changed: impl Fn() + Send + 'static,
+    ) -> io::Result<Work> {
+        let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
+        Ok(Work {
+            watched: Arc::new(Mutex::new(Weak::new())),
+            name: name.to_owned(),
+            meeting,
+            alarm: handle.alarm().try_clone_to_owned()?,
+            session: Arc::new(Mutex::new(Session::new(handle, pairs))),
+            stop: Arc::new(eventfd(0, flags)?),
+            state: Arc::new(Mutex::new(State::Waiting)),
+            changed: Box::new(changed),
+        })
+    }
+
     fn run(self) {
         loop {
             let frontend = self.frontend();
@@ -201,7 +210,7 @@ impl Work {
         }
     }
 
-    fn session(&self) -> MutexGuard<'_, Session> {
+    pub(crate) fn session(&self) -> MutexGuard<'_, Session> {
         lock(&self.session)
     }
 
@@ -250,8 +259,8 @@ impl Work {
         !fds[0].revents().is_empty()
     }
 
-    /// Serves a frontend until its connection ends.
-    fn serve(&self, stream: UnixStream) -> End {
+    /// Serves a frontend until its connection ends. What it has set up is still there then.
+    pub(crate) fn serve(&self, stream: UnixStream) -> End {
         info!(port = self.name, "a frontend is connected");
         self.session().clear();
         let (own, watched) = match (stream.try_clone(), stream.try_clone()) {

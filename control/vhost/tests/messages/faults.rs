@@ -9,12 +9,13 @@ use podswitch_datapath::port::vhost::feature;
 use podswitch_vhost::State;
 use proptest::prelude::*;
 
-use crate::bed::{
-    ADD_MEM_REG, Bed, GET_FEATURES, GET_VRING_BASE, Machine, NET_SET_MTU, REM_MEM_REG,
-    SET_FEATURES, SET_MEM_TABLE, SET_PROTOCOL_FEATURES, SET_VRING_ADDR, SET_VRING_CALL,
-    SET_VRING_ENABLE, SET_VRING_KICK, SET_VRING_NUM, USUAL, addresses, message, region, state,
-};
+use crate::bed::Bed;
 use crate::driver::{Driver, Guest};
+use crate::frontend::{
+    ADD_MEM_REG, GET_FEATURES, GET_VRING_BASE, Machine, NET_SET_MTU, REM_MEM_REG, SET_FEATURES,
+    SET_MEM_TABLE, SET_PROTOCOL_FEATURES, SET_VRING_ADDR, SET_VRING_CALL, SET_VRING_ENABLE,
+    SET_VRING_KICK, SET_VRING_NUM, USUAL, addresses, message, region, state,
+};
 
 /// What ends a connection that has everything set up, by a name in the log.
 fn fault(request: u32, body: &[u8], files: &[BorrowedFd<'_>]) -> String {

@@ -6,4 +6,6 @@ mod bed;
 #[path = "../../../../datapath/tests/vhost/driver.rs"]
 mod driver;
 mod faults;
+mod frontend;
 mod setup;
+mod worker;

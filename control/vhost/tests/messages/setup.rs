@@ -7,12 +7,13 @@ use std::os::unix::net::UnixListener;
 use podswitch_datapath::port::vhost::feature;
 use podswitch_vhost::{Mode, State};
 
-use crate::bed::{
-    ADD_MEM_REG, Bed, Frontend, GET_FEATURES, GET_MAX_MEM_SLOTS, GET_QUEUE_NUM, GET_VRING_BASE, MQ,
+use crate::bed::Bed;
+use crate::driver::{Driver, Guest};
+use crate::frontend::{
+    ADD_MEM_REG, Frontend, GET_FEATURES, GET_MAX_MEM_SLOTS, GET_QUEUE_NUM, GET_VRING_BASE, MQ,
     Machine, REM_MEM_REG, REPLY_ACK, SET_FEATURES, SET_VRING_CALL, SET_VRING_ENABLE, SLOTS, USUAL,
     region, state,
 };
-use crate::driver::{Driver, Guest};
 
 const PACKED: u64 = USUAL | feature::RING_PACKED;
 /// What is said of a packed queue that begins.
@@ -48,7 +49,7 @@ fn a_frontend_that_knows_no_more_than_the_first_version_is_served() {
     for (index, queue) in machine.queues.iter().enumerate() {
         let index = index as u32;
         frontend.say(8, &state(index, queue.size.into()), &[]);
-        frontend.say(9, &crate::bed::addresses(index, queue), &[]);
+        frontend.say(9, &crate::frontend::addresses(index, queue), &[]);
         let number = u64::from(index).to_ne_bytes();
         frontend.say(12, &number, &[queue.kick.as_fd()]);
     }
