@@ -366,6 +366,10 @@ impl Work {
         Ok(match arrived(stream)? {
             Arrived::Whole(request) if has_room(stream)? => Look::Next(Next::Message(request)),
             Arrived::Whole(_) => Look::NoRoom,
+            // Nobody is there who could send the rest; it may have come between the two looks.
+            Arrived::Part if has_gone(stream)? && arrived(stream)? == Arrived::Part => {
+                Look::Next(Next::End(End::Closed))
+            }
             Arrived::Part => Look::Part,
             Arrived::End => Look::Next(Next::End(End::Closed)),
             Arrived::Nothing if is(3) => Look::Next(Next::Knock),
@@ -402,6 +406,13 @@ enum Look {
 /// A request that is known by its number, and the flag of one that is to be answered (vhost-user, "Header").
 const SET_VRING_ENABLE: u32 = FrontendReq::SET_VRING_ENABLE as u32;
 const NEED_REPLY: u32 = 8;
+
+/// Whether nobody sends anything any more.
+fn has_gone(stream: &UnixStream) -> io::Result<bool> {
+    let mut fds = [PollFd::new(stream, PollFlags::RDHUP)];
+    wait(&mut fds, Some(Duration::ZERO))?;
+    Ok(!fds[0].revents().is_empty())
+}
 
 /// Whether an answer can be written without waiting.
 fn has_room(stream: &UnixStream) -> io::Result<bool> {

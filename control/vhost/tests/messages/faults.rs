@@ -268,6 +268,21 @@ fn a_message_that_does_not_end_is_not_waited_for() {
     }
 }
 
+/// One that is killed in the middle of a message has gone as any other, and is not waited for.
+#[test]
+fn a_message_whose_frontend_has_gone_is_not_waited_for() {
+    let bed = Bed::new();
+    for part in [5, 12, 15] {
+        let frontend = bed.connect();
+        bed.wait_for(|s| matches!(s, State::Connected { .. }));
+        let whole = message(SET_FEATURES, 1, &USUAL.to_ne_bytes());
+        frontend.send(&whole[..part], &[]);
+        drop(frontend);
+        let state = bed.wait_for(|s| !matches!(s, State::Connected { .. }));
+        assert_eq!(state, State::Waiting, "after {part} bytes");
+    }
+}
+
 #[test]
 fn a_frontend_that_reads_no_answers_is_not_waited_for() {
     let bed = Bed::new();
