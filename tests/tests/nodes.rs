@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Pods of several nodes reach one another over the nodes' NICs: natively routed, through VXLAN over IPv4 and IPv6, and with a node whose other end is
-//! the kernel's own VXLAN device. The wire is a bridge or a veth pair without checksum offload, as a wire carries whole checksums.
+//! Pods of several nodes, and DPDK programs, reach one another over the nodes' NICs: natively routed, through VXLAN over IPv4 and IPv6, and with a node whose other
+//! end is the kernel's own VXLAN device. The wire is a bridge or a veth pair without checksum offload, as a wire carries whole checksums.
 
 use std::net::IpAddr;
 
@@ -8,9 +8,10 @@ use podswitch_tests::fabric::{
     Way, address, assert_checksums_right, assert_reach, at, in_mode, ip, kernel_node, native,
     nic_port, node_at, objects, port_of, prepared, reach_ends, settle, tunnel, wire,
 };
-use podswitch_tests::objects::set;
+use podswitch_tests::objects::{delete, set};
+use podswitch_tests::testpmd::{Device, Testpmd};
 use podswitch_tests::traffic::{ping, ping_once};
-use podswitch_tests::{Netns, Node, Pod};
+use podswitch_tests::{HUNG, Netns, Node, Pod, eventually};
 use serde_json::{Value, json};
 
 /// Whether nothing comes from one address to another, for a second.
@@ -171,6 +172,71 @@ fn pods_on_ports_of_every_kind_through_vxlan_over_ipv4() {
 #[test]
 fn pods_on_ports_of_every_kind_through_vxlan_over_ipv6() {
     ports_of_every_kind(Way::Vxlan6);
+}
+
+/// A DPDK program behind a port of the first node, which answers pings, and a pod of the second.
+fn a_dpdk_pod_and_a_pod_of_another_node(way: Way) {
+    const DPDK: &str = "10.244.1.200";
+    const MAC: &str = "02:00:00:00:00:0b";
+    let nodes = Nodes::new(2, |n, others| objects(n, others, way));
+    let [(here, beside), (there, pod)] = &nodes.all[..] else {
+        unreachable!("two were made");
+    };
+    let socket = here.dir().join("dpdk.sock");
+    here.apply(&[set(
+        json!({"kind": "port", "name": "dpdk", "mac": MAC, "addresses": [DPDK],
+        "device": {"kind": "vhost_user", "socket": socket}}),
+    )]);
+    let device = Device {
+        socket: &socket,
+        mac: MAC,
+        server: false,
+        packed: way == Way::Vxlan6,
+        queues: 1,
+    };
+    let _testpmd = Testpmd::start(&device, &here.dir().join("testpmd.log")).forwards();
+    let dpdk = ip(DPDK);
+    ping(&pod.netns, dpdk);
+    // Up to the longest packet that goes through a tunnel of either family.
+    for size in [0, 1000, 1350] {
+        let answered = || ping_once(&pod.netns, dpdk, size, 1).then_some(());
+        eventually(&format!("{size} bytes come back"), HUNG, answered);
+    }
+    // What receives the requests, and what receives the answers.
+    for (node, port, from) in [
+        (here, "dpdk".to_owned(), pod.v4()),
+        (there, port_of(there, pod), dpdk),
+    ] {
+        let deny = json!({"kind": "rule", "name": "deny", "port": port, "direction": "ingress",
+            "priority": 1, "action": "deny", "source": format!("{from}/32")});
+        let before = node.drops();
+        node.apply(&[set(deny)]);
+        assert!(is_cut(&pod.netns, dpdk), "{port}");
+        let drops = node.drops().since(&before);
+        assert!(
+            drops.contains_key("policy_denied_ingress"),
+            "{port}: {drops:?}"
+        );
+        // Nobody else is meant.
+        ping(&beside.netns, dpdk);
+        node.apply(&[delete(json!({"kind": "rule", "name": "deny"}))]);
+        ping(&pod.netns, dpdk);
+    }
+}
+
+#[test]
+fn a_dpdk_pod_natively_routed() {
+    a_dpdk_pod_and_a_pod_of_another_node(Way::Native);
+}
+
+#[test]
+fn a_dpdk_pod_through_vxlan_over_ipv4() {
+    a_dpdk_pod_and_a_pod_of_another_node(Way::Vxlan4);
+}
+
+#[test]
+fn a_dpdk_pod_through_vxlan_over_ipv6() {
+    a_dpdk_pod_and_a_pod_of_another_node(Way::Vxlan6);
 }
 
 /// A port counts what comes by it and what leaves.
