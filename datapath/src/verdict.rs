@@ -144,6 +144,7 @@ reasons! {
     PortDown = "port_down", "The way out has no device: it could not be opened, or it failed.";
     TxQueueFull = "tx_queue_full", "The way out took no more frames this turn and its backlog is full.";
     TxLinkError = "tx_link_error", "The kernel refused the transmit descriptor or dropped the frame at the device.";
+    QueueDisabled = "queue_disabled", "A packet that was in a virtqueue which its frontend had disabled.";
     NoMemory = "no_memory", "No free chunk for a copy or a reply.";
     HandoffFull = "handoff_full", "The ring to the worker of the way out is full, or the port has its share of it.";
     FaultInjected = "fault_injected", "A fault-injecting port dropped it on purpose.";

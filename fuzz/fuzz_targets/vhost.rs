@@ -90,6 +90,7 @@ impl Bed {
                 used: begin,
             },
             start: self.starts,
+            disabled: false,
             call: None,
             kick: None,
         })

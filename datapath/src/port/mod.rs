@@ -125,6 +125,8 @@ port_counters! {
     rx_too_long,
     /// Received frames freed because no chunk was free to hold them.
     rx_no_memory,
+    /// Packets given back unread, as their queue was disabled.
+    rx_disabled,
     /// Descriptors from the kernel that named no chunk it was given, or bytes outside one.
     rx_invalid,
     /// Frames freed instead of sent: no device takes them (too short, no room for metadata) or the device is gone.
@@ -139,13 +141,14 @@ port_counters! {
 
 impl PortCounters {
     /// How many of them are drops under a [`Reason`].
-    pub const DROPS: usize = 4;
+    pub const DROPS: usize = 5;
 
     /// Those that are drops of frames, which no stage has seen or can do anything about.
     pub fn drops(&self) -> [(Reason, u64); Self::DROPS] {
         [
             (Reason::FrameTooLong, self.rx_too_long),
             (Reason::NoMemory, self.rx_no_memory),
+            (Reason::QueueDisabled, self.rx_disabled),
             (Reason::TxLinkError, self.tx_refused),
             (Reason::FaultInjected, self.fault_injected),
         ]

@@ -170,6 +170,7 @@ impl Driver {
                 used: begin,
             },
             start,
+            disabled: false,
             call: Some(self.call.clone()),
             kick: Some(self.kick.clone()),
         }

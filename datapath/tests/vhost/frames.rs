@@ -3,6 +3,7 @@
 
 use std::collections::VecDeque;
 
+use podswitch_datapath::port::vhost::Queue;
 use podswitch_datapath::port::vhost::feature::{
     EVENT_IDX, GUEST_CSUM, GUEST_TSO4, GUEST_TSO6, HOST_TSO4, MRG_RXBUF, RING_PACKED, VERSION_1,
 };
@@ -227,6 +228,42 @@ fn what_is_too_short_or_too_long_for_a_frame_is_given_back_and_counted() {
         std::iter::from_fn(|| bed.queues[1].used(&bed.guest)).count(),
         5
     );
+}
+
+#[test]
+fn what_is_in_a_queue_that_is_disabled_is_given_back_and_counted() {
+    for features in KINDS {
+        let mut bed = Bed::new(features, 16);
+        let regions = [bed.guest.region()];
+        let mut backend = bed.backend(&regions);
+        let queue = backend.queues[1].as_mut().expect("a queue");
+        queue.disabled = true;
+        let queue = queue.clone();
+        bed.publish(backend);
+        // More than once round.
+        for n in 0..20 {
+            bed.guest_sends(&packet(60, n));
+            bed.guest_sends(&packet(2000, n));
+            assert!(bed.port.has_work());
+            assert!(bed.receive().is_empty());
+            assert!(!bed.port.has_work());
+            let back = std::iter::from_fn(|| bed.queues[1].used(&bed.guest));
+            assert_eq!(back.count(), 2);
+        }
+        assert_eq!(bed.port.counters().rx_disabled, 40);
+        // It goes on where it is when it is enabled again.
+        let mut backend = bed.backend(&regions);
+        backend.queues[1] = Some(Queue {
+            disabled: false,
+            ..queue
+        });
+        bed.publish(backend);
+        bed.guest_sends(&packet(60, 1));
+        let frames = bed.receive();
+        assert_eq!(bed.bytes(frames), [packet(60, 1)]);
+        assert_eq!(bed.port.counters().rx_disabled, 40);
+        bed.assert_all_free();
+    }
 }
 
 #[test]

@@ -117,6 +117,8 @@ pub struct Queue {
     pub from: Position,
     /// Changes with each start. One that stays has the worker go on where it is.
     pub start: u64,
+    /// Its frontend has disabled it: what the driver sends by it is given back unread. One by which the driver receives is not served at all then.
+    pub disabled: bool,
     /// What the driver is called by, and what it is heard by; without, it is not called, or not heard in the worker's sleep.
     pub call: Option<Arc<File>>,
     /// See `call`.

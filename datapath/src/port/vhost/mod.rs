@@ -305,6 +305,10 @@ impl VhostPort {
         for n in 0..self.burst.found.len() {
             let found = self.burst.found[n];
             let queue = &self.sending[usize::from(found.queue)];
+            if queue.is_disabled() {
+                take.counters.rx_disabled += 1;
+                continue;
+            }
             match take.copy(&queue.memory, self.burst.pieces(found)) {
                 Ok(Copied::Frame) => self.starved = false,
                 Ok(Copied::Nothing) => {}

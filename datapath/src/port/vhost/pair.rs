@@ -208,6 +208,12 @@ impl Served {
         Ok(())
     }
 
+    /// What the driver sends by it is given back unread (vhost-user, "Ring states").
+    #[inline]
+    pub(super) fn is_disabled(&self) -> bool {
+        self.queue.disabled
+    }
+
     /// What it is heard by.
     pub(super) fn kick(&self) -> Option<&Arc<std::fs::File>> {
         self.queue.kick.as_ref()
