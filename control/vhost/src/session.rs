@@ -38,6 +38,8 @@ struct Setup {
     at: Addresses,
     from: Position,
     enabled: bool,
+    /// It was served since it was started and set up.
+    was_served: bool,
     /// What it is kicked by, if it is to be heard; it has been started.
     started: Option<Option<Arc<File>>>,
     call: Option<Arc<File>>,
@@ -126,7 +128,11 @@ impl Session {
         old: u64,
         mut which: impl Iterator<Item = usize>,
     ) -> std::result::Result<(), Refusal> {
-        let served = which.find(|index| self.queues[*index].served.is_some());
+        let is_served = |index: &usize| {
+            let queue = &self.queues[*index];
+            queue.served.is_some() && self.is_enabled(queue)
+        };
+        let served = which.find(is_served);
         match served.filter(|_| new != old) {
             None => Ok(()),
             Some(index) => Err(Refusal::Running {
@@ -138,20 +144,35 @@ impl Session {
         }
     }
 
-    /// Tells the worker what is set up now. When this is done it uses nothing else.
-    fn publish(&mut self) -> std::result::Result<(), Refusal> {
-        let backend = self.assemble();
-        if let Some(index) = backend.0.misplaced() {
-            let Setup { size, at, .. } = self.queues[index];
-            return Err(Refusal::Misplaced { index, size, at });
-        }
-        self.tell(backend)
+    /// A frontend that knows of no rings to be enabled has all of them so.
+    fn is_enabled(&self, queue: &Setup) -> bool {
+        queue.enabled || self.features & feature::PROTOCOL_FEATURES == 0
     }
 
-    /// The same when memory has gone: a queue that was in it waits, where it stands, until there is memory again.
-    fn publish_less(&mut self) -> std::result::Result<(), Refusal> {
+    /// A queue is about to be set up anew. One that is disabled is left alone until it is enabled.
+    fn leave_alone(&mut self, index: u32) -> std::result::Result<(), Refusal> {
+        let queue = self.queue(index)?;
+        queue.was_served = false;
+        match queue.served {
+            Some(_) => self.publish(),
+            None => Ok(()),
+        }
+    }
+
+    /// Tells the worker what is set up now. When this is done it uses nothing else.
+    fn publish(&mut self) -> std::result::Result<(), Refusal> {
+        self.publish_with(false)
+    }
+
+    /// The same when memory may have gone: a queue that was in it waits, where it stands, until there is memory again.
+    fn publish_with(&mut self, memory_goes: bool) -> std::result::Result<(), Refusal> {
         let (mut backend, mut stopped) = self.assemble();
         while let Some(index) = backend.misplaced() {
+            let queue = &self.queues[index];
+            if self.is_enabled(queue) && !memory_goes {
+                let Setup { size, at, .. } = *queue;
+                return Err(Refusal::Misplaced { index, size, at });
+            }
             backend.queues[index] = None;
             self.queues[index].served = None;
             stopped.push(index);
@@ -161,12 +182,17 @@ impl Session {
 
     /// What is set up now, and which queues are served no more.
     fn assemble(&mut self) -> (Backend, Vec<usize>) {
-        // A frontend that knows of no rings to be enabled has all of them so.
-        let always = self.features & feature::PROTOCOL_FEATURES == 0;
         let mut stopped = Vec::new();
-        for (index, queue) in self.queues.iter_mut().enumerate() {
-            let wanted = queue.started.is_some() && (queue.enabled || always);
-            match (wanted && self.memory.is_some(), queue.served) {
+        for index in 0..self.queues.len() {
+            let enabled = self.is_enabled(&self.queues[index]);
+            let queue = &mut self.queues[index];
+            let (is_started, is_there) = (queue.started.is_some(), self.memory.is_some());
+            // What a driver sends by a queue that is disabled is given back unread (vhost-user, "Ring states"). What lies in one that has not been enabled so far
+            // waits: it was sent to a backend that was killed.
+            let discards = index % 2 == 1 && queue.was_served;
+            queue.was_served = is_started && (queue.was_served || enabled && is_there);
+            let wanted = is_started && is_there && (enabled || discards);
+            match (wanted, queue.served) {
                 (true, None) => {
                     self.starts += 1;
                     queue.served = Some(self.starts);
@@ -184,7 +210,11 @@ impl Session {
             features: self.features,
             log: self.log.clone().filter(|_| logs),
             inflight: self.inflight.clone(),
-            queues: self.queues.iter().map(Setup::served).collect(),
+            queues: self
+                .queues
+                .iter()
+                .map(|q| q.served(self.is_enabled(q)))
+                .collect(),
         };
         (backend, stopped)
     }
@@ -227,13 +257,14 @@ impl Session {
 }
 
 impl Setup {
-    fn served(&self) -> Option<Queue> {
+    fn served(&self, enabled: bool) -> Option<Queue> {
         let start = self.served?;
         Some(Queue {
             size: self.size,
             addresses: self.at,
             from: self.from,
             start,
+            disabled: !enabled,
             call: self.call.clone(),
             kick: self.started.clone().flatten(),
         })
@@ -291,6 +322,9 @@ impl VhostUserBackendReqHandlerMut for Session {
         // Whether pages are noted may change at any time.
         let [new, old] = [chosen, self.features].map(|all| all & !feature::LOG_ALL);
         self.unchanged("features", new, old, 0..self.queues.len())?;
+        if new != old {
+            (0..self.queues.len() as u32).try_for_each(|index| self.leave_alone(index))?;
+        }
         self.features = chosen;
         Ok(self.publish()?)
     }
@@ -320,6 +354,9 @@ impl VhostUserBackendReqHandlerMut for Session {
         let size = size.ok_or(Refusal::Size(num))?;
         let at = index as usize;
         self.unchanged("its length", num.into(), old.into(), at..=at)?;
+        if size != old {
+            self.leave_alone(index)?;
+        }
         self.queue(index)?.size = size;
         Ok(())
     }
@@ -333,6 +370,7 @@ impl VhostUserBackendReqHandlerMut for Session {
         available: u64,
         _log: u64,
     ) -> Result<()> {
+        self.leave_alone(index)?;
         let queue = self.queue(index)?;
         queue.at = Addresses {
             descriptors,
@@ -349,6 +387,7 @@ impl VhostUserBackendReqHandlerMut for Session {
     /// virtqueues"). virtio-user of DPDK leaves it 0, and DPDK's own backend does not look at it: when a queue was stopped, all was given back.
     fn set_vring_base(&mut self, index: u32, base: u32) -> Result<()> {
         let at = base as u16;
+        self.leave_alone(index)?;
         self.queue(index)?.from = Position {
             available: at,
             used: at,
@@ -489,7 +528,7 @@ impl VhostUserBackendReqHandlerMut for Session {
         let without = without.and_then(|memory| memory.without(guest, user, bytes));
         let without = without.ok_or(Refusal::NoRegion { guest, bytes })?;
         self.memory = Some(Arc::new(without));
-        Ok(self.publish_less()?)
+        Ok(self.publish_with(true)?)
     }
 
     fn set_device_state_fd(

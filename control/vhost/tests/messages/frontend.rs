@@ -132,15 +132,20 @@ impl Frontend {
         self.say(SET_MEM_TABLE, &body, &[guest.file.as_fd()]);
     }
 
-    /// Sets a queue up and starts it.
+    /// Sets a queue up, starts and enables it.
     pub(crate) fn start(&mut self, index: u32, driver: &Driver, base: u32) {
+        self.set_up(index, driver, base);
+        self.say(SET_VRING_ENABLE, &state(index, 1), &[]);
+    }
+
+    /// Sets a queue up and starts it.
+    pub(crate) fn set_up(&mut self, index: u32, driver: &Driver, base: u32) {
         self.say(SET_VRING_NUM, &state(index, driver.size.into()), &[]);
         self.say(SET_VRING_BASE, &state(index, base), &[]);
         self.say(SET_VRING_ADDR, &addresses(index, driver), &[]);
         let number = u64::from(index).to_ne_bytes();
         self.say(SET_VRING_CALL, &number, &[driver.call.as_fd()]);
         self.say(SET_VRING_KICK, &number, &[driver.kick.as_fd()]);
-        self.say(SET_VRING_ENABLE, &state(index, 1), &[]);
     }
 }
 
@@ -208,13 +213,33 @@ impl Machine {
 
     /// Sends a frame and waits until it is back.
     pub(crate) fn echo(&mut self, number: u8) {
-        let frame = [number; 60];
-        let room = self.buffer + 2048;
-        self.queues[0].offer(&self.memory, &[(room, 1500)], WRITE, None);
-        let out = [&[0; HEADER][..], &frame].concat();
+        self.send(number);
+        self.has_back(number);
+    }
+
+    /// Sends a frame.
+    pub(crate) fn send(&mut self, number: u8) {
+        let out = [&[0; HEADER][..], &[number; 60]].concat();
         self.memory.write(self.buffer, &out);
         let part = (self.buffer, out.len() as u32);
         self.queues[1].offer(&self.memory, &[part], 0, None);
+    }
+
+    /// Sends a frame that nobody gets, and waits until its buffer is back.
+    pub(crate) fn send_and_have_back(&mut self) {
+        self.send(0xff);
+        let begun = Instant::now();
+        while self.queues[1].used(&self.memory).is_none() {
+            assert!(begun.elapsed() < PATIENCE, "it is not given back");
+            thread::sleep(Duration::from_micros(200));
+        }
+    }
+
+    /// Waits until the frame that was sent is back.
+    pub(crate) fn has_back(&mut self, number: u8) {
+        let frame = [number; 60];
+        let room = self.buffer + 2048;
+        self.queues[0].offer(&self.memory, &[(room, 1500)], WRITE, None);
         let begun = Instant::now();
         let (mut sent, mut back) = (false, None);
         while !sent || back.is_none() {

@@ -125,6 +125,74 @@ fn a_queue_that_is_disabled_waits() {
     machine.echo(2);
 }
 
+/// vhost-user, "Ring states": a driver has back what it sends, and nobody else has it.
+#[test]
+fn what_is_sent_by_a_queue_that_is_disabled_is_given_back() {
+    for features in [USUAL, PACKED] {
+        let bed = Bed::new();
+        let mut frontend = bed.connect();
+        let mut machine = Machine::new(features == PACKED);
+        machine.boot(&mut frontend, features);
+        machine.echo(1);
+        frontend.say(SET_VRING_ENABLE, &state(1, 0), &[]);
+        // More than once round the queue.
+        (0..100).for_each(|_| machine.send_and_have_back());
+        frontend.say(SET_VRING_ENABLE, &state(1, 1), &[]);
+        machine.echo(2);
+        // Also when it is stopped while it is disabled.
+        frontend.say(SET_VRING_ENABLE, &state(1, 0), &[]);
+        machine.send_and_have_back();
+        let base = frontend.ask(GET_VRING_BASE, &state(1, 0));
+        let base = u32::from_ne_bytes(base[4..].try_into().unwrap());
+        frontend.start(1, &machine.queues[1], base);
+        machine.echo(3);
+        bed.wait_for(|s| matches!(s, State::Connected { ready: true, .. }));
+    }
+}
+
+/// What it holds then was sent to a backend that was killed.
+#[test]
+fn what_is_in_a_queue_before_it_is_enabled_for_the_first_time_is_not_lost() {
+    let mut bed = Bed::new();
+    let mut frontend = bed.connect();
+    let mut machine = Machine::new(false);
+    machine.boot(&mut frontend, USUAL);
+    machine.echo(1);
+    bed.end();
+    machine.send(2);
+    let bed = Bed::new();
+    let mut frontend = bed.connect();
+    frontend.agree(USUAL, REPLY_ACK);
+    frontend.tell_memory(&machine.memory);
+    for (index, queue) in (0..).zip(&machine.queues) {
+        frontend.set_up(index, queue, 0);
+        frontend.say(SET_VRING_ENABLE, &state(index, 0), &[]);
+    }
+    for index in 0..2 {
+        frontend.say(SET_VRING_ENABLE, &state(index, 1), &[]);
+    }
+    machine.has_back(2);
+}
+
+/// Of what a queue that is disabled goes by everything may change.
+#[test]
+fn a_queue_that_is_disabled_may_be_set_up_anew() {
+    let bed = Bed::new();
+    let mut frontend = bed.connect();
+    let mut machine = Machine::new(false);
+    machine.boot(&mut frontend, USUAL);
+    machine.echo(1);
+    for index in 0..2 {
+        frontend.say(SET_VRING_ENABLE, &state(index, 0), &[]);
+    }
+    machine.send_and_have_back();
+    let mut other = Machine::new(true);
+    frontend.say(SET_FEATURES, &PACKED.to_ne_bytes(), &[]);
+    frontend.tell_memory(&other.memory);
+    other.start(&mut frontend, [BEGIN; 2]);
+    other.echo(2);
+}
+
 /// A switch that was killed could not say where the queues stood. Their memory does.
 #[test]
 fn a_split_queue_goes_on_behind_a_backend_that_was_killed() {
