@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use podswitch_datapath::port::vhost::{
-    Addresses, Backend, Broken, DirtyLog, GuestMemory, Inflight, MAX_PAIRS, MAX_REGIONS, PartError,
-    Position, Queue, Region, RegionError, VhostHandle, feature, inflight_bytes,
+    Addresses, Backend, DirtyLog, GuestMemory, Inflight, MAX_PAIRS, MAX_REGIONS, PartError,
+    Position, Queue, Region, VhostHandle, feature, inflight_bytes,
 };
 use rustix::fs::{MemfdFlags, memfd_create};
 use vhost::VhostUserMemoryRegionBase;
@@ -17,7 +17,7 @@ use vhost::vhost_user::message::{
     VhostUserLog, VhostUserMemoryRegion, VhostUserProtocolFeatures, VhostUserShMemConfig,
     VhostUserSharedMsg, VhostUserSingleMemoryRegion, VhostUserVringAddrFlags, VhostUserVringState,
 };
-use vhost::vhost_user::{Error, GpuBackend, Result, VhostUserBackendReqHandlerMut};
+use vhost::vhost_user::{GpuBackend, Result, VhostUserBackendReqHandlerMut};
 
 use crate::files;
 use crate::refusal::Refusal;
@@ -479,7 +479,9 @@ impl VhostUserBackendReqHandlerMut for Session {
             offset: 0,
             why: e.into(),
         })?;
-        let told = VhostUserInflight::new(bytes, 0, shape.0, shape.1);
+        // A copy of what came, whose padding the library sends, too.
+        let mut told = *told;
+        (told.mmap_size, told.mmap_offset) = (bytes, 0);
         Ok((told, file))
     }
 

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A frontend that says what it is told to, and a guest behind it.
 
-use std::io::{IoSlice, Read};
+use std::fs::File;
+use std::io::{IoSlice, IoSliceMut, Read};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
@@ -9,7 +10,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use podswitch_datapath::port::vhost::feature;
-use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
+};
 
 use crate::driver::{Driver, GUEST, Guest, USER, WRITE};
 
@@ -23,12 +27,16 @@ pub(crate) const USUAL: u64 = feature::VERSION_1 | feature::MRG_RXBUF | feature:
 pub(crate) const MQ: u64 = 1;
 pub(crate) const REPLY_ACK: u64 = 1 << 3;
 pub(crate) const SLOTS: u64 = 1 << 15;
+/// And a log in a file, and what is in flight in one.
+pub(crate) const LOG_SHMFD: u64 = 1 << 1;
+pub(crate) const INFLIGHT_SHMFD: u64 = 1 << 12;
 
 /// Requests (vhost-user, "Front-end message types").
 pub(crate) const GET_FEATURES: u32 = 1;
 pub(crate) const SET_FEATURES: u32 = 2;
 pub(crate) const SET_OWNER: u32 = 3;
 pub(crate) const SET_MEM_TABLE: u32 = 5;
+pub(crate) const SET_LOG_BASE: u32 = 6;
 pub(crate) const SET_VRING_NUM: u32 = 8;
 pub(crate) const SET_VRING_ADDR: u32 = 9;
 pub(crate) const SET_VRING_BASE: u32 = 10;
@@ -40,6 +48,8 @@ pub(crate) const SET_PROTOCOL_FEATURES: u32 = 16;
 pub(crate) const GET_QUEUE_NUM: u32 = 17;
 pub(crate) const SET_VRING_ENABLE: u32 = 18;
 pub(crate) const NET_SET_MTU: u32 = 20;
+pub(crate) const GET_INFLIGHT_FD: u32 = 31;
+pub(crate) const SET_INFLIGHT_FD: u32 = 32;
 pub(crate) const GET_MAX_MEM_SLOTS: u32 = 36;
 pub(crate) const ADD_MEM_REG: u32 = 37;
 pub(crate) const REM_MEM_REG: u32 = 38;
@@ -92,14 +102,29 @@ impl Frontend {
         u64::from_ne_bytes(self.ask(request, &[]).try_into().unwrap())
     }
 
-    fn answer(&mut self, request: u32) -> Vec<u8> {
+    pub(crate) fn answer(&mut self, request: u32) -> Vec<u8> {
+        self.answer_with(request).0
+    }
+
+    /// An answer, and the descriptor that came with it.
+    pub(crate) fn answer_with(&mut self, request: u32) -> (Vec<u8>, Option<File>) {
         let mut header = [0; 12];
-        self.stream.read_exact(&mut header).unwrap();
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let mut first = [IoSliceMut::new(&mut header)];
+        let flags = RecvFlags::WAITALL | RecvFlags::CMSG_CLOEXEC;
+        let received = recvmsg(&self.stream, &mut first, &mut control, flags).unwrap();
+        assert_eq!(received.bytes, 12);
+        let files = control.drain().filter_map(|message| match message {
+            RecvAncillaryMessage::ScmRights(files) => Some(files),
+            _ => None,
+        });
+        let file = files.flatten().next().map(File::from);
         let word = |at: usize| u32::from_ne_bytes(header[at..at + 4].try_into().unwrap());
         assert_eq!((word(0), word(4)), (request, 5), "version 1, an answer");
         let mut body = vec![0; word(8) as usize];
         self.stream.read_exact(&mut body).unwrap();
-        body
+        (body, file)
     }
 
     /// Whether the connection was ended.
@@ -197,6 +222,11 @@ impl Machine {
     /// Sets everything up, with memory in one message.
     pub(crate) fn boot(&self, frontend: &mut Frontend, features: u64) {
         frontend.agree(features, REPLY_ACK | MQ | SLOTS);
+        self.begin(frontend, features);
+    }
+
+    /// The same once features were agreed on.
+    pub(crate) fn begin(&self, frontend: &mut Frontend, features: u64) {
         frontend.tell_memory(&self.memory);
         let base = match features & feature::RING_PACKED {
             0 => 0,

@@ -7,5 +7,6 @@ mod bed;
 mod driver;
 mod faults;
 mod frontend;
+mod kept;
 mod setup;
 mod worker;
