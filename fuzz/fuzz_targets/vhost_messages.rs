@@ -36,8 +36,8 @@ const PAIRS: u16 = 2;
 const STEPS: usize = 64;
 /// How long a connection may go on behind its frontend: longer than a port waits for anything, shorter than a message that hangs is left alone.
 const BOUND: Duration = Duration::from_secs(5);
-/// How long a descriptor may be held by who looks whether messages hang.
-const HELD: Duration = Duration::from_secs(1);
+/// How long other threads may take to let go: the worker, and the one that looks whether messages hang.
+const SOON: Duration = Duration::from_secs(1);
 
 /// Bits of the first byte: everything is set up before, with packed queues; the frontend is killed in the end, it does not just say no more.
 const BOOTED: u8 = 1;
@@ -73,7 +73,9 @@ impl Bed {
         thread::spawn(move || {
             for stream in streams {
                 let why = direct.serve(stream);
-                let _ = tell.send((why, direct.is_ready()));
+                // The worker says so a moment after it has let go of what it served.
+                let is_ready = !soon(|| !direct.is_ready());
+                let _ = tell.send((why, is_ready));
             }
         });
         let bed = Bed {
@@ -131,12 +133,21 @@ impl Bed {
         self.end();
         drop((kept, machine, files));
         self.serves(packed);
-        let begun = Instant::now();
-        while held().0 > before.0 || held().1 > before.1 {
-            assert!(begun.elapsed() < HELD, "{before:?}, then {:?}", held());
-            thread::sleep(Duration::from_millis(1));
-        }
+        let no_more = || held().0 <= before.0 && held().1 <= before.1;
+        assert!(soon(no_more), "{before:?}, then {:?}", held());
     }
+}
+
+/// Whether something becomes so.
+fn soon(is: impl Fn() -> bool) -> bool {
+    let begun = Instant::now();
+    while !is() {
+        if begun.elapsed() > SOON {
+            return false;
+        }
+        thread::sleep(Duration::from_millis(1));
+    }
+    true
 }
 
 fn features(packed: bool) -> u64 {
