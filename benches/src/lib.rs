@@ -11,7 +11,7 @@
 //! | [`policy`] | network policy, connections and floods in a large cluster |
 //! | [`routes`] | the route table with the public one in it |
 //! | [`tunnel`] | what VXLAN costs, on ports in memory |
-//! | [`vhost`] | frames a second between virtual machines, against a forwarder of DPDK's |
+//! | [`vhost`] | frames between virtual machines, against forwarders of DPDK's |
 //! | [`nodes`] | frames and a TCP stream from node to node, against the kernel |
 //!
 //! | module | |
@@ -127,7 +127,7 @@ pub const ALL: &[Bench] = &[
     },
     Bench {
         name: "vhost",
-        about: "frames a second between virtual machines by vhost-user, against dpdk-testpmd",
+        about: "frames between virtual machines by vhost-user, against dpdk-testpmd and Open vSwitch with DPDK",
         run: vhost::run,
     },
     Bench {

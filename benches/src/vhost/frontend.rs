@@ -23,8 +23,6 @@ const SET_VRING_BASE: u32 = 10;
 const SET_VRING_KICK: u32 = 12;
 const SET_VRING_CALL: u32 = 13;
 
-/// Features that are agreed on: VIRTIO_F_VERSION_1 and VIRTIO_NET_F_MRG_RXBUF.
-const FEATURES: u64 = 1 << 32 | 1 << 15;
 /// How long anything may take.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -45,11 +43,17 @@ pub(super) struct Frontend {
 }
 
 impl Frontend {
-    /// Connects as soon as somebody listens, and starts both queues; all of `memory` is at `base` for the machine and for its frontend.
+    /// Connects as soon as somebody listens, and starts both queues with these features; all of `memory` is at `base` for the machine and for its frontend.
     ///
     /// # Panics
     /// When the backend does not do what it should.
-    pub(super) fn start(path: &Path, memory: &File, base: u64, queues: &[Place; 2]) -> Frontend {
+    pub(super) fn start(
+        path: &Path,
+        memory: &File,
+        base: u64,
+        features: u64,
+        queues: &[Place; 2],
+    ) -> Frontend {
         let begun = Instant::now();
         let stream = loop {
             match UnixStream::connect(path) {
@@ -65,9 +69,9 @@ impl Frontend {
         };
         frontend.say(GET_FEATURES, &[], &[]);
         let offered = u64::from_ne_bytes(frontend.answer());
-        assert_eq!(offered & FEATURES, FEATURES, "features {offered:#x}");
+        assert_eq!(offered & features, features, "features {offered:#x}");
         frontend.say(SET_OWNER, &[], &[]);
-        frontend.say(SET_FEATURES, &FEATURES.to_ne_bytes(), &[]);
+        frontend.say(SET_FEATURES, &features.to_ne_bytes(), &[]);
         let bytes = memory.metadata().expect("a memfd").len();
         let table = [1, base, bytes, base, 0].map(u64::to_ne_bytes).concat();
         frontend.say(SET_MEM_TABLE, &table, &[memory.as_fd()]);
