@@ -8,7 +8,7 @@ use core_affinity::CoreId;
 use hdrhistogram::Histogram;
 use tempfile::TempDir;
 
-use super::guest::{Count, Generator};
+use super::guest::Generator;
 use super::load::Load;
 use super::ovs::Ovs;
 use super::side::Side;
@@ -35,8 +35,8 @@ pub(super) enum Kind {
 /// One sample.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Slice {
-    /// What was counted.
-    pub(super) count: Count,
+    /// Packets a second that arrived.
+    pub(super) rate: f64,
     /// Share that was lost of what was taken from the sender.
     pub(super) lost: f64,
 }
@@ -76,17 +76,17 @@ impl Bed {
         &mut self,
         way: usize,
         settle: impl FnOnce(&mut Generator),
-        measure: impl FnOnce(&mut Generator) -> Count,
+        measure: impl FnOnce(&mut Generator) -> f64,
     ) -> Slice {
         self.side.run(true);
         self.side.set_up(way);
         let (sent, received) = self.generator.drain();
         settle(&mut self.generator);
-        let count = measure(&mut self.generator);
+        let rate = measure(&mut self.generator);
         let (all, arrived) = self.generator.drain();
         self.side.run(false);
         let lost = 1.0 - (arrived - received) as f64 / (all - sent) as f64;
-        Slice { count, lost }
+        Slice { rate, lost }
     }
 }
 

@@ -48,7 +48,7 @@ pub(super) fn run(plan: &Plan, outcome: &mut Outcome, problems: &mut Vec<String>
         }
     }
     for (name, samples) in names.iter().zip(&samples) {
-        let rates = samples.iter().map(|(slice, _)| slice.count.received / 1e3);
+        let rates = samples.iter().map(|(slice, _)| slice.rate / 1e3);
         let rates: Vec<f64> = rates.collect();
         if rates.iter().any(|rate| rate * 1e3 < ARRIVED * PACE) {
             problems.push(format!(

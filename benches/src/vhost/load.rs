@@ -120,7 +120,8 @@ impl Load {
         let payload = payload.max(STAMP + 8);
         assert!(frame[payload..] == self.frame[payload..], "another payload");
         assert_eq!(frame[26..34], self.frame[26..34], "other addresses");
-        assert_eq!(header[..6], self.header[..6], "a header of another kind");
+        // Whoever forwards may have its own idea of how long segments are to be.
+        assert_eq!(header[..4], self.header[..4], "a header of another kind");
         let (mac, hops) = match routed {
             true => (traffic::mac(1).0, self.frame[22] - 1),
             false => (traffic::GATEWAY_MAC.0, self.frame[22]),

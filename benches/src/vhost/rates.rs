@@ -79,7 +79,7 @@ fn report(outcome: &mut Outcome, case: &Case, names: &[&str], samples: &[Vec<Sli
         false => ("kpps", 1e3),
     };
     let rate = |slices: &Vec<Slice>| -> Vec<f64> {
-        let rates = slices.iter().map(|slice| slice.count.received / scale);
+        let rates = slices.iter().map(|slice| slice.rate / scale);
         rates.collect()
     };
     let rates: Vec<Vec<f64>> = samples.iter().map(rate).collect();

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The switch: routed ports, sources checked, rules for both ends, connections tracked.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -10,6 +11,7 @@ use podswitch_datapath::switch::{
     Device, IdleConfig, MemoryPlan, PortSpec, Switch, SwitchConfig, WorkerConfig,
 };
 use podswitch_datapath::tables::{Action, Direction, Rule};
+use podswitch_datapath::verdict::Reason;
 use podswitch_datapath::wire::protocol;
 use podswitch_datapath::{PortId, WorkerId};
 use podswitch_vhost::{Endpoint, Meeting, Mode, Service};
@@ -27,7 +29,7 @@ pub(super) struct Whole {
     switch: Switch,
     sockets: Vec<PathBuf>,
     /// Frames that it had dropped before it was measured.
-    dropped: u64,
+    dropped: BTreeMap<&'static str, u64>,
 }
 
 impl Whole {
@@ -87,7 +89,7 @@ impl Whole {
             _services: services,
             switch,
             sockets,
-            dropped: 0,
+            dropped: BTreeMap::new(),
         }
     }
 
@@ -108,8 +110,15 @@ impl Whole {
         &self.sockets
     }
 
-    fn drops(&mut self) -> u64 {
-        self.switch.counters().drops.iter().sum()
+    /// By reason. What is lost for want of room at the receiver is no verdict.
+    fn drops(&mut self) -> BTreeMap<&'static str, u64> {
+        let drops = self.switch.counters().drops;
+        let reasons = Reason::ALL.iter().zip(drops);
+        let verdicts =
+            reasons.filter(|(reason, drops)| **reason != Reason::TxQueueFull && *drops > 0);
+        verdicts
+            .map(|(reason, drops)| (reason.name(), drops))
+            .collect()
     }
 }
 
@@ -133,7 +142,6 @@ impl Side for Whole {
         self.dropped = self.drops();
     }
 
-    /// What is lost for want of room at the receiver is no verdict.
     fn end(&mut self) {
         let drops = self.drops();
         assert_eq!(drops, self.dropped, "the switch judges frames");
