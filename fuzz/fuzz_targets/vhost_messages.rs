@@ -18,7 +18,8 @@ use podswitch_datapath::port::vhost::{feature, vhost_device};
 use podswitch_vhost::Direct;
 
 use driver::{Guest, WRITE};
-use frontend::{Frontend, Machine, USUAL, message};
+use frontend::{Frontend, Machine, message};
+use frontend::{INFLIGHT_SHMFD, LOG_SHMFD, MQ, REPLY_ACK, SLOTS, USUAL};
 use worker::Worker;
 
 #[allow(dead_code, reason = "written for the tests of the queues themselves")]
@@ -106,7 +107,7 @@ impl Bed {
     fn serves(&self, packed: bool) {
         let mut frontend = self.connect();
         let mut machine = Machine::new(packed);
-        machine.boot(&mut frontend, features(packed));
+        boot(&machine, &mut frontend, packed);
         machine.echo(1);
         drop(frontend);
         assert_eq!(self.end(), None, "it was kept to the protocol");
@@ -118,7 +119,7 @@ impl Bed {
         let mut frontend = self.connect();
         let mut machine = Machine::new(packed);
         if choice & BOOTED != 0 {
-            machine.boot(&mut frontend, features(packed));
+            boot(&machine, &mut frontend, packed);
         }
         let files = Files::new(&machine);
         for _ in 0..STEPS {
@@ -150,8 +151,12 @@ fn soon(is: impl Fn() -> bool) -> bool {
     true
 }
 
-fn features(packed: bool) -> u64 {
-    USUAL | if packed { feature::RING_PACKED } else { 0 }
+/// Sets everything up, after all that the port offers of the protocol was agreed on.
+fn boot(machine: &Machine, frontend: &mut Frontend, packed: bool) {
+    let features = USUAL | if packed { feature::RING_PACKED } else { 0 };
+    let protocol = REPLY_ACK | MQ | SLOTS | LOG_SHMFD | INFLIGHT_SHMFD;
+    frontend.agree(features, protocol);
+    machine.begin(frontend, features);
 }
 
 /// How many descriptors the process has, and mappings of guests' memory.

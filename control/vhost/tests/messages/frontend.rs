@@ -113,7 +113,9 @@ impl Frontend {
         let mut control = RecvAncillaryBuffer::new(&mut space);
         let mut first = [IoSliceMut::new(&mut header)];
         let flags = RecvFlags::WAITALL | RecvFlags::CMSG_CLOEXEC;
-        let received = recvmsg(&self.stream, &mut first, &mut control, flags).unwrap();
+        // libFuzzer's clock interrupts whoever waits.
+        let receive = || recvmsg(&self.stream, &mut first, &mut control, flags);
+        let received = rustix::io::retry_on_intr(receive).unwrap();
         assert_eq!(received.bytes, 12);
         let files = control.drain().filter_map(|message| match message {
             RecvAncillaryMessage::ScmRights(files) => Some(files),
