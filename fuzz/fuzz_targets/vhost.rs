@@ -129,14 +129,12 @@ impl Bed {
             self.port.receive(ID, &mut self.pool, &mut batch, 32);
             let mut outbox: VecDeque<_> = batch.drain().map(|packet| packet.frame).collect();
             // Every other one goes on as it is.
-            outbox
-                .iter_mut()
-                .step_by(2)
-                .filter(|frame| self.pool.fetch(frame))
-                .for_each(|frame| {
+            for frame in outbox.iter_mut().step_by(2) {
+                if self.pool.fetch(frame) {
                     let length: usize = frame.iter().map(<[u8]>::len).sum();
                     assert_eq!(length, frame.len() as usize);
-                });
+                }
+            }
             outbox.extend(self.pool.alloc_bytes(&self.arena, &FRAME));
             self.port.transmit(ID, &mut self.pool, &mut outbox);
             outbox.into_iter().for_each(|frame| self.pool.free(frame));
