@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::initramfs::Initramfs;
@@ -143,6 +144,7 @@ pub struct Guest {
     running: Running,
     dir: TempDir,
     release: String,
+    build: Build,
 }
 
 impl Guest {
@@ -184,26 +186,60 @@ impl Guest {
         let kernel = Kernel::find(build.suite);
         let archive = archive(&kernel, build.programs, dir.path());
         std::fs::write(dir.path().join("initrd"), archive).expect("initramfs");
-        let mut running = start(build, wire, nics, &kernel, dir.path());
-        let socket = dir.path().join("shell");
-        let shell = poll(HUNG, || {
-            let ended = running.ended();
-            assert!(ended.is_none(), "QEMU ended: {}", console(dir.path()));
-            UnixStream::connect(&socket).ok()
-        });
-        let shell = shell.expect("QEMU opens the serial line");
-        let timeout = shell.set_read_timeout(Some(2 * HUNG));
-        timeout.expect("a read timeout");
-        let mut guest = Guest {
-            shell: BufReader::new(shell),
-            running,
-            dir,
-            release: kernel.release,
-        };
+        let mut guest = Guest::start(build, wire, nics, kernel, dir, None);
         let (status, said) = guest.answer();
         assert_eq!(status, 0, "{said}");
         println!("the guest is there after {:.1?}", begun.elapsed());
         guest
+    }
+
+    /// Starts QEMU, which waits for another one to come over this socket, if there is one.
+    #[track_caller]
+    fn start(
+        build: Build,
+        wire: &Netns,
+        nics: &[GuestNic],
+        kernel: Kernel,
+        dir: TempDir,
+        incoming: Option<&Path>,
+    ) -> Guest {
+        let mut running = start(build, wire, nics, &kernel, dir.path(), incoming);
+        let shell = line(&mut running, dir.path(), "shell");
+        Guest {
+            shell: BufReader::new(shell),
+            running,
+            dir,
+            release: kernel.release,
+            build,
+        }
+    }
+
+    /// Moves it to another QEMU with these NICs, while it runs. This one has stopped then.
+    ///
+    /// # Panics
+    /// When QEMU does not move it.
+    #[track_caller]
+    pub fn move_to(mut self, wire: &Netns, nics: &[GuestNic]) -> Guest {
+        let dir = tempfile::Builder::new().prefix("pst-guest").tempdir();
+        let dir = dir.expect("a temporary folder");
+        let initrd = std::fs::copy(self.dir.path().join("initrd"), dir.path().join("initrd"));
+        initrd.expect("initramfs");
+        let socket = dir.path().join("incoming");
+        let kernel = Kernel::find(self.build.suite);
+        let moved = Guest::start(self.build, wire, nics, kernel, dir, Some(&socket));
+        poll(HUNG, || socket.exists().then_some(())).expect("QEMU listens for the guest");
+        let monitor = line(&mut self.running, self.dir.path(), "monitor");
+        let mut monitor = Monitor::new(monitor);
+        let uri = format!("unix:{}", socket.display());
+        monitor.execute("migrate", &json!({"uri": uri}));
+        let ended = poll(2 * HUNG, || {
+            let state = monitor.execute("query-migrate", &json!({}));
+            let ended = matches!(state["status"].as_str(), Some("completed" | "failed"));
+            ended.then_some(state)
+        });
+        let state = ended.expect("QEMU has moved the guest");
+        assert_eq!(state["status"], "completed", "{state}");
+        moved
     }
 
     /// Release of its kernel, by the name of the file.
@@ -267,6 +303,52 @@ impl Drop for Guest {
     fn drop(&mut self) {
         if std::thread::panicking() {
             eprintln!("---- the guest's console\n{}----", console(self.dir.path()));
+        }
+    }
+}
+
+/// Connects to a socket of QEMU's.
+#[track_caller]
+fn line(running: &mut Running, dir: &Path, name: &str) -> UnixStream {
+    let socket = dir.join(name);
+    let stream = poll(HUNG, || {
+        let ended = running.ended();
+        assert!(ended.is_none(), "QEMU ended: {}", console(dir));
+        UnixStream::connect(&socket).ok()
+    });
+    let stream = stream.unwrap_or_else(|| panic!("QEMU does not open {name}"));
+    let timeout = stream.set_read_timeout(Some(2 * HUNG));
+    timeout.expect("a read timeout");
+    stream
+}
+
+/// QEMU's machine protocol (docs/interop/qmp-spec.rst of QEMU).
+struct Monitor(BufReader<UnixStream>);
+
+impl Monitor {
+    #[track_caller]
+    fn new(stream: UnixStream) -> Monitor {
+        let mut monitor = Monitor(BufReader::new(stream));
+        monitor.execute("qmp_capabilities", &json!({}));
+        monitor
+    }
+
+    /// Runs a command: what it returns.
+    #[track_caller]
+    fn execute(&mut self, command: &str, arguments: &Value) -> Value {
+        let request = json!({"execute": command, "arguments": arguments});
+        let sent = writeln!(self.0.get_mut(), "{request}");
+        sent.expect("QEMU's monitor");
+        loop {
+            let mut line = String::new();
+            let length = self.0.read_line(&mut line);
+            assert!(length.expect("QEMU's monitor") > 0, "QEMU has ended");
+            let mut said: Value = serde_json::from_str(&line).expect("JSON");
+            assert!(said.get("error").is_none(), "{command}: {said}");
+            // It also says what happens, and greets.
+            if let Some(returned) = said.get_mut("return") {
+                return returned.take();
+            }
         }
     }
 }
@@ -366,7 +448,14 @@ fn which(tool: &str) -> PathBuf {
         .unwrap_or_else(|| panic!("{tool} is missing: run 'scripts/install test'"))
 }
 
-fn start(build: Build, wire: &Netns, nics: &[GuestNic], kernel: &Kernel, dir: &Path) -> Running {
+fn start(
+    build: Build,
+    wire: &Netns,
+    nics: &[GuestNic],
+    kernel: &Kernel,
+    dir: &Path,
+    incoming: Option<&Path>,
+) -> Running {
     let mut qemu = wire.command("qemu-system-x86_64");
     // Hardware acceleration is not for every test machine. One thread runs both processors in turn: with one for each, code that a kernel patches while
     // another processor executes it (static calls, as XDP programs come and go) was now and then run as it had been in between, and the kernel died of its int3.
@@ -400,6 +489,11 @@ fn start(build: Build, wire: &Netns, nics: &[GuestNic], kernel: &Kernel, dir: &P
     qemu.args(["-serial", &format!("file:{}", file("console"))]);
     let line = format!("socket,id=shell,path={},server=on,wait=off", file("shell"));
     qemu.args(["-chardev", &line, "-serial", "chardev:shell"]);
+    let monitor = format!("unix:{},server=on,wait=off", file("monitor"));
+    qemu.args(["-qmp", &monitor]);
+    if let Some(socket) = incoming {
+        qemu.args(["-incoming", &format!("unix:{}", socket.display())]);
+    }
     for (i, nic) in nics.iter().enumerate() {
         let queues = nic.queues;
         let wire = match &nic.wire {

@@ -3,6 +3,7 @@
 
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use podswitch_tests::guest::{Guest, GuestNic, Wire};
@@ -47,14 +48,19 @@ fn add(node: &Node, name: Name) {
     node.apply(&[set(json!({"kind": "port", "name": name.port, "device": device, "mac": name.mac, "addresses": name.addresses}))]);
 }
 
-/// A machine on its port, with an echo server for TCP on port 7.
-fn boot(node: &Node, name: Name, queues: u32, properties: &'static str) -> Guest {
-    let nic = GuestNic {
+/// The NIC of a machine.
+fn nic(node: &Node, name: Name, queues: u32, properties: &'static str) -> GuestNic {
+    GuestNic {
         wire: Wire::VhostUser(socket(node, name)),
         mac: name.mac,
         queues,
         properties,
-    };
+    }
+}
+
+/// A machine on its port, with an echo server for TCP on port 7.
+fn boot(node: &Node, name: Name, queues: u32, properties: &'static str) -> Guest {
+    let nic = nic(node, name, queues, properties);
     let mut guest = Guest::boot_pod(node.netns(), &[nic]);
     guest.run("ip link set eth0 up");
     let [v4, v6] = name.addresses;
@@ -172,6 +178,7 @@ fn virtual_machines_are_pods() {
 
     cut_off(&node, &mut one, &pod);
     over_the_death_of_the_switch(&mut node, &mut two, &pod);
+    moved_while_it_talks(&node, two, &pod);
 }
 
 fn segmented(node: &Node) -> u64 {
@@ -204,5 +211,44 @@ fn over_the_death_of_the_switch(node: &mut Node, two: &mut Guest, pod: &Pod) {
         wait_until_up(node, TWO);
         tcp_echo(&mut stream, b"after");
     }
+    two.run(&format!("ping -c 1 -w 20 {}", pod.v4()));
+}
+
+/// A machine moves to another QEMU on another port, and a connection of it goes on: what the switch writes into its memory meanwhile goes with it.
+fn moved_while_it_talks(node: &Node, two: Guest, pod: &Pod) {
+    let later = Name {
+        port: "later",
+        ..TWO
+    };
+    let device = json!({"kind": "vhost_user", "socket": socket(node, later), "queues": 2});
+    // The MAC address is still the other port's.
+    let port =
+        json!({"kind": "port", "name": later.port, "device": device, "mac": "02:00:00:00:05:03"});
+    node.apply(&[set(port)]);
+    let mut stream = tcp_connect(&pod.netns, ip(TWO.addresses[0]), 7, HUNG).expect("a connection");
+    let (moved, stop) = (AtomicBool::new(false), AtomicBool::new(false));
+    let (mut two, echoes) = thread::scope(|scope| {
+        let talk = scope.spawn(|| {
+            let mut echoes = [0, 0];
+            while !stop.load(Ordering::Relaxed) {
+                tcp_echo(&mut stream, &vec![7; 100_000]);
+                echoes[usize::from(moved.load(Ordering::Relaxed))] += 1;
+            }
+            echoes
+        });
+        let two = two.move_to(node.netns(), &[nic(node, later, 2, "")]);
+        // Its addresses move with it.
+        node.apply(&[
+            delete(json!({"kind": "port", "name": TWO.port})),
+            set(json!({"kind": "port", "name": later.port, "device": device, "mac": later.mac, "addresses": later.addresses})),
+        ]);
+        moved.store(true, Ordering::Relaxed);
+        wait_until_up(node, later);
+        ping(&pod.netns, ip(TWO.addresses[1]));
+        thread::sleep(HUNG / 60);
+        stop.store(true, Ordering::Relaxed);
+        (two, talk.join().expect("a connection that goes on"))
+    });
+    assert!(echoes[0] > 0 && echoes[1] > 0, "{echoes:?}");
     two.run(&format!("ping -c 1 -w 20 {}", pod.v4()));
 }
