@@ -17,8 +17,8 @@ use super::testpmd::Testpmd;
 
 /// Seconds in which queues fill.
 const SETTLE: f64 = 0.15;
-/// How often each flow has come by before anything is measured, and how long that may take.
-const KNOWN: u64 = 4;
+/// How often each flow that is answered has come by before anything is measured, and how long that may take.
+const KNOWN: u64 = 3;
 const LEARNED: Duration = Duration::from_secs(120);
 
 /// A forwarder that there is to be.
@@ -60,13 +60,20 @@ impl Bed {
         self.side.run(true);
         self.side.set_up(0);
         let begun = Instant::now();
-        let wanted = KNOWN * u64::from(load.flows());
-        while self.generator.drain().0 < wanted {
-            assert!(begun.elapsed() < LEARNED, "flows come by too slowly");
-            self.generator.run(0.5);
+        let come_by = |generator: &mut Generator, times: u64| {
+            while generator.drain().0 < times * u64::from(load.flows()) {
+                assert!(begun.elapsed() < LEARNED, "flows come by too slowly");
+                generator.run(0.25);
+            }
+        };
+        come_by(&mut self.generator, 1);
+        // TCP that is joined midway counts as answered.
+        if !load.is_whole() {
+            self.generator.answer(load.flows());
+            come_by(&mut self.generator, KNOWN);
         }
         self.side.begin(load.flows());
-        let (header, frame) = self.generator.received(load.frame.len());
+        let (header, frame) = self.generator.last(load.frame.len());
         load.check(&header, &frame, self.side.routes());
         self.side.run(false);
     }

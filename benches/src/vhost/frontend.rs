@@ -23,8 +23,8 @@ const SET_VRING_BASE: u32 = 10;
 const SET_VRING_KICK: u32 = 12;
 const SET_VRING_CALL: u32 = 13;
 
-/// How long anything may take.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// How long anything may take: a forwarder that sets up its memory does not listen.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Where the parts of a queue are in a machine's memory, and its length.
 #[derive(Clone, Copy, Debug)]

@@ -25,7 +25,7 @@ pub(super) fn run(plan: &Plan, outcome: &mut Outcome) {
     let switch = Whole::new(folder.path(), core, GUESTS, 0, idle);
     let load = Load::datagrams(60, FLOWS);
     let connect = |path: &std::path::PathBuf| {
-        let mut machine = Machine::new(&load);
+        let mut machine = Machine::new(&load, false);
         machine.connect(path, load.features);
         machine
     };

@@ -24,6 +24,8 @@ const SEGMENT: u16 = 1448;
 /// Flags and kinds of the header in front of a packet (virtio 1.2 section 5.1.6).
 const NEEDS_CHECKSUM: u8 = 1;
 const TCP_OVER_V4: u8 = 1;
+/// Buffers to receive by.
+pub(super) const SIZE: u16 = 1024;
 /// Most destination ports; every queue is a multiple of it long.
 pub(super) const DESTINATIONS: u16 = 64;
 /// Bytes of the header in front of a packet.
@@ -34,6 +36,8 @@ pub(super) const HEADER: usize = 12;
 pub(super) struct Load {
     /// It, without ports.
     pub(super) frame: Vec<u8>,
+    /// What the second machine answers, short and without ports.
+    pub(super) answer: Vec<u8>,
     /// What is in front of it.
     pub(super) header: [u8; HEADER],
     /// Ports that it comes from and goes to. They have no common divisor, so that all flows come by when both go round.
@@ -42,6 +46,8 @@ pub(super) struct Load {
     pub(super) destinations: u16,
     /// Bytes of a buffer to receive by.
     pub(super) buffer: usize,
+    /// Most packets that are on their way, as a TCP sender sends no more than the receiver has room for.
+    pub(super) window: u64,
     /// Features of virtio that are agreed on.
     pub(super) features: u64,
 }
@@ -49,9 +55,7 @@ pub(super) struct Load {
 impl Load {
     /// Datagrams of a length.
     pub(super) fn datagrams(length: usize, flows: u32) -> Load {
-        let mut frame = ends().udp((0, SERVICE), 64, &vec![0x5a; length - UDP]);
-        // None: ports change.
-        frame[PORTS + UDP_CHECKSUM..][..2].fill(0);
+        let frame = datagram(&ends(), length);
         let buffer = 2048;
         let features = feature::VERSION_1 | feature::MRG_RXBUF;
         Load::new(frame, [0; HEADER], flows, buffer, features)
@@ -90,12 +94,18 @@ impl Load {
         let destinations = (1 << flows.trailing_zeros()).min(u32::from(DESTINATIONS));
         let sources = flows / destinations;
         assert!(sources % 2 == 1 && sources < 60_000, "{flows} flows");
+        let window = match header[1] {
+            0 => u64::MAX,
+            _ => (usize::from(SIZE) / (HEADER + frame.len()).div_ceil(buffer)) as u64,
+        };
         Load {
             frame,
+            answer: datagram(&traffic::ends(1, 0, Family::V4), traffic::FRAME),
             header,
             sources: sources as u16,
             destinations: destinations as u16,
             buffer,
+            window,
             features,
         }
     }
@@ -133,6 +143,13 @@ impl Load {
 /// From the first machine to the second.
 fn ends() -> Ends {
     traffic::ends(0, 1, Family::V4)
+}
+
+/// A datagram that has no checksum: its ports change.
+fn datagram(ends: &Ends, length: usize) -> Vec<u8> {
+    let mut frame = ends.udp((0, SERVICE), 64, &vec![0x5a; length - UDP]);
+    frame[PORTS + UDP_CHECKSUM..][..2].fill(0);
+    frame
 }
 
 /// The sum of a TCP segment's pseudo header, which is in the place of its checksum until that is finished.
@@ -173,7 +190,7 @@ mod tests {
         assert_eq!(Load::datagrams(60, 10_000).frame.len(), 60);
         assert_eq!(Load::datagrams(1514, 10_000).frame.len(), 1514);
         let load = Load::superframes(10_000);
-        assert_eq!(load.frame.len(), 65_214);
+        assert_eq!((load.frame.len(), load.window), (65_214, 64));
         assert_eq!(load.header, [1, 1, 54, 0, 168, 5, 34, 0, 16, 0, 0, 0]);
     }
 }
