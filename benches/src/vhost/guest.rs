@@ -36,7 +36,7 @@ const ENTRIES: usize = 4;
 /// The first source port.
 const FIRST_PORT: u16 = 1024;
 /// How long nothing arrives when nothing is on its way any more, and how long that may take, in seconds.
-const QUIET_FOR: f64 = 0.003;
+const QUIET_FOR: f64 = 0.01;
 const DRAINED: f64 = 2.0;
 
 /// A queue whose buffers are all alike.
@@ -332,12 +332,14 @@ impl Generator {
                     .post(free.min(more.min(SIZE.into()) as u16), |_, _| ());
             }
             self.kick();
+            // What was taken and has not come for so long is lost, unless it comes after all.
+            let left = self.sender.send.size() - self.sender.free();
+            let missing = self.sender.sent - self.receiver.received - u64::from(left);
             if self.receiver.received != seen {
                 quiet = Watch::start(QUIET_FOR);
+                self.lost = self.lost.min(missing);
             } else if quiet.over().is_some() {
-                // What has not come so long is lost, if it was taken.
-                let left = self.sender.send.size() - self.sender.free();
-                self.lost = self.sender.sent - self.receiver.received - u64::from(left);
+                self.lost = missing;
             }
             if let Some(seconds) = watch.over() {
                 break seconds;
