@@ -9,6 +9,8 @@ use crate::stats::{by_round, median};
 
 /// Many flows.
 const MANY: u32 = 1_000_000;
+/// Share of long frames that may be lost by a forwarder that is said to lose none.
+const NOTHING: f64 = 0.001;
 
 /// What is sent, by whom it is forwarded, and what is counted.
 struct Case {
@@ -48,6 +50,15 @@ pub(super) fn run(plan: &Plan, outcome: &mut Outcome, problems: &mut Vec<String>
     for case in cases {
         let (names, samples) = samples(plan, &case, problems);
         report(outcome, &case, &names, &samples);
+        let lossless = case
+            .bytes
+            .then(|| names.iter().zip(&samples).nth(1))
+            .flatten();
+        if let Some((name, slices)) = lossless
+            && slices.iter().any(|slice| slice.lost > NOTHING)
+        {
+            problems.push(format!("{name} lost some of the {}", case.what));
+        }
     }
 }
 
