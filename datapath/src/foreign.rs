@@ -110,19 +110,25 @@ impl<'a> Foreign<'a> {
         unsafe { std::ptr::copy(from.at.as_ptr(), self.at.as_ptr(), self.len) };
     }
 
-    /// Asks the processor for the first of them.
+    /// The first byte, and another one: in the next cache line, if they reach as far.
     #[inline(always)]
-    pub(crate) fn prefetch(self) {
-        crate::prefetch::prefetch(self.at.as_ptr());
+    fn ends(self) -> [*const u8; 2] {
+        const LINE: usize = 64;
+        let at = self.at.as_ptr().cast_const();
+        [at, at.wrapping_add(LINE.min(self.len.saturating_sub(1)))]
     }
 
-    /// Asks the processor for the first two cache lines, to be written to.
+    /// Asks the processor for the first two cache lines.
+    #[inline(always)]
+    pub(crate) fn prefetch(self) {
+        self.ends().into_iter().for_each(crate::prefetch::prefetch);
+    }
+
+    /// The same, to be written to.
     #[inline(always)]
     pub(crate) fn prefetch_to_write(self) {
-        const LINE: usize = 64;
-        let at = self.at.as_ptr();
-        crate::prefetch::prefetch_to_write(at);
-        crate::prefetch::prefetch_to_write(at.wrapping_add(LINE.min(self.len.saturating_sub(1))));
+        let each = crate::prefetch::prefetch_to_write;
+        self.ends().into_iter().for_each(each);
     }
 }
 

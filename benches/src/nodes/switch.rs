@@ -30,7 +30,8 @@ impl Switches {
         let prepared = |n: u8| {
             Node::without_daemon(NodeConfig {
                 workers: vec![core as u32],
-                daemon: format!("[xdp]\nmode = \"{mode}\"\n"),
+                // Both workers share the core: one that spins takes it from the other.
+                daemon: format!("[idle]\nspin_us = 0\n[xdp]\nmode = \"{mode}\"\n"),
                 ipam: json!({"type": "podswitch", "ranges": [[{"subnet": pods_of(n)}], [{"subnet": format!("fd00:244:{n}::/64")}]]}),
                 ..NodeConfig::default()
             })

@@ -234,6 +234,42 @@ impl Pool {
         Some(unsafe { Frame::mint(arena, chunk, HEADROOM as u16, len) })
     }
 
+    /// A frame of one segment of `len` bytes that `fill` writes, behind [`HEADROOM`] bytes; `Ok(None)` when the arena has no free chunk. It is made when its bytes are there,
+    /// so that it need not be moved from one place in memory to another.
+    ///
+    /// # Errors
+    /// What `fill` says; the chunk is free again.
+    ///
+    /// # Panics
+    /// When a chunk has no room for them.
+    #[inline(always)]
+    pub(crate) fn alloc_filled<E>(
+        &mut self,
+        arena: &Arc<Arena>,
+        len: u16,
+        fill: impl FnOnce(&mut [u8]) -> Result<(), E>,
+    ) -> Result<Option<Frame>, E> {
+        assert!(usize::from(len) <= CHUNK_SIZE - HEADROOM, "{len} bytes");
+        let Some(shelf) = self.shelf(arena) else {
+            return Ok(None);
+        };
+        let Some(chunk) = shelf.take(Owner::User, PortId(0)) else {
+            return Ok(None);
+        };
+        let at = arena.at(chunk, HEADROOM);
+        // SAFETY: (U1, U4) the chunk came off the free list, so nobody else holds it, and has room for as many bytes.
+        let bytes = unsafe { std::slice::from_raw_parts_mut(at.as_ptr(), len.into()) };
+        if let Err(e) = fill(bytes) {
+            // SAFETY: (U1) nobody else has it.
+            unsafe { shelf.put(chunk) };
+            return Err(e);
+        }
+        // SAFETY: (U1) as above.
+        Ok(Some(unsafe {
+            Frame::mint(arena, chunk, HEADROOM as u16, len)
+        }))
+    }
+
     /// What is lent of the frames of this burst.
     #[inline]
     pub(crate) fn loans(&mut self) -> &mut Loans {

@@ -368,16 +368,23 @@ impl Outlets {
     }
 }
 
-/// What waits for a device does so longer than what it came in stays with the switch.
+/// What waits for a device does so longer than what it came in stays with the switch. It may wait in as many chunks as the port's backlog has.
 #[inline]
 fn keep_waiting(slot: &mut Slot, pool: &mut Pool, counters: &WorkerCounters) {
-    let mut at = 0;
+    let (mut at, mut chunks) = (0, 0);
     while let Some(frame) = slot.outbox.get_mut(at) {
-        if pool.fetch(frame) {
+        let lost = match frame.lent().is_some() && chunks >= slot.backlog {
+            true => Some(Reason::TxQueueFull),
+            false => (!pool.fetch(frame)).then_some(Reason::NoMemory),
+        };
+        let Some(reason) = lost else {
+            chunks += u32::from(frame.segments());
             at += 1;
-        } else if let Some(frame) = slot.outbox.remove(at) {
+            continue;
+        };
+        if let Some(frame) = slot.outbox.remove(at) {
             slot.waiting.0 -= u64::from(frame.len());
-            counters.dropped(slot.fed_by, Reason::NoMemory);
+            counters.dropped(slot.fed_by, reason);
             pool.free(frame);
         }
     }

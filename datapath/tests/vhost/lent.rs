@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Bytes of frames that stay where the guest has them until they are on their way: what is copied once, and what is copied before it is looked at.
 
+use std::collections::VecDeque;
+
 use etherparse::PacketBuilder;
 use podswitch_datapath::port::vhost::feature::{GUEST_CSUM, MRG_RXBUF, RING_PACKED, VERSION_1};
 use proptest::prelude::*;
 
-use crate::bed::{Bed, HEADER, USUAL};
+use crate::bed::{Bed, HEADER, ID, USUAL};
 use crate::driver::GUEST;
 
 /// What is copied of a long frame before it is judged.
@@ -97,6 +99,21 @@ fn what_is_fetched_is_the_guests_no_more() {
     assert_eq!(frames[0].segments(), 3);
     bed.port.release(&mut bed.pool);
     assert_eq!(bed.bytes(frames), [sent]);
+}
+
+#[test]
+fn what_waits_for_buffers_can_be_fetched_and_sent_later() {
+    let sent = plain(9000, true, false);
+    let mut now = rewritten(USUAL, &sent, &[]);
+    let mut outbox: VecDeque<_> = now.frames.into();
+    let bed = &mut now.bed;
+    assert_eq!(bed.port.transmit(ID, &mut bed.pool, &mut outbox), 0);
+    assert!(bed.pool.fetch(&mut outbox[0]));
+    bed.port.release(&mut bed.pool);
+    let at = bed.guest_gives(10_000);
+    assert_eq!(bed.port.transmit(ID, &mut bed.pool, &mut outbox), 1);
+    assert_eq!(received(bed, at, sent.len()), mixed(&sent));
+    bed.assert_all_free();
 }
 
 #[test]

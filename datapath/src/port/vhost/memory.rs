@@ -272,14 +272,6 @@ impl GuestMemory {
         // SAFETY: (G1) they are this memory's, which is kept.
         unsafe { loans.lend(|| self.clone(), pieces) }
     }
-
-    /// Asks the processor for the first bytes at an address.
-    #[inline]
-    pub(super) fn prefetch(&self, guest: u64) {
-        if let Some(first) = self.at(guest, 1) {
-            first.prefetch();
-        }
-    }
 }
 
 /// A part of a ring: a few words that lie together in one region, by an address of the frontend's.

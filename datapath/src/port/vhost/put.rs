@@ -116,11 +116,18 @@ impl Plan {
     ) -> Result<(), RingFault> {
         let buffers = &self.buffers[place.buffers.0..place.buffers.1];
         let pieces = &self.pieces[place.pieces.0..place.pieces.1];
-        let header = terms.header(frame, buffers.len() as u16);
+        let (first, last) = terms.header(frame, buffers.len() as u16);
         let mut cursor = Cursor::new(&queue.memory, pieces);
         match cursor.next(terms.header)? {
-            Some(all) if all.len() == HEADER => all.set(&header),
+            Some(all) if all.len() == HEADER => {
+                let (front, back) = all.split(first.len());
+                front.set(&first);
+                back.set(&last);
+            }
             Some(part) => {
+                let mut header = [0; HEADER];
+                header[..first.len()].copy_from_slice(&first);
+                header[first.len()..].copy_from_slice(&last);
                 part.copy_from(&header[..part.len()]);
                 cursor.write(&header[part.len()..terms.header])?;
             }
