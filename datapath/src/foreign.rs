@@ -124,6 +124,16 @@ impl<'a> Foreign<'a> {
         self.ends().into_iter().for_each(crate::prefetch::prefetch);
     }
 
+    /// Asks for all of them, but for no more than a full frame has: they are copied a little later.
+    #[inline]
+    pub(crate) fn prefetch_all(self) {
+        const LINE: usize = 64;
+        const MOST: usize = 1536;
+        for offset in (0..self.len.min(MOST)).step_by(LINE) {
+            crate::prefetch::prefetch(self.at.as_ptr().wrapping_add(offset));
+        }
+    }
+
     /// The same, to be written to.
     #[inline(always)]
     pub(crate) fn prefetch_to_write(self) {

@@ -202,7 +202,9 @@ impl Take<'_> {
         left: usize,
     ) -> Result<bool, RingFault> {
         let mut check = cursor.clone();
-        while check.next(usize::MAX)?.is_some() {}
+        while let Some(here) = check.next(usize::MAX)? {
+            here.prefetch_all();
+        }
         if !is_plain(frame.bytes()) {
             let pieces = std::iter::from_fn(|| cursor.next(usize::MAX).ok().flatten());
             return Ok(self.pool.append(frame, left, pieces));
