@@ -334,7 +334,9 @@ impl Generator {
             self.kick();
             // What was taken and has not come for so long is lost, unless it comes after all.
             let left = self.sender.send.size() - self.sender.free();
-            let missing = self.sender.sent - self.receiver.received - u64::from(left);
+            // What has arrived may not have been given back so far.
+            let away = self.sender.sent.saturating_sub(self.receiver.received);
+            let missing = away.saturating_sub(left.into());
             if self.receiver.received != seen {
                 quiet = Watch::start(QUIET_FOR);
                 self.lost = self.lost.min(missing);

@@ -264,7 +264,7 @@ impl Pool {
             unsafe { shelf.put(chunk) };
             return Err(e);
         }
-        // SAFETY: (U1) as above.
+        // SAFETY: (U1) as above; (U3) the shelf counts it as outstanding.
         Ok(Some(unsafe {
             Frame::mint(arena, chunk, HEADROOM as u16, len)
         }))

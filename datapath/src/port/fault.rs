@@ -153,6 +153,8 @@ pub struct FaultPort {
     receive: Line,
     transmit: Line,
     arrived: Batch,
+    /// Frames freed because no chunk was free for what they were lent.
+    no_memory: u64,
 }
 
 impl FaultPort {
@@ -163,6 +165,7 @@ impl FaultPort {
             receive: Line::new(plan.seed, plan.receive),
             transmit: Line::new(!plan.seed, plan.transmit),
             arrived: Batch::new(),
+            no_memory: 0,
         }
     }
 
@@ -198,7 +201,10 @@ impl FaultPort {
             let mut frame = packet.frame;
             match pool.fetch(&mut frame) {
                 true => self.receive.push(frame, pool, &self.inner),
-                false => pool.free(frame),
+                false => {
+                    self.no_memory += 1;
+                    pool.free(frame);
+                }
             }
         }
         let n = budget.min(self.receive.ready.len());
@@ -240,9 +246,11 @@ impl FaultPort {
     }
 
     pub(super) fn counters(&self) -> PortCounters {
+        let inner = self.inner.counters();
         PortCounters {
             fault_injected: self.receive.lost + self.transmit.lost,
-            ..self.inner.counters()
+            rx_no_memory: inner.rx_no_memory + self.no_memory,
+            ..inner
         }
     }
 

@@ -250,13 +250,13 @@ impl Port {
     }
 
     /// The frames that were received last are on their way, dropped, or [fetched](Pool::fetch): what they came in goes back to the sender. To be called after each
-    /// [`Port::receive`].
+    /// [`Port::receive`]. Whether there was anything, also where no frame has come of it.
     #[inline]
-    pub fn release(&mut self, pool: &mut Pool) {
+    pub fn release(&mut self, pool: &mut Pool) -> bool {
         match self {
             Port::Vhost(p) => p.release(pool),
             Port::Fault(p) => p.inner_mut().release(pool),
-            Port::Xdp(_) | Port::Nic(_) | Port::Tap(_) | Port::Memory(_) | Port::Pcap(_) => {}
+            Port::Xdp(_) | Port::Nic(_) | Port::Tap(_) | Port::Memory(_) | Port::Pcap(_) => false,
         }
     }
 

@@ -98,7 +98,9 @@ fn become_error(
         ctx.counters.event(Event::IcmpErrorLimited, 1);
         return false;
     }
-    // As much of it is quoted as fits.
+    // As much of it is quoted as fits, and the rest need not come.
+    ctx.pool
+        .truncate(&mut packet.frame, icmp_error::MAX_FRAME as u32);
     if !ctx.pool.fetch(&mut packet.frame) {
         return false;
     }

@@ -157,16 +157,18 @@ impl Engine {
             .port
             .receive(id, &mut outlets.pool, &mut self.batch, BATCH_SIZE);
         slot.port.reclaim(&mut outlets.pool);
-        if n == 0 {
-            slot.port.release(&mut outlets.pool);
+        if n > 0 {
+            let bytes = self.batch.iter().map(|p| u64::from(p.frame.len())).sum();
+            outlets.counters.received(id, n as u64, bytes);
+            self.decide(tables, caps, *now, stage::run);
+            self.dispatch(tables);
+        }
+        let outlets = &mut self.outlets;
+        // What is no frame is work, too.
+        let released = outlets.slots[at].port.release(&mut outlets.pool);
+        if n == 0 && !released {
             return false;
         }
-        let bytes = self.batch.iter().map(|p| u64::from(p.frame.len())).sum();
-        outlets.counters.received(id, n as u64, bytes);
-        self.decide(tables, caps, *now, stage::run);
-        self.dispatch(tables);
-        let outlets = &mut self.outlets;
-        outlets.slots[at].port.release(&mut outlets.pool);
         let cost = self.lap(now);
         let slot = &mut self.outlets.slots[at];
         let charged = self.quantum.charge(&mut slot.balance, cost);

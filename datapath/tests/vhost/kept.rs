@@ -125,20 +125,31 @@ fn nothing_is_noted_in_a_log_that_was_cut() {
 
 /// A guest with packed queues whose backend has ended and told nobody where it stood.
 fn killed(bed: &mut Bed, inflight: Option<&File>) -> Bed {
-    let mut next = Bed::new(USUAL | RING_PACKED, 16);
-    std::mem::swap(&mut next.guest, &mut bed.guest);
-    std::mem::swap(&mut next.queues, &mut bed.queues);
+    let mut next = taken_over(bed);
     serve(&mut next, inflight);
     next
 }
 
-/// The frontend knows nothing but how queues begin.
+/// The same, not served so far.
+fn taken_over(bed: &mut Bed) -> Bed {
+    let mut next = Bed::new(USUAL | RING_PACKED, 16);
+    std::mem::swap(&mut next.guest, &mut bed.guest);
+    std::mem::swap(&mut next.queues, &mut bed.queues);
+    next
+}
+
 fn serve(bed: &mut Bed, inflight: Option<&File>) {
+    let backend = keeping(bed, inflight);
+    bed.publish(backend);
+}
+
+/// The frontend knows nothing but how queues begin.
+fn keeping(bed: &mut Bed, inflight: Option<&File>) -> Backend {
     let regions = [bed.guest.region()];
     let mut backend = bed.backend(&regions);
     let all = inflight.map(|file| Inflight::new(file, 0, (2, 16), true).unwrap());
     backend.inflight = all.map(Arc::new);
-    bed.publish(backend);
+    backend
 }
 
 #[test]
@@ -177,6 +188,107 @@ fn the_next_backend_goes_on_where_a_packed_queue_stands() {
             bed.queues[0].used(&bed.guest).expect("a buffer");
         }
     }
+}
+
+/// Where the region of a queue says how far it is: next to be shown, and shown.
+fn place(queue: u64) -> u64 {
+    queue * (inflight_bytes(2, 16, true) / 2) + 16
+}
+
+/// A backend ends while it shows what it has given back: the queue is as it was, has all but the first, or all, and the region is as it is then.
+#[derive(Clone, Copy, Debug)]
+enum Shown {
+    Nothing,
+    AllButTheFirst,
+    All,
+}
+
+/// Puts a queue and its region back to the moment of the end, from what they were before and are now.
+fn end_at(bed: &Bed, file: &File, queue: usize, shown: Shown, before: &(Vec<u8>, [u8; 8])) {
+    let at = bed.queues[queue].descriptors;
+    let ring = &before.0;
+    match shown {
+        Shown::Nothing => bed.guest.write(at, ring),
+        Shown::AllButTheFirst => {
+            let first = usize::from(u16::from_le_bytes([before.1[0], before.1[1]]));
+            let slot = &ring[16 * first..16 * (first + 1)];
+            bed.guest.write(at + 16 * first as u64, slot);
+        }
+        Shown::All => {}
+    }
+    let mut word = now(file, queue);
+    word[2..4].copy_from_slice(&before.1[2..4]);
+    word[5] = before.1[5];
+    file.write_all_at(&word, place(queue as u64)).unwrap();
+}
+
+fn now(file: &File, queue: usize) -> [u8; 8] {
+    let mut word = [0; 8];
+    file.read_exact_at(&mut word, place(queue as u64)).unwrap();
+    word
+}
+
+#[test]
+fn what_was_about_to_be_shown_is_shown_by_the_next_backend() {
+    for shown in [Shown::Nothing, Shown::AllButTheFirst, Shown::All] {
+        let file = memory(inflight_bytes(2, 16, true));
+        let mut bed = Bed::new(USUAL | RING_PACKED | MRG_RXBUF, 16);
+        serve(&mut bed, Some(&file));
+        // Twice round the queues, so that it comes to the end of a round in between.
+        for round in 0..8 {
+            let mut ids = Vec::new();
+            for number in 0..3 {
+                let sent = packet(60, 10 * round + number);
+                let parts = bed.parts(&[&[0; HEADER][..], &sent].concat(), &[20]);
+                ids.push(bed.queues[1].offer(&bed.guest, &parts, 0, None));
+                bed.guest_gives(200);
+            }
+            let state = |bed: &Bed, queue: usize| {
+                let ring = bed.guest.read(bed.queues[queue].descriptors, 16 * 16);
+                (ring, now(&file, queue))
+            };
+            let before = [0, 1].map(|queue| state(&bed, queue));
+            let frames = [(); 3].map(|()| bed.frame(&packet(80, round)));
+            assert_eq!(bed.send(frames), 0);
+            let received = bed.receive();
+            assert_eq!(bed.bytes(received).len(), 3);
+            for (queue, before) in before.iter().enumerate() {
+                end_at(&bed, &file, queue, shown, before);
+            }
+            bed = killed(&mut bed, Some(&file));
+            for id in ids {
+                let used = bed.queues[1].used(&bed.guest);
+                assert_eq!(used, Some((id, 0)), "{shown:?}, round {round}");
+                let (_, written) = bed.queues[0].used(&bed.guest).expect("a buffer");
+                assert_eq!(written, 80 + HEADER as u32);
+            }
+            assert!(bed.receive().is_empty(), "{shown:?}, round {round}");
+        }
+    }
+}
+
+#[test]
+fn a_slot_that_the_driver_has_used_again_was_shown() {
+    let file = memory(inflight_bytes(2, 16, true));
+    let mut bed = Bed::new(USUAL | RING_PACKED | MRG_RXBUF, 16);
+    serve(&mut bed, Some(&file));
+    let before = (Vec::new(), now(&file, 1));
+    for number in 0..16 {
+        bed.guest_sends(&packet(60, number));
+    }
+    let received = bed.receive();
+    assert_eq!(bed.bytes(received).len(), 16);
+    for number in 0..16 {
+        bed.queues[1].used(&bed.guest).expect("a buffer");
+        bed.guest_sends(&packet(60, 16 + number));
+    }
+    end_at(&bed, &file, 1, Shown::All, &before);
+    let mut next = taken_over(&mut bed);
+    let backend = keeping(&mut next, Some(&file));
+    next.handle.publish(backend);
+    let received = next.receive();
+    let expected: Vec<_> = (0..16).map(|n| packet(60, 16 + n)).collect();
+    assert_eq!(next.bytes(received), expected);
 }
 
 #[test]

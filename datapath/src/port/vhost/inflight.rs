@@ -4,10 +4,10 @@
 
 use std::fs::File;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};
 
 use super::memory::{PartError, map_part};
-use super::ring::Position;
+use super::ring::{Buffer, Position};
 use super::sigbus::Mapping;
 
 /// Bytes in front of the descriptors' states in a region (`QueueRegionSplit`, `QueueRegionPacked`), and of each state.
@@ -22,6 +22,11 @@ const VERSION: u16 = 1;
 const VERSION_AT: usize = 8;
 const LENGTH_AT: usize = 10;
 const USED_AT: usize = 16;
+/// Where the descriptors' states begin, and what is noted of a buffer that is given back, in that of its first one: how many it has, its id, and what was written.
+const STATES_AT: usize = PACKED.0 as usize;
+const NUMBER_AT: usize = 6;
+const ID_AT: usize = 16;
+const WRITTEN_AT: usize = 20;
 /// The wrap counter in a position.
 const WRAP: u16 = 1 << 15;
 
@@ -90,6 +95,13 @@ impl Inflight {
         unsafe { AtomicU16::from_ptr(at) }
     }
 
+    fn int(&self, at: usize) -> &AtomicU32 {
+        let at: *mut u32 = self.place(at);
+        assert!(at.is_aligned());
+        // SAFETY: (G3, G4) as in `word`.
+        unsafe { AtomicU32::from_ptr(at) }
+    }
+
     fn long(&self, at: usize) -> &AtomicU64 {
         let at: *mut u64 = self.place(at);
         assert!(at.is_aligned());
@@ -121,19 +133,14 @@ impl Track {
         })
     }
 
-    /// Where the last backend has stopped, by `was_used`, which says of a place whether it shows to be used; from a position where none has begun, of which the region then tells.
-    pub(super) fn resume(
-        &self,
-        length: u16,
-        from: Position,
-        was_used: impl Fn(u16) -> bool,
-    ) -> Position {
+    /// Where the last backend has stopped, or a position where none has begun, of which the region then tells; and where what it was about to show as used begins.
+    pub(super) fn resume(&self, length: u16, from: Position) -> (u16, u16) {
         let word = |at: usize| self.all.word(self.region + at);
         if word(VERSION_AT).load(Ordering::Acquire) != VERSION {
             word(LENGTH_AT).store(length, Ordering::Relaxed);
             self.store(from.used, from.used);
             word(VERSION_AT).store(VERSION, Ordering::Release);
-            return from;
+            return (from.used, from.used);
         }
         let all = self.all.long(self.region + USED_AT);
         let all = u64::from_le(all.load(Ordering::Acquire));
@@ -141,17 +148,33 @@ impl Track {
             let wrap = if all >> wrap & 0xff == 0 { 0 } else { WRAP };
             (all >> at) as u16 & !WRAP | wrap
         };
-        let (new, old) = (of(0, 32), of(16, 40));
-        // It was about to show what it gave back; whether it did, the queue says.
-        let at = match old == new || was_used(old) {
-            true => new,
-            false => old,
+        (of(0, 32), of(16, 40))
+    }
+
+    fn state(&self, slot: u16) -> usize {
+        self.region + STATES_AT + PACKED.1 as usize * usize::from(slot)
+    }
+
+    /// Notes of a buffer, whose first descriptor is at `slot`, how it is given back.
+    pub(super) fn note(&self, slot: u16, buffer: Buffer, written: u32) {
+        let (state, all) = (self.state(slot), &self.all);
+        let order = Ordering::Relaxed;
+        let number = all.word(state + NUMBER_AT);
+        number.store(buffer.descriptors.to_le(), order);
+        all.word(state + ID_AT).store(buffer.id.to_le(), order);
+        all.int(state + WRITTEN_AT).store(written.to_le(), order);
+    }
+
+    /// What was noted.
+    pub(super) fn noted(&self, slot: u16) -> (Buffer, u32) {
+        let (state, all) = (self.state(slot), &self.all);
+        let word = |at: usize| u16::from_le(all.word(state + at).load(Ordering::Relaxed));
+        let written = all.int(state + WRITTEN_AT).load(Ordering::Relaxed);
+        let buffer = Buffer {
+            id: word(ID_AT),
+            descriptors: word(NUMBER_AT),
         };
-        self.store(at, at);
-        Position {
-            available: at,
-            used: at,
-        }
+        (buffer, u32::from_le(written))
     }
 
     /// All up to a position is about to be shown as used, behind an old one; when that is the same, it is.
@@ -197,31 +220,28 @@ mod tests {
     #[test]
     fn the_next_backend_goes_on_where_the_last_one_stopped() {
         let file = file();
-        let never = |_| -> bool { panic!("there is no doubt") };
-        let first = position(WRAP | 7);
-        assert_eq!(track(&file).resume(256, first, never), first);
-        let track_now = track(&file);
-        track_now.store(200, 200);
+        let first = WRAP | 7;
+        let begun = track(&file).resume(256, position(first));
+        assert_eq!(begun, (first, first));
+        track(&file).store(200, 200);
         // What the frontend says is old.
-        let resumed = track(&file).resume(256, position(WRAP), never);
-        assert_eq!(resumed, position(200));
+        let resumed = track(&file).resume(256, position(WRAP));
+        assert_eq!(resumed, (200, 200));
+        track(&file).store(4, WRAP | 250);
+        let resumed = track(&file).resume(256, position(WRAP));
+        assert_eq!(resumed, (4, WRAP | 250), "it was about to show some");
     }
 
     #[test]
-    fn one_that_was_about_to_show_something_has_or_has_not() {
-        for shown in [false, true] {
-            let file = file();
-            track(&file).resume(256, position(WRAP | 250), |_| false);
-            track(&file).store(4, WRAP | 250);
-            let asked = |at: u16| {
-                assert_eq!(at, WRAP | 250);
-                shown
+    fn what_is_noted_of_a_buffer_is_read_again() {
+        let file = file();
+        for slot in [0, 255] {
+            let buffer = Buffer {
+                id: 500 + slot,
+                descriptors: 3,
             };
-            let expected = if shown { 4 } else { WRAP | 250 };
-            let resumed = track(&file).resume(256, position(WRAP), asked);
-            assert_eq!(resumed, position(expected));
-            let again = track(&file).resume(256, position(WRAP), |_| false);
-            assert_eq!(again, position(expected));
+            track(&file).note(slot, buffer, 70_000);
+            assert_eq!(track(&file).noted(slot), (buffer, 70_000));
         }
     }
 

@@ -7,6 +7,8 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use super::memory::{PartError, map_part};
 use super::sigbus::Mapping;
 
+/// Most bytes of a log: pages of guests whose addresses are below 32 TiB. All ports share the addresses of one process.
+pub const MAX_LOG: u64 = 1 << 30;
 /// Bytes of a page, whatever the processor's are (vhost-user, "Migration").
 const PAGE: u64 = 4096;
 
@@ -25,6 +27,9 @@ impl DirtyLog {
     /// # Errors
     /// [`PartError`], when the file has no such part, or it cannot be mapped.
     pub fn new(file: &File, offset: u64, bytes: u64) -> Result<DirtyLog, PartError> {
+        if !(1..=MAX_LOG).contains(&bytes) {
+            return Err(PartError::Wrong("it has 1 byte to 1 GiB"));
+        }
         let (mapping, offset) = map_part(file, offset, bytes)?;
         Ok(DirtyLog {
             mapping,
@@ -104,5 +109,10 @@ mod tests {
     fn a_log_that_its_file_does_not_hold_is_refused() {
         let short = DirtyLog::new(&file(4096), 4000, 97).unwrap_err();
         assert_eq!(short.to_string(), "the file is shorter");
+        for bytes in [0, MAX_LOG + 1] {
+            let sparse = file(MAX_LOG + 4096);
+            let wrong = DirtyLog::new(&sparse, 0, bytes).unwrap_err();
+            assert_eq!(wrong.to_string(), "it has 1 byte to 1 GiB");
+        }
     }
 }

@@ -47,7 +47,7 @@ pub use backend::{
     vhost_device,
 };
 pub use inflight::{Inflight, inflight_bytes};
-pub use log::DirtyLog;
+pub use log::{DirtyLog, MAX_LOG};
 pub use memory::{GuestMemory, MAX_MEMORY, MAX_REGIONS, PartError, Region, RegionError};
 pub use ring::{MAX_QUEUE, Position, RingFault};
 pub use split::Addresses;
@@ -58,7 +58,7 @@ use crate::ids::PortId;
 use crate::wire::partial;
 use backend::Backing;
 use pair::{Before, Served, Terms};
-use put::{GROUP, Plan};
+use put::Plan;
 use take::{Copied, Take, Taken};
 
 /// A port of a guest. Its worker's alone.
@@ -79,8 +79,9 @@ pub struct VhostPort {
     /// Drivers were asked to kick.
     dozing: bool,
     starved: bool,
-    /// What the frames of this burst came in.
+    /// What the frames of this burst came in, and whether there is one: between [`VhostPort::receive`] and [`VhostPort::release`].
     burst: Taken,
+    under_way: bool,
     plan: Plan,
     counters: PortCounters,
 }
@@ -114,6 +115,7 @@ impl VhostPort {
             dozing: false,
             starved: false,
             burst: Taken::default(),
+            under_way: false,
             plan: Plan::default(),
             counters: PortCounters::default(),
         })
@@ -191,10 +193,10 @@ impl VhostPort {
         self.device.backend.is_due() || self.sending.iter().any(|q| q.ring.has_more())
     }
 
-    /// Serves what is set up now, and does not ask for kicks any more. Not while buffers are out that are to be given back to what was set up before.
+    /// Serves what is set up now, and does not ask for kicks any more. Not in the middle of a burst, which has bytes and buffers of what was set up before.
     #[inline]
     fn look(&mut self) {
-        if self.burst.found.is_empty() && self.device.backend.is_due() {
+        if !self.under_way && self.device.backend.is_due() {
             self.change();
         }
         if self.dozing {
@@ -265,6 +267,7 @@ impl VhostPort {
         budget: usize,
     ) -> usize {
         self.look();
+        self.under_way = true;
         let (before, want) = (batch.len(), budget.min(batch.room()));
         let broken = match self.look_up(want) {
             Ok(()) => self.copy_all(id, pool, batch).err(),
@@ -327,18 +330,20 @@ impl VhostPort {
         Ok(())
     }
 
-    /// Gives the buffers of a burst back: no frame has anything of theirs any more.
+    /// Gives the buffers of a burst back: no frame has anything of theirs any more. Whether there were any.
     #[inline]
-    pub(super) fn release(&mut self, pool: &mut Pool) {
+    pub(super) fn release(&mut self, pool: &mut Pool) -> bool {
         pool.loans().clear();
+        self.under_way = false;
         if self.burst.found.is_empty() {
-            return;
+            return false;
         }
         for found in self.burst.found.drain(..) {
             self.sending[usize::from(found.queue)].give(found.buffer, 0);
         }
         let broken = self.finish(true);
         self.judge(broken);
+        true
     }
 
     /// Drivers see what was given back.
@@ -399,7 +404,10 @@ impl VhostPort {
     fn plan(&mut self, pool: &mut Pool, outbox: &mut VecDeque<Frame>) -> Result<(), Broken> {
         self.plan.clear();
         let finishes = self.terms.finishes_checksums();
-        for frame in outbox.iter_mut().take(GROUP) {
+        for frame in outbox {
+            if self.plan.is_full() {
+                break;
+            }
             if !finishes && !fill_checksum(frame, pool) {
                 self.plan.add_none();
                 continue;

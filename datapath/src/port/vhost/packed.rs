@@ -81,8 +81,8 @@ pub(super) struct Packed {
     /// Where the next buffer is given back, and how many descriptors were since the driver was asked whether it wants to be called.
     filled: At,
     since: u16,
-    /// Where the first one is of those that the driver does not see yet, and the flags that show them.
-    hidden: Option<(At, u16)>,
+    /// What was given back and the driver does not see yet, with how much was written. Nothing of it is in the queue.
+    given: Vec<(At, Buffer, u32)>,
     /// Where it stands, for the next backend.
     track: Option<Track>,
     kicks: bool,
@@ -112,7 +112,7 @@ impl Packed {
             next,
             filled,
             since: 0,
-            hidden: None,
+            given: Vec::new(),
             track: None,
             kicks: true,
         })
@@ -120,20 +120,38 @@ impl Packed {
 
     /// Goes on where the last backend of these buffers has stopped, by what the frontend keeps of it, and keeps that up to date; where it stands, if nothing is kept.
     pub(super) fn resume(&mut self, track: Track) {
-        let was_used = |at: u16| {
-            let at = At::of(at);
-            let flags = match at.index < self.size {
-                true => self.ring.load(at.flags(), Acquire),
-                false => return false,
-            };
-            [flags & AVAILABLE != 0, flags & USED != 0] == [at.wrap; 2]
-        };
-        let from = track.resume(self.size, self.position(), was_used);
-        let (next, filled) = (At::of(from.available), At::of(from.used));
-        if next.index < self.size && filled.index < self.size {
-            (self.next, self.filled) = (next, filled);
+        let (new, old) = track.resume(self.size, self.position());
+        let (new, old) = (At::of(new), At::of(old));
+        if new.index < self.size && old.index < self.size {
+            (self.next, self.filled) = (new, new);
+            // It was about to show some. The first is shown last: if it is not, the driver has looked at none of them.
+            if old != new && self.is_available(old) {
+                self.given = self.noted(&track, old, new);
+            }
         }
         self.track = Some(track);
+        self.show();
+        let at = self.filled.bits();
+        self.track.iter().for_each(|track| track.store(at, at));
+    }
+
+    /// The buffers from one place to another, as the last backend was about to give them back.
+    fn noted(&self, track: &Track, from: At, to: At) -> Vec<(At, Buffer, u32)> {
+        let mut given = Vec::new();
+        let mut at = from;
+        // A frontend may have written anything there.
+        for _ in 0..self.size {
+            if at == to {
+                break;
+            }
+            let (buffer, written) = track.noted(at.index);
+            if !(1..=self.size).contains(&buffer.descriptors) {
+                break;
+            }
+            given.push((at, buffer, written));
+            at = at.plus(buffer.descriptors, self.size);
+        }
+        given
     }
 
     /// Keeps where it stands up to date; it goes on where it is.
@@ -200,32 +218,41 @@ impl Packed {
     #[inline]
     pub(super) fn give(&mut self, buffer: Buffer, written: u32) {
         let at = self.filled;
-        let base = usize::from(at.index) * DESCRIPTOR;
-        self.ring.store_int(base + LEN, written);
-        self.ring.store(base + ID, buffer.id, Relaxed);
-        let both = if at.wrap { AVAILABLE | USED } else { 0 };
-        let flags = both | if written > 0 { WRITE } else { 0 };
-        match self.hidden {
-            None => self.hidden = Some((at, flags)),
-            // The driver looks at them in order, and the first one is hidden.
-            Some(_) => self.ring.store(at.flags(), flags, Release),
-        }
+        self.given.push((at, buffer, written));
         self.filled = at.plus(buffer.descriptors, self.size);
         self.since = self.since.saturating_add(buffer.descriptors);
     }
 
+    /// The frontend knows of all of them before the first is in the queue, so that the next backend can finish what this one has begun.
     #[inline]
     pub(super) fn publish(&mut self) {
-        let Some((at, flags)) = self.hidden.take() else {
+        let Some((first, ..)) = self.given.first() else {
             return;
         };
-        let Some(track) = &self.track else {
-            return self.ring.store(at.flags(), flags, Release);
-        };
-        let (old, new) = (at.bits(), self.filled.bits());
-        track.store(new, old);
-        self.ring.store(at.flags(), flags, Release);
-        track.store(new, new);
+        let (old, new) = (first.bits(), self.filled.bits());
+        if let Some(track) = &self.track {
+            for (at, buffer, written) in &self.given {
+                track.note(at.index, *buffer, *written);
+            }
+            track.store(new, old);
+        }
+        self.show();
+        if let Some(track) = &self.track {
+            track.store(new, new);
+        }
+    }
+
+    /// Writes what was given back into the queue. The driver looks at them in order, and the first one is the last that it sees.
+    #[inline]
+    fn show(&mut self) {
+        for (at, buffer, written) in self.given.drain(..).rev() {
+            let base = usize::from(at.index) * DESCRIPTOR;
+            self.ring.store_int(base + LEN, written);
+            self.ring.store(base + ID, buffer.id, Relaxed);
+            let both = if at.wrap { AVAILABLE | USED } else { 0 };
+            let flags = both | if written > 0 { WRITE } else { 0 };
+            self.ring.store(at.flags(), flags, Release);
+        }
     }
 
     pub(super) fn wants_call(&mut self) -> bool {

@@ -5,11 +5,11 @@
 use super::cursor::{Cursor, total};
 use super::log::DirtyLog;
 use super::pair::{HEADER, Served, Terms};
-use super::ring::{Buffer, Direction, Piece, RingFault};
+use super::ring::{Buffer, Direction, MAX_PIECES, Piece, RingFault};
 use crate::frame::{Frame, Pool};
 
 /// Most frames that buffers are looked up for before the first is written.
-pub(super) const GROUP: usize = 32;
+const GROUP: usize = 32;
 
 /// Buffers to be filled; kept for its memory.
 #[derive(Debug, Default)]
@@ -37,6 +37,12 @@ impl Place {
 }
 
 impl Plan {
+    /// It has as many frames, or pieces, as are looked up at a time.
+    #[inline]
+    pub(super) fn is_full(&self) -> bool {
+        self.places.len() >= GROUP || self.pieces.len() >= MAX_PIECES
+    }
+
     #[inline]
     pub(super) fn clear(&mut self) {
         self.pieces.clear();
@@ -66,7 +72,10 @@ impl Plan {
                 return Ok(false);
             };
             let here = total(&self.pieces[begin..]);
-            fits = here >= terms.header as u64 && (terms.mergeable || here >= wanted);
+            let pieces = self.pieces.len() - first_piece;
+            fits = here >= terms.header as u64
+                && (terms.mergeable || here >= wanted)
+                && pieces <= MAX_PIECES;
             let part = here.min(wanted - found) as u32;
             self.buffers.push((buffer, part));
             found += here;

@@ -111,16 +111,14 @@ pub(super) struct Gather<'a> {
 }
 
 impl Gather<'_> {
-    /// A piece, with the flags of its descriptor. One without bytes is none.
+    /// A piece, with the flags of its descriptor. One without bytes counts, too: they are work.
     #[inline]
     pub(super) fn add(&mut self, address: u64, len: u32, flags: u16) -> Result<(), RingFault> {
         let to_guest = flags & WRITE != 0;
         if to_guest != (self.direction == Direction::ToGuest) {
             return Err(RingFault::Direction);
         }
-        if len > 0 {
-            self.pieces.push(Piece { address, len });
-        }
+        self.pieces.push(Piece { address, len });
         Ok(())
     }
 
