@@ -3,7 +3,7 @@
 
 use std::net::IpAddr;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread;
 
 use podswitch_tests::guest::{Guest, GuestNic, Wire};
@@ -227,14 +227,13 @@ fn moved_while_it_talks(node: &Node, two: Guest, pod: &Pod) {
     node.apply(&[set(port)]);
     let mut stream = tcp_connect(&pod.netns, ip(TWO.addresses[0]), 7, HUNG).expect("a connection");
     let (moved, stop) = (AtomicBool::new(false), AtomicBool::new(false));
-    let (mut two, echoes) = thread::scope(|scope| {
+    let echoes = [const { AtomicU32::new(0) }; 2];
+    let mut two = thread::scope(|scope| {
         let talk = scope.spawn(|| {
-            let mut echoes = [0, 0];
             while !stop.load(Ordering::Relaxed) {
                 tcp_echo(&mut stream, &vec![7; 100_000]);
-                echoes[usize::from(moved.load(Ordering::Relaxed))] += 1;
+                echoes[usize::from(moved.load(Ordering::Relaxed))].fetch_add(1, Ordering::Relaxed);
             }
-            echoes
         });
         let two = two.move_to(node.netns(), &[nic(node, later, 2, "")]);
         // Its addresses move with it.
@@ -245,10 +244,14 @@ fn moved_while_it_talks(node: &Node, two: Guest, pod: &Pod) {
         moved.store(true, Ordering::Relaxed);
         wait_until_up(node, later);
         ping(&pod.netns, ip(TWO.addresses[1]));
-        thread::sleep(HUNG / 60);
+        eventually("the connection goes on", HUNG, || {
+            (echoes[1].load(Ordering::Relaxed) > 3).then_some(())
+        });
         stop.store(true, Ordering::Relaxed);
-        (two, talk.join().expect("a connection that goes on"))
+        talk.join().expect("a connection that goes on");
+        two
     });
+    let echoes = echoes.map(AtomicU32::into_inner);
     assert!(echoes[0] > 0 && echoes[1] > 0, "{echoes:?}");
     two.run(&format!("ping -c 1 -w 20 {}", pod.v4()));
 }
