@@ -127,11 +127,8 @@ impl<'a> Foreign<'a> {
     /// Asks for all of them, but for no more than a full frame has: they are copied a little later.
     #[inline]
     pub(crate) fn prefetch_all(self) {
-        const LINE: usize = 64;
         const MOST: usize = 1536;
-        for offset in (0..self.len.min(MOST)).step_by(LINE) {
-            crate::prefetch::prefetch(self.at.as_ptr().wrapping_add(offset));
-        }
+        crate::prefetch::prefetch_bytes(self.at.as_ptr(), self.len.min(MOST));
     }
 
     /// The same, to be written to.

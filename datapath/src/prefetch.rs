@@ -39,11 +39,14 @@ pub(crate) fn prefetch_counts<T: ?Sized>(shared: &Arc<T>) {
 /// Asks for all of a slice.
 #[inline(always)]
 pub(crate) fn prefetch_slice<T>(items: &[T]) {
+    prefetch_bytes(items.as_ptr().cast(), size_of_val(items));
+}
+
+/// Asks for so many bytes.
+#[inline(always)]
+pub(crate) fn prefetch_bytes(at: *const u8, len: usize) {
     const LINE: usize = 64;
-    let items = items.as_ptr_range();
-    let mut at = items.start.cast::<u8>();
-    while at < items.end.cast() {
-        prefetch(at);
-        at = at.wrapping_add(LINE);
+    for offset in (0..len).step_by(LINE) {
+        prefetch(at.wrapping_add(offset));
     }
 }

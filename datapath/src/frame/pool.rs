@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A worker's free chunks, and the only place outside the rings where frames come to be and end.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 
 use super::arena::{Arena, CHUNK_SIZE, HEADROOM, Owner};
@@ -228,10 +229,8 @@ impl Pool {
     /// When a chunk has no room for them.
     #[inline]
     pub(crate) fn alloc_segment(&mut self, arena: &Arc<Arena>, len: u16) -> Option<Frame> {
-        assert!(usize::from(len) <= CHUNK_SIZE - HEADROOM, "{len} bytes");
-        let chunk = self.shelf(arena)?.take(Owner::User, PortId(0))?;
-        // SAFETY: (U1) the chunk came off the free list, so nobody else holds it.
-        Some(unsafe { Frame::mint(arena, chunk, HEADROOM as u16, len) })
+        let Ok(frame) = self.alloc_filled(arena, len, |_| Ok::<(), Infallible>(()));
+        frame
     }
 
     /// A frame of one segment of `len` bytes that `fill` writes, behind [`HEADROOM`] bytes; `Ok(None)` when the arena has no free chunk. It is made when its bytes are there,

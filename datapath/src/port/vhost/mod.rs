@@ -221,7 +221,7 @@ impl VhostPort {
             queue.begin(backend, old);
             queue.ask_for_kicks(false);
             if let Err(fault) = queue.greet(old, &self.device.shared) {
-                return self.fail(Broken { queue: at, fault });
+                return self.fail(queue.broken(fault));
             }
             self.device.shared.set_position(at, queue.ring.position());
             if let Some(kick) = queue.kick() {
@@ -285,10 +285,7 @@ impl VhostPort {
             let number = (self.first + n) % queues;
             let queue = &mut self.sending[number];
             let looked = self.burst.look_up(queue, number, want);
-            looked.map_err(|fault| Broken {
-                queue: queue.at,
-                fault,
-            })?;
+            looked.map_err(|fault| queue.broken(fault))?;
         }
         self.first = self.first.wrapping_add(1);
         Ok(())
@@ -321,10 +318,7 @@ impl VhostPort {
                     self.burst.go_back(n, &mut self.sending);
                     break;
                 }
-                Err(fault) => {
-                    let queue = queue.at;
-                    return Err(Broken { queue, fault });
-                }
+                Err(fault) => return Err(queue.broken(fault)),
             }
         }
         Ok(())
@@ -356,8 +350,7 @@ impl VhostPort {
         let mut broken = None;
         for queue in queues {
             if let Err(fault) = queue.finish(&mut self.counters, &self.device.shared) {
-                let queue = queue.at;
-                broken = broken.or(Some(Broken { queue, fault }));
+                broken = broken.or(Some(queue.broken(fault)));
             }
         }
         broken
@@ -417,10 +410,7 @@ impl VhostPort {
             match self.plan.add(frame, number, queue, self.terms) {
                 Ok(true) => {}
                 Ok(false) => break,
-                Err(fault) => {
-                    let queue = queue.at;
-                    return Err(Broken { queue, fault });
-                }
+                Err(fault) => return Err(queue.broken(fault)),
             }
         }
         Ok(())
@@ -444,9 +434,8 @@ impl VhostPort {
             }
             let queue = &mut self.receiving[place.queue];
             if let Err(fault) = self.plan.write(place, &frame, queue, self.terms, pool) {
-                let queue = queue.at;
                 outbox.push_front(frame);
-                return Err(Broken { queue, fault });
+                return Err(queue.broken(fault));
             }
             pool.free(frame);
             *sent += 1;

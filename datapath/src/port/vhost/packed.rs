@@ -129,10 +129,8 @@ impl Packed {
                 self.given = self.noted(&track, old, new);
             }
         }
-        self.track = Some(track);
         self.show();
-        let at = self.filled.bits();
-        self.track.iter().for_each(|track| track.store(at, at));
+        self.follow(track);
     }
 
     /// The buffers from one place to another, as the last backend was about to give them back.

@@ -5,7 +5,7 @@
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
-use super::backend::{Backend, Queue, Shared, feature};
+use super::backend::{Backend, Broken, Queue, Shared, feature};
 use super::inflight::Track;
 use super::log::DirtyLog;
 use super::memory::GuestMemory;
@@ -203,6 +203,15 @@ impl Served {
             return Err(RingFault::Call);
         }
         Ok(())
+    }
+
+    /// Its driver has done this.
+    #[cold]
+    pub(super) fn broken(&self, fault: RingFault) -> Broken {
+        Broken {
+            queue: self.at,
+            fault,
+        }
     }
 
     /// What the driver sends by it is given back unread (vhost-user, "Ring states").
