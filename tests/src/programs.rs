@@ -150,9 +150,16 @@ impl Running {
         i32::try_from(self.0.id()).expect("a process id fits i32")
     }
 
-    /// Sends a signal; a process that has ended already is no error.
+    /// Sends a signal; a process that has ended already is no error. After SIGSTOP each of its threads stands:
+    /// `kill` itself returns while those on other processors still run.
     pub fn signal(&self, signal: nix::sys::signal::Signal) {
-        let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(self.pid()), signal);
+        use nix::sys::wait::{Id, WaitPidFlag, waitid};
+        let pid = nix::unistd::Pid::from_raw(self.pid());
+        let sent = nix::sys::signal::kill(pid, signal);
+        if signal == nix::sys::signal::Signal::SIGSTOP && sent.is_ok() {
+            let flags = WaitPidFlag::WSTOPPED | WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT;
+            waitid(Id::Pid(pid), flags).expect("a child that stops or has ended");
+        }
     }
 
     /// The exit status if it has ended: its code, or 128 + signal number.
