@@ -139,6 +139,13 @@ reasons! {
     NatNoAddress = "nat_no_address", "A new connection that is to be masqueraded, and the node has no address of its family on the uplink.";
     NatHairpin = "nat_hairpin", "From a pod to a port of the node that leads to that pod itself, by a source port from which the pod has reached the same port of its own otherwise: it would take both for one connection.";
     NatNotTranslatable = "nat_not_translatable", "It was to be masqueraded, and is neither TCP, UDP nor an ICMP query that a pod began, or a fragment of what is not known.";
+    // Services
+    ServiceNoBackend = "service_no_backend", "To a service that nobody serves at present; the sender is told.";
+    ServiceNoPort = "service_no_port", "To the address of a service, by a port or protocol that no service has there; the sender is told.";
+    ServiceNoLocalBackend = "service_no_local_backend", "To a service whose traffic of this kind stays on the node (internalTrafficPolicy, externalTrafficPolicy), and no backend is here.";
+    ServiceSourceDenied = "service_source_denied", "To an address of a service whose clients are restricted (loadBalancerSourceRanges), and the sender is none of them.";
+    ServiceClash = "service_clash", "A new connection to a service from a port from which the client talks to the only backend otherwise, or through another service: its answers could not be told apart.";
+    ServiceUntranslatable = "service_untranslatable", "To a service, and the packet is a fragment or an error of what is not known, or of a protocol that is not translated.";
     // Ports, memory, rings
     PortGone = "port_gone", "The port was removed while the frame was on its way.";
     PortDown = "port_down", "The way out has no device: it could not be opened, or it failed.";

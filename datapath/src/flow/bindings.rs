@@ -5,10 +5,14 @@
 //! comes in by a NIC is translated before it is known whose it is. A line holds one binding: the key of the packets that come from outside, the real
 //! address and port, and a number that changes with every writing, so that a reader who meets a writer knows it.
 //!
+//! A service's client is bound the same way: a line has the key of its packets to the service, and the backend. Both ends of a connection may be
+//! bound, where what goes to a service leaves masqueraded; the flow table then names the service's binding, and that names the other.
+//!
 //! A binding is as good as the connection in the flow table that names it; one that no connection names is a place to be used again. Ports are
 //! chosen by a hash of the end alone, so that an end is known by the same port to all it talks to (RFC 4787 section 4.1) unless that is taken.
 #![forbid(unsafe_code)]
 
+mod affinity;
 mod line;
 
 use std::io;
@@ -16,6 +20,7 @@ use std::ops::RangeInclusive;
 use std::path::Path;
 use std::sync::Arc;
 
+use self::affinity::Affinity;
 use self::line::{Binding, WORDS};
 use super::memory::{Line, Memory};
 use super::{Conversation, FlowTable, get, is_past, set};
@@ -26,6 +31,18 @@ use crate::wire::translate::Endpoint;
 /// Number of a binding among its worker's.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct BindingId(pub(super) u32);
+
+impl BindingId {
+    /// By its number; any may be asked for.
+    pub fn new(number: u32) -> BindingId {
+        BindingId(number)
+    }
+
+    /// The number.
+    pub fn number(self) -> u32 {
+        self.0
+    }
+}
 
 /// Why an end cannot be bound.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -48,7 +65,9 @@ pub(super) const MAX_LINES: usize = 1 << 20;
 const KEEP: u32 = 3_600_000;
 /// First words of a file of bindings.
 const MAGIC: u64 = u64::from_be_bytes(*b"PODSWNAT");
-const VERSION: u64 = 1;
+const VERSION: u64 = 2;
+/// Bindings of late whose connections may not be remembered yet: as many as there are packets in a burst.
+const FRESH: usize = crate::frame::BATCH_SIZE;
 /// Lines in front of the bindings.
 const HEADER_LINES: usize = 1;
 
@@ -155,6 +174,12 @@ impl Bindings {
         })
     }
 
+    /// The binding of the other end of a connection whose one end this is of.
+    #[inline]
+    pub fn next(&self, id: BindingId) -> Option<BindingId> {
+        line::next(&self.line(id.0 as usize).0).map(BindingId)
+    }
+
     /// Whether packets with this key from outside belong to a connection that a process before this one bound.
     pub fn is_kept(&self, outside: &FlowKey) -> bool {
         let found = self.find(outside);
@@ -163,6 +188,15 @@ impl Bindings {
 
     fn at(&self, at: usize) -> Option<Binding> {
         line::read(&self.line(at).0)
+    }
+
+    /// What a process before this one bound: the hash of the key of packets from the bound end, and the number; in order.
+    fn kept(&self) -> Vec<(u64, u32)> {
+        let kept = |at: &usize| line::is_kept(&self.line(*at).0);
+        let known = |at: usize| Some((self.at(at)?.inner().hash(self.seed), at as u32));
+        let mut all: Vec<_> = (0..=self.mask).filter(kept).filter_map(known).collect();
+        all.sort_unstable();
+        all
     }
 
     /// How many there are, those that no connection names any more included. Looks at every line.
@@ -177,17 +211,34 @@ pub struct Binder {
     bindings: Arc<Bindings>,
     /// Until then (milliseconds) bindings of the process before are kept, of whose connections nothing was seen; not known at first.
     keep_until: Option<u32>,
+    /// What [`Bindings::kept`] was at first.
+    kept: Vec<(u64, u32)>,
     /// The line that is looked at next for whether a connection still names it.
     cursor: usize,
+    /// Lines made of late for services, and where the next one is noted.
+    fresh: ([u32; FRESH], usize),
+}
+
+/// Who has to make room for a binding.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Claim {
+    /// What nothing names, but for what the process before has left.
+    Spare,
+    /// What nothing names.
+    Free,
+    /// That, and another end that packets from outside of the same key were for.
+    Replace,
 }
 
 impl Binder {
     /// The one binder of these bindings.
     pub fn new(bindings: Arc<Bindings>) -> Binder {
         Binder {
+            kept: bindings.kept(),
             bindings,
             keep_until: None,
             cursor: 0,
+            fresh: ([u32::MAX; FRESH], 0),
         }
     }
 
@@ -217,14 +268,14 @@ impl Binder {
         let step = hash >> 32 | 1;
         let mut refused = Unbound::NoPort;
         // What the process before has left makes room last.
-        for spare in [true, false] {
+        for claim in [Claim::Spare, Claim::Free] {
             for n in 0..TRIES.min(ports) {
                 let offset = ((hash & 0xffff_ffff) + n.wrapping_mul(step)) % ports;
                 let to = Endpoint {
                     address,
                     port: first + offset as u16,
                 };
-                match self.bind_to(flows, key, to, now, spare) {
+                match self.bind_to(flows, key, to, now, claim) {
                     Ok(id) => return Ok(id),
                     Err(why) => refused = why,
                 }
@@ -244,7 +295,63 @@ impl Binder {
         to: Endpoint,
         now: u32,
     ) -> Result<BindingId, Unbound> {
-        self.bind_to(flows, key, to, now, false)
+        self.bind_to(flows, key, to, now, Claim::Free)
+    }
+
+    /// Leads packets with this key, which are to a service, to a backend, whomever they went to before.
+    ///
+    /// # Errors
+    /// [`Unbound::NoRoom`].
+    pub fn lead(
+        &mut self,
+        flows: &FlowTable,
+        outside: &FlowKey,
+        inside: Endpoint,
+        now: u32,
+    ) -> Result<BindingId, Unbound> {
+        let to = Endpoint {
+            address: outside.dst,
+            port: outside.dport,
+        };
+        let key = outside.with_destination(&inside).reversed();
+        let id = self.bind_to(flows, &key, to, now, Claim::Replace)?;
+        let (fresh, next) = &mut self.fresh;
+        fresh[*next % FRESH] = id.0;
+        *next = (*next + 1) % FRESH;
+        Ok(id)
+    }
+
+    /// Says that a connection names a binding from here on, and which binding its other end has. False if packets from the bound end do not have this key.
+    pub fn claim(&mut self, id: BindingId, key: &FlowKey, other: Option<BindingId>) -> bool {
+        let words = &self.bindings.line(id.0 as usize).0;
+        let Some(binding) = line::read(words).filter(|binding| binding.inner() == *key) else {
+            return false;
+        };
+        if line::is_kept(words) || line::next(words) != other.map(|id| id.0) {
+            line::write(words, &binding);
+            other.iter().for_each(|other| line::chain(words, other.0));
+        }
+        true
+    }
+
+    /// The binding of a connection that a process before this one bound, by the key of packets from the bound end; those of the worker's own ports
+    /// do not count.
+    pub fn kept_from(&self, key: &FlowKey) -> Option<BindingId> {
+        let hash = key.hash(self.bindings.seed);
+        let first = self.kept.partition_point(|(h, _)| *h < hash);
+        let same = self
+            .kept
+            .get(first..)?
+            .iter()
+            .take_while(|(h, _)| *h == hash);
+        let mut same = same.map(|(_, at)| *at as usize);
+        let at = same.find(|at| {
+            let kept = line::is_kept(&self.bindings.line(*at).0);
+            let binding = self.bindings.at(*at).filter(|_| kept);
+            let ports = &self.bindings.ports;
+            binding.is_some_and(|b| b.inner() == *key && !ports.contains(&b.outside.dport))
+        });
+        at.map(|at| BindingId(at as u32))
     }
 
     fn bind_to(
@@ -253,7 +360,7 @@ impl Binder {
         key: &FlowKey,
         to: Endpoint,
         now: u32,
-        spare: bool,
+        claim: Claim,
     ) -> Result<BindingId, Unbound> {
         let binding = Binding::new(key, to);
         let mut free = None;
@@ -272,8 +379,8 @@ impl Binder {
                 Some(there) if there.outside != binding.outside && free.is_some() => {}
                 Some(there) => {
                     let same = there.outside == binding.outside;
-                    let kept = spare && self.is_still_kept(at, now);
-                    let named = kept || is_named(flows, at, &there, now);
+                    let replaced = same && claim == Claim::Replace;
+                    let named = !replaced && self.is_held(flows, (at, &there), now, claim);
                     if same && named {
                         return Err(Unbound::NoPort);
                     }
@@ -292,6 +399,30 @@ impl Binder {
         Ok(BindingId(at as u32))
     }
 
+    /// Whether a line cannot be used for another binding.
+    fn is_held(
+        &self,
+        flows: &FlowTable,
+        (at, there): (usize, &Binding),
+        now: u32,
+        claim: Claim,
+    ) -> bool {
+        claim == Claim::Spare && self.is_still_kept(at, now)
+            || self.fresh.0.contains(&(at as u32))
+            || self.is_named(flows, at, there, now)
+    }
+
+    /// Whether a connection names a binding, itself or by that of its other end.
+    fn is_named(&self, flows: &FlowTable, at: usize, binding: &Binding, now: u32) -> bool {
+        let key = binding.inner();
+        let found = flows.find_now(&Conversation::of(&key, flows.seed()), now);
+        let Some(named) = found.and_then(|found| found.state().binding()) else {
+            return false;
+        };
+        let at = BindingId(at as u32);
+        named == at || self.bindings.next(named) == Some(at)
+    }
+
     fn is_still_kept(&self, at: usize, now: u32) -> bool {
         line::is_kept(&self.bindings.line(at).0)
             && self.keep_until.is_none_or(|until| !is_past(until, now))
@@ -306,7 +437,8 @@ impl Binder {
             prefetch(self.bindings.line(self.cursor));
             if let Some(binding) = self.bindings.at(at)
                 && !self.is_still_kept(at, now)
-                && !is_named(flows, at, &binding, now)
+                && !self.fresh.0.contains(&(at as u32))
+                && !self.is_named(flows, at, &binding, now)
             {
                 line::clear(&self.bindings.line(at).0);
             }
@@ -314,18 +446,13 @@ impl Binder {
     }
 }
 
-/// Whether a connection names a binding.
-fn is_named(flows: &FlowTable, at: usize, binding: &Binding, now: u32) -> bool {
-    let key = binding.inner();
-    let found = flows.find_now(&Conversation::of(&key, flows.seed()), now);
-    found.is_some_and(|found| found.state().binding() == Some(BindingId(at as u32)))
-}
-
 /// What a worker has to do with bindings: it makes its own, and reads everybody's.
 #[derive(Debug)]
 pub struct Nat {
     /// Makes the worker's own.
     pub binder: Binder,
+    /// Which backends clients stay with.
+    pub affinity: Affinity,
     all: Arc<[Arc<Bindings>]>,
 }
 
@@ -334,6 +461,7 @@ impl Nat {
     pub fn of_workers(all: Arc<[Arc<Bindings>]>) -> Vec<Nat> {
         let nat = |own: &Arc<Bindings>| Nat {
             binder: Binder::new(own.clone()),
+            affinity: Affinity::new(own.seed),
             all: all.clone(),
         };
         all.iter().map(nat).collect()

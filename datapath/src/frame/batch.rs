@@ -28,6 +28,19 @@ impl SeenAs {
         })
     }
 
+    /// Of what a service's client is bound by: the number of its binding and the service's port.
+    pub fn led(binding: u32, port: u16) -> Option<SeenAs> {
+        Some(SeenAs {
+            address: [binding as u16, (binding >> 16) as u16],
+            port: NonZeroU16::new(port)?,
+        })
+    }
+
+    /// The number of the binding, where it is one's.
+    pub fn binding(self) -> u32 {
+        u32::from(self.address[0]) | u32::from(self.address[1]) << 16
+    }
+
     /// The port, or the identifier of an ICMP query.
     pub fn port(self) -> u16 {
         self.port.get()
@@ -65,10 +78,36 @@ pub struct Meta {
     pub seen_as: Option<SeenAs>,
     /// The group that it was marked with in the tunnel it came through, if that is believed there.
     pub group: Option<GroupId>,
-    /// Nothing about it is left to decide, whoever's port it leaves by: what is in the frame is not what was parsed.
-    pub sealed: bool,
+    /// What the frame is to what was parsed.
+    pub course: Course,
     /// Which end of the conversation it comes from ([`FlowKey::is_from_upper`](crate::wire::FlowKey::is_from_upper)).
     pub from_upper: bool,
+}
+
+/// What a packet's frame is to what was parsed of it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Course {
+    /// The same.
+    #[default]
+    Plain,
+    /// The same; its destination was a service's, and [`Meta::seen_as`] names the binding, of the worker of the port it came from.
+    Led,
+    /// Another: nothing is left to decide, whoever's port it leaves by.
+    Sealed,
+}
+
+impl Meta {
+    /// Whether its destination was a service's.
+    #[inline(always)]
+    pub fn is_led(&self) -> bool {
+        self.course == Course::Led
+    }
+
+    /// Whether nothing about it is left to decide.
+    #[inline(always)]
+    pub fn is_sealed(&self) -> bool {
+        self.course == Course::Sealed
+    }
 }
 
 /// A frame and what is known about it.
@@ -120,7 +159,7 @@ impl Batch {
                 hash: 0,
                 seen_as: None,
                 group: None,
-                sealed: false,
+                course: Course::Plain,
                 from_upper: false,
             },
         });

@@ -14,7 +14,7 @@ mod tests;
 
 pub(crate) use arena::Link;
 pub use arena::{Arena, CHUNK_SIZE, HEADROOM, MAX_CHUNKS, METADATA_ROOM, Owner};
-pub use batch::{BATCH_SIZE, Batch, Meta, Packet, SeenAs};
+pub use batch::{BATCH_SIZE, Batch, Course, Meta, Packet, SeenAs};
 pub(crate) use loan::{Loan, Loans};
 pub use pool::{Audit, Chunk, Pool};
 pub(crate) use tag::MACS;

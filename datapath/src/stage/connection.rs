@@ -343,6 +343,13 @@ fn begin(
     if !is_related && let Some(goes_on) = nat::goes_on(ctx, &passage, packet) {
         return go_on_bound(ctx, passage, &parsed.key, goes_on);
     }
+    if !is_related && let Some(binding) = nat::answers_kept(ctx, &passage, &parsed.key) {
+        let outcome = go_on_bound(ctx, passage, &parsed.key, true);
+        return Outcome {
+            binding: Some(binding),
+            ..outcome
+        };
+    }
     let mut outcome = judge_both(ctx, passage, &parsed.key, later, standing);
     outcome.binding = known.and_then(|known| known.binding);
     if is_related && known.is_none() {

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use super::policy::{self, End, Half, Standing};
 use crate::ids::{GroupId, PolicyRuleId, PortId, RuleId, VrfId};
-use crate::tables::{Adjacency, Direction, Hop, Peer, PortEntry, PortPolicy, Tables};
+use crate::tables::{Adjacency, Client, Direction, Hop, Peer, PortEntry, PortPolicy, Tables};
 use crate::verdict::Reason;
 use crate::wire::FlowKey;
 use crate::wire::translate::Endpoint;
@@ -51,15 +51,20 @@ pub struct Explained<'t> {
     pub route: Result<&'t Adjacency, Reason>,
     /// The receiver's end; none without a way out.
     pub ingress: Option<Said>,
-    /// Whom the port of the node leads to that the connection is to, if it is to one.
+    /// Whom the service, or the port of the node, leads to that the connection is to, if it is to one.
     pub led_to: Option<Endpoint>,
+    /// The name of the service that it is to.
+    pub service: Option<&'t str>,
+    /// Why a service that it is to does not serve it.
+    pub unserved: Option<Reason>,
 }
 
 impl Explained<'_> {
     /// Why the first packet would be dropped.
     pub fn drop(&self) -> Option<Reason> {
         let said = |said: Option<Said>| said.and_then(|s| s.drop);
-        said(self.egress)
+        self.unserved
+            .or(said(self.egress))
             .or(self.route.err())
             .or(said(self.ingress))
     }
@@ -77,11 +82,18 @@ pub fn explain<'t>(
         Hop::Adjacency(way) => Ok(way),
         Hop::Drop(reason) => Err(reason),
     };
-    let led_to = tables.host_port(key);
-    let key = &led_to.map_or(*key, |to| key.with_destination(&to));
     let source: IpAddr = crate::wire::flow_key::to_ip(&key.src);
     let back = || tables.port(way(&key.reversed()).ok()?.port);
     let sender = tables.neighbor_owner(vrf, source).or_else(back);
+    let client = match sender.is_some_and(PortEntry::is_outside) {
+        true => Client::Outside,
+        false => Client::Inside,
+    };
+    let service = tables.service(key, client);
+    let chosen = service.and_then(|served| served.ok()?.choose(key, 0));
+    let led_to = chosen.or_else(|| tables.host_port(key));
+    let unserved = service.and_then(Result::err);
+    let key = &led_to.map_or(*key, |to| key.with_destination(&to));
     let route = way(key);
     let receiver = route.ok().and_then(|way| tables.port(way.port));
     let group = group.filter(|_| sender.is_some_and(PortEntry::has_group_policy));
@@ -99,6 +111,8 @@ pub fn explain<'t>(
         route,
         ingress: said(Direction::Ingress, receiver, sender, group),
         led_to,
+        service: service.and_then(|served| Some(&*served.ok()?.service.name)),
+        unserved,
     }
 }
 

@@ -25,16 +25,9 @@ use crate::wire::flow_key::map_ip;
 use crate::wire::quoted::is_icmp_error;
 use crate::wire::translate::{self, End, Endpoint};
 
-/// `64:ff9b:1::/96`, of the prefix for translation that is for local use.
-const LOCAL_USE: [u8; 12] = [0, 0x64, 0xff, 0x9b, 0, 1, 0, 0, 0, 0, 0, 0];
-
 /// What a pod that comes to itself is shown, of the family of a packet.
 pub(super) fn mask(tables: &Tables, key: &FlowKey) -> [u8; 16] {
-    let mut mask = map_ip(tables.gateway().v4.into());
-    if !key.is_v4() {
-        mask[..LOCAL_USE.len()].copy_from_slice(&LOCAL_USE);
-    }
-    mask
+    tables.gateway().mask(key.is_v4())
 }
 
 /// Whether a packet that was translated on its way in was to the mask.

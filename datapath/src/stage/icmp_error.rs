@@ -11,7 +11,7 @@ use std::net::IpAddr;
 
 use super::{Context, nat, outside, rewrite};
 use crate::counters::Event;
-use crate::frame::Packet;
+use crate::frame::{Course, Packet};
 use crate::tables::{Hop, PortEntry};
 use crate::verdict::{Reason, Verdict};
 use crate::wire::icmp_error::{self, IcmpError};
@@ -37,7 +37,7 @@ pub(super) fn refuse(
     reason: Reason,
     error: IcmpError,
 ) -> Verdict {
-    nat::undo(ctx.tables, packet);
+    nat::undo(ctx, packet);
     if port.is_outside() {
         return refuse_outside(ctx, port, packet, reason, error);
     }
@@ -82,7 +82,7 @@ fn refuse_outside(
         return Verdict::Drop(reason);
     }
     rewrite::set_macs(packet.frame.bytes_mut(), way);
-    packet.meta.sealed = true;
+    packet.meta.course = Course::Sealed;
     super::send(ctx, packet, way)
 }
 

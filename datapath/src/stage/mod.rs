@@ -6,6 +6,7 @@
 //! | [`wire::parse`](crate::wire::parse()) and [`trim`] | what it is; malformed ones end | worker of the port it came from |
 //! | [`source`] | whether it wears the sender's own addresses | 〃 |
 //! | destination MAC | the gateway's, or a group's (ARP, ND); others end | 〃 |
+//! | [`service`] | which backend serves what goes to a service | 〃 |
 //! | flow table | known flow: skip to the way out | 〃 |
 //! | [`local`] | ARP, ND and echo for the gateway are answered; groups end | 〃 |
 //! | [`policy`] egress | may the sender send it | 〃 |
@@ -44,6 +45,7 @@ mod related;
 mod rewrite;
 mod route;
 pub mod segment;
+mod service;
 mod source;
 mod superframe;
 mod trim;
@@ -336,10 +338,10 @@ fn admit(ctx: &mut Context<'_>, port: &PortEntry, own: &Own<'_>, packet: &mut Pa
         trim::finish(ctx.pool, &mut packet.frame, parsed, unfinished);
     }
     if to_gateway && is_ip && !local::is_neighbor_discovery(parsed) {
-        if ctx.tables.has_host_ports()
+        if nat::may_lead(ctx.tables, &packet.meta.parsed.key)
             && let Err(reason) = nat::lead(ctx, port, packet)
         {
-            return Verdict::Drop(reason);
+            return service::refuse(ctx, port, packet, reason);
         }
         seek(ctx.flows, &mut packet.meta);
         return Verdict::Continue;
@@ -390,8 +392,13 @@ fn leave_judged(
     ctx: &mut Context<'_>,
     port: &PortEntry,
     packet: &mut Packet,
-    found: Option<Found>,
+    mut found: Option<Found>,
 ) -> Verdict {
+    match service::lead_anew(ctx, port, packet) {
+        Ok(false) => {}
+        Ok(true) => found = find_anew(ctx, packet),
+        Err(reason) => return service::refuse(ctx, port, packet, reason),
+    }
     if let Some(verdict) = local::run(ctx, port, packet) {
         return verdict;
     }
@@ -400,8 +407,8 @@ fn leave_judged(
     {
         return Verdict::Drop(reason);
     }
-    let parsed = &packet.meta.parsed;
-    let way = outside::check_way(ctx, port, &parsed.key, route::run(ctx, parsed));
+    let way = route::run(ctx, &packet.meta.parsed);
+    let way = outside::check_way(ctx, port, packet, way);
     let passage = Passage {
         sender: Some(port),
         receiver: way.ok().and_then(|way| ctx.tables.port(way.port)),
@@ -433,6 +440,14 @@ fn leave_judged(
             stop(ctx, port, packet, denied.err().unwrap_or(reason))
         }
     }
+}
+
+/// The entry of a packet's connection, after its key has changed.
+#[cold]
+fn find_anew(ctx: &Context<'_>, packet: &mut Packet) -> Option<Found> {
+    seek(ctx.flows, &mut packet.meta);
+    let candidate = ctx.flows.candidate(packet.meta.hash);
+    find(ctx, packet, candidate)
 }
 
 /// Whether a packet may be cut into fragments.
@@ -482,6 +497,7 @@ fn ready(
     rewrite::run(packet, way);
     match outcome.binding {
         Some(binding) => nat::leave(ctx, packet, binding),
+        None if packet.meta.is_led() => nat::leave_led(ctx, packet),
         None => Ok(()),
     }
 }
@@ -570,7 +586,7 @@ pub fn run_handoff(ctx: &mut Context<'_>, batch: &mut Batch) {
         let out = ctx.tables.port(out).filter(|out| out.worker == ctx.me);
         packet.meta.verdict = match out {
             None => Verdict::Drop(Reason::PortGone),
-            Some(_) if packet.meta.sealed => continue,
+            Some(_) if packet.meta.is_sealed() => continue,
             Some(out) => receive(ctx, out, packet, candidate),
         };
     }
@@ -580,16 +596,25 @@ pub fn run_handoff(ctx: &mut Context<'_>, batch: &mut Batch) {
 fn receive(
     ctx: &mut Context<'_>,
     out: &PortEntry,
-    packet: &Packet,
+    packet: &mut Packet,
     candidate: Candidate,
 ) -> Verdict {
-    let half = if matches!(out.kind, PortKind::L2 { .. }) {
+    let outcome = if matches!(out.kind, PortKind::L2 { .. }) {
         segment::learn_handed_over(ctx, out, packet);
-        policy::judge_frame(out, Direction::Ingress, &packet.meta.parsed)
+        Outcome {
+            ingress: policy::judge_frame(out, Direction::Ingress, &packet.meta.parsed),
+            ..Outcome::default()
+        }
     } else {
-        receive_routed(ctx, out, packet, candidate).ingress
+        receive_routed(ctx, out, packet, candidate)
     };
-    match policy::enforce(ctx.counters, &half, packet.frame.len()) {
+    let let_in = policy::enforce(ctx.counters, &outcome.ingress, packet.frame.len());
+    let shown = let_in.and_then(|()| match outcome.binding {
+        // An answer of a service's, whose client is this worker's.
+        Some(binding) => nat::leave(ctx, packet, binding),
+        None => Ok(()),
+    });
+    match shown {
         Ok(()) => Verdict::Forward(out.id),
         Err(reason) => Verdict::Drop(reason),
     }
@@ -614,7 +639,7 @@ fn receive_routed(
             && connection::is_marked_alike(&found, packet);
         same.then_some(())?;
         keep(ctx, packet, &found, from)?;
-        Some(Outcome::of_way(&way, None))
+        Some(Outcome::of_way(&way, found.state().binding_of(from)))
     });
     if let Some(outcome) = known {
         ctx.counters.event(Event::FlowHit, 1);

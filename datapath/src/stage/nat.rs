@@ -7,10 +7,10 @@
 //! leaves as it is.
 
 use super::connection::{self, Outcome, Passage};
-use super::{Context, hairpin, related};
+use super::{Context, hairpin, related, service};
 use crate::counters::Event;
 use crate::flow::{BindingId, State};
-use crate::frame::{Packet, SeenAs};
+use crate::frame::{Course, Packet, SeenAs};
 use crate::ids::WorkerId;
 use crate::tables::{PortEntry, Tables};
 use crate::verdict::Reason;
@@ -22,17 +22,20 @@ use crate::wire::{Fragment, Parsed, protocol};
 /// The end of a connection that is bound (0 the lower one of its key), and its binding.
 pub(super) type Bound = (usize, BindingId);
 
-/// Whether packets from one port to another are to leave as the node's own if their connection begins there.
-fn is_wanted(me: WorkerId, passage: &Passage<'_>, key: &FlowKey) -> bool {
+/// Whether a packet's connection is to leave as the node's own if it begins there: a pod's by an uplink that masquerades, and whatever the node
+/// takes for a service and hands on to another one, which would answer past it otherwise.
+fn is_wanted(me: WorkerId, passage: &Passage<'_>, packet: &Packet) -> bool {
     let (Some(sender), Some(receiver)) = (passage.sender, passage.receiver) else {
         return false;
     };
-    sender.worker == me && sender.is_pod() && receiver.masquerades(&key.dst)
+    let own = sender.is_pod() && receiver.masquerades(&packet.meta.parsed.key.dst);
+    let handed_on = packet.meta.is_led() && !sender.is_pod() && receiver.is_outside();
+    sender.worker == me && (own || handed_on)
 }
 
 /// What a packet came in to, if that was an address of the node and this worker is to know under which binding.
 fn owed(ctx: &Context<'_>, passage: &Passage<'_>, packet: &Packet) -> Option<SeenAs> {
-    let seen_as = packet.meta.seen_as?;
+    let seen_as = packet.meta.seen_as.filter(|_| !packet.meta.is_led())?;
     let mine = passage.receiver.is_some_and(|port| port.worker == ctx.me);
     let key = &packet.meta.parsed.key;
     (mine && !hairpin::answers(ctx.tables, key, seen_as)).then_some(seen_as)
@@ -74,6 +77,9 @@ pub(super) fn bind(
     let meta = &packet.meta;
     let (key, from) = (&meta.parsed.key, usize::from(meta.from_upper));
     let now = ctx.now.millis();
+    if leads(ctx, passage, packet) {
+        return bind_led(ctx, passage, packet).map(Some);
+    }
     if let Some(seen_as) = owed(ctx, passage, packet) {
         let seen_as = endpoint(ctx.tables, key, seen_as).ok_or(Reason::NatNoBinding)?;
         let bound = key.reversed();
@@ -86,20 +92,82 @@ pub(super) fn bind(
         let id = ctx.nat.binder.bind(ctx.flows, key, to, now);
         return id.map(|id| Some((from, id))).map_err(|_| Reason::NatNoPort);
     }
-    if !is_wanted(ctx.me, passage, key) {
+    if !is_wanted(ctx.me, passage, packet) {
         return Ok(None);
     }
-    if !translate::can_begin(&meta.parsed) {
+    masquerade(ctx, passage, packet).map(|id| Some((from, id)))
+}
+
+/// Has a connection that begins with this packet leave as the node's own.
+fn masquerade(
+    ctx: &mut Context<'_>,
+    passage: &Passage<'_>,
+    packet: &Packet,
+) -> Result<BindingId, Reason> {
+    let parsed = &packet.meta.parsed;
+    if !translate::can_begin(parsed) {
         return Err(Reason::NatNotTranslatable);
     }
-    let address = passage
-        .receiver
-        .and_then(|out| out.first_address(key.is_v4()));
+    let v4 = parsed.key.is_v4();
+    let address = passage.receiver.and_then(|out| out.first_address(v4));
+    // A tunnel has none: answers come by the uplink all the same.
+    let mut of_uplinks = ctx.tables.uplinks();
+    let address = address.or_else(|| of_uplinks.find_map(|uplink| uplink.first_address(v4)));
     let address = map_ip(address.ok_or(Reason::NatNoAddress)?);
-    let id = ctx.nat.binder.masquerade(ctx.flows, key, address, now);
+    let now = ctx.now.millis();
+    let binder = &mut ctx.nat.binder;
+    let id = binder.masquerade(ctx.flows, &parsed.key, address, now);
     let id = id.map_err(|_| Reason::NatNoPort)?;
     ctx.counters.event(Event::NatBound, 1);
-    Ok(Some((from, id)))
+    Ok(id)
+}
+
+/// Whether this worker has led a packet to a backend.
+fn leads(ctx: &Context<'_>, passage: &Passage<'_>, packet: &Packet) -> bool {
+    packet.meta.is_led() && passage.sender.is_some_and(|port| port.worker == ctx.me)
+}
+
+/// The binding of what goes to a service.
+fn led(packet: &Packet) -> Option<BindingId> {
+    let seen_as = packet.meta.seen_as.filter(|_| packet.meta.is_led())?;
+    Some(BindingId::new(seen_as.binding()))
+}
+
+/// What a packet that was led to a backend came to.
+pub(super) fn led_from(ctx: &Context<'_>, packet: &Packet) -> Option<Endpoint> {
+    let back = packet.meta.parsed.key.reversed();
+    ctx.nat.binder.bindings().known_as(led(packet)?, &back)
+}
+
+/// Binds a connection to a service: the backend's end, and the client's where it is to be masqueraded.
+fn bind_led(
+    ctx: &mut Context<'_>,
+    passage: &Passage<'_>,
+    packet: &Packet,
+) -> Result<Bound, Reason> {
+    let id = led(packet).ok_or(Reason::NatNoBinding)?;
+    let key = packet.meta.parsed.key;
+    let other = match is_wanted(ctx.me, passage, packet) {
+        true => Some(masquerade(ctx, passage, packet)?),
+        false => None,
+    };
+    let back = key.reversed();
+    match ctx.nat.binder.claim(id, &back, other) {
+        // The other end, unless both are the same.
+        true => Ok((back.is_from_upper().into(), id)),
+        false => Err(Reason::NatNoBinding),
+    }
+}
+
+/// The binding of an answer from a service's backend whose connection is not known, and was bound before the switch was started anew.
+pub(super) fn answers_kept(
+    ctx: &Context<'_>,
+    passage: &Passage<'_>,
+    key: &FlowKey,
+) -> Option<BindingId> {
+    let receiver = passage.receiver?;
+    let mine = receiver.worker == ctx.me;
+    mine.then(|| ctx.nat.binder.kept_from(key)).flatten()
 }
 
 /// What a pod is known as, whose packet is of no known connection, but of one to a host port that was bound before the switch was started anew.
@@ -129,7 +197,7 @@ pub(super) fn keep_in(
 ) {
     if owed(ctx, passage, packet).is_some() {
         outcome.ingress.drop = outcome.ingress.drop.or(Some(Reason::NatNoBinding));
-    } else if is_wanted(ctx.me, passage, &packet.meta.parsed.key) {
+    } else if is_wanted(ctx.me, passage, packet) {
         outcome.egress.drop = outcome.egress.drop.or(Some(Reason::NatNoBinding));
     }
 }
@@ -147,6 +215,16 @@ fn connection_key(ctx: &Context<'_>, packet: &Packet) -> Option<FlowKey> {
     match related::is_related(packet) {
         true => related::key(ctx, packet),
         false => Some(packet.meta.parsed.key),
+    }
+}
+
+/// Translates a packet to a service's backend that leaves, if it is to be masqueraded.
+#[inline(never)]
+pub(super) fn leave_led(ctx: &mut Context<'_>, packet: &mut Packet) -> Result<(), Reason> {
+    let next = led(packet).and_then(|id| ctx.nat.binder.bindings().next(id));
+    match next {
+        Some(id) => leave(ctx, packet, id),
+        None => Ok(()),
     }
 }
 
@@ -177,16 +255,54 @@ pub(super) fn leave(
 /// # Errors
 /// [`Reason::NotForUs`] and [`Reason::NatNoBinding`], the packet unchanged; [`Reason::NatNotTranslatable`].
 #[inline(never)]
-pub(super) fn arrive(ctx: &mut Context<'_>, packet: &mut Packet) -> Result<(), Reason> {
+pub(super) fn arrive(
+    ctx: &mut Context<'_>,
+    uplink: &PortEntry,
+    packet: &mut Packet,
+) -> Result<(), Reason> {
     let outside = connection_key(ctx, packet).ok_or(Reason::NotForUs)?;
-    let inside = match ctx.nat.has_port(outside.dport) {
-        true => ctx.nat.find(&outside).ok_or(Reason::NatNoBinding)?,
-        false => ctx.tables.host_port(&outside).ok_or(Reason::NotForUs)?,
-    };
-    lead_to(ctx, packet, &outside, &inside)
+    if ctx.nat.has_port(outside.dport) {
+        let inside = ctx.nat.find(&outside).ok_or(Reason::NatNoBinding)?;
+        return lead_to(ctx, packet, &outside, &inside, None);
+    }
+    if ctx.tables.may_be_service(&outside.dst)
+        && let Some((inside, id)) = service::find(ctx, uplink, packet, &outside)?
+    {
+        return lead_to(ctx, packet, &outside, &inside, Some(id));
+    }
+    let inside = ctx.tables.host_port(&outside).ok_or(Reason::NotForUs)?;
+    lead_to(ctx, packet, &outside, &inside, None)
 }
 
-/// Leads a packet of a pod's to a host port, or an answer to itself, to whom it is for.
+/// Leads a packet from outside, if it is to the address of a service, to a backend.
+///
+/// # Errors
+/// Why nobody serves.
+#[inline(never)]
+pub(super) fn arrive_at(
+    ctx: &mut Context<'_>,
+    uplink: &PortEntry,
+    packet: &mut Packet,
+) -> Result<(), Reason> {
+    let Some(outside) = connection_key(ctx, packet) else {
+        return Ok(());
+    };
+    match service::find(ctx, uplink, packet, &outside)? {
+        Some((inside, id)) => lead_to(ctx, packet, &outside, &inside, Some(id)),
+        None => Ok(()),
+    }
+}
+
+/// Whether a packet of a pod's may be one to be led to somebody else.
+#[inline(always)]
+pub(super) fn may_lead(tables: &Tables, key: &FlowKey) -> bool {
+    tables.has_host_ports() || tables.may_be_service(&key.dst)
+}
+
+/// Leads a packet of a pod's to a service or a host port, or an answer to itself, to whom it is for.
+///
+/// # Errors
+/// Why it cannot be; the packet is unchanged, but for [`Reason::NatNotTranslatable`].
 #[inline(never)]
 pub(super) fn lead(
     ctx: &mut Context<'_>,
@@ -197,9 +313,14 @@ pub(super) fn lead(
         return Ok(());
     };
     let answers = outside.dst == hairpin::mask(ctx.tables, &outside);
-    let inside = match answers {
-        true => hairpin::asker(ctx, port, &outside),
-        false => ctx.tables.host_port(&outside),
+    let led = match !answers && ctx.tables.may_be_service(&outside.dst) {
+        true => service::find(ctx, port, packet, &outside)?,
+        false => None,
+    };
+    let inside = match (led, answers) {
+        (Some((inside, _)), _) => Some(inside),
+        (None, true) => hairpin::asker(ctx, port, &outside),
+        (None, false) => ctx.tables.host_port(&outside),
     };
     let Some(inside) = inside else {
         // What else is to the gateway's address is for the switch itself; over IPv6 the mask is nobody's.
@@ -211,19 +332,23 @@ pub(super) fn lead(
     if !answers && port.addresses().contains_key(&inside.address) {
         hairpin::put_on(ctx, port, packet, &outside, &inside)?;
     }
-    lead_to(ctx, packet, &outside, &inside)
+    lead_to(ctx, packet, &outside, &inside, led.map(|(_, id)| id))
 }
 
-/// Translates a packet that has come in, and what an error quotes.
-fn lead_to(
+/// Translates a packet that has come in, and what an error quotes; `bound` to a service's backend.
+pub(super) fn lead_to(
     ctx: &mut Context<'_>,
     packet: &mut Packet,
     outside: &FlowKey,
     inside: &Endpoint,
+    bound: Option<BindingId>,
 ) -> Result<(), Reason> {
     // Its later fragments come in as it did.
     connection::note_first_fragment(ctx, packet);
-    let seen_as = SeenAs::new(&packet.meta.parsed.key.dst, outside.dport);
+    let seen_as = match bound {
+        Some(id) => SeenAs::led(id.number(), outside.dport),
+        None => SeenAs::new(&packet.meta.parsed.key.dst, outside.dport),
+    };
     let parsed = packet.meta.parsed;
     let bytes = packet.frame.bytes_mut();
     let quoted =
@@ -232,17 +357,25 @@ fn lead_to(
         return Err(Reason::NatNotTranslatable);
     }
     packet.meta.seen_as = seen_as;
+    packet.meta.course = match bound {
+        Some(_) => Course::Led,
+        None => Course::Plain,
+    };
     Ok(())
 }
 
 /// Makes a packet what it was before it was translated on its way in; for whoever quotes it.
 #[cold]
-pub(super) fn undo(tables: &Tables, packet: &mut Packet) {
+pub(super) fn undo(ctx: &Context<'_>, packet: &mut Packet) {
+    let tables = ctx.tables;
+    let led_from = led_from(ctx, packet);
     let Some(seen_as) = packet.meta.seen_as.take() else {
         return;
     };
     let key = &packet.meta.parsed.key;
+    let was_led = std::mem::take(&mut packet.meta.course) == Course::Led;
     let came_to = match hairpin::answers(tables, key, seen_as) {
+        _ if was_led => led_from,
         true => Some(Endpoint {
             address: hairpin::mask(tables, key),
             port: seen_as.port(),

@@ -10,6 +10,7 @@
 //! | to the node's own address, of a connection that left masqueraded | translated back, and goes on to its pod ([`nat`]) |
 //! | to the node's own address, an error about a packet of a tunnel that was too large | noted ([`path_mtu`]) and dropped |
 //! | to the node's own address, else | dropped: the steering program leaves it to the host |
+//! | to a service | translated, and goes on to a backend ([`service`]) |
 //! | to anybody else | routed, to this node's ports only |
 //!
 //! The sender is known by its way: a new connection is let in where packets to it would leave, by an uplink or by that tunnel.
@@ -19,12 +20,12 @@
 
 use std::net::IpAddr;
 
-use super::{Context, local, nat, path_mtu, trim, tunnel};
+use super::{Context, local, nat, path_mtu, service, trim, tunnel};
 use crate::frame::{MACS, Packet};
 use crate::tables::{Adjacency, Hop, PortEntry, Tables};
 use crate::verdict::{Reason, Verdict};
 use crate::wire::eth::{self, EthernetHeader, ethertype};
-use crate::wire::{FlowKey, Kind, parse_into};
+use crate::wire::{Kind, parse_into};
 
 /// What comes before the flow table for each packet of an uplink.
 #[inline(always)]
@@ -59,10 +60,27 @@ pub(super) fn arrive(ctx: &mut Context<'_>, uplink: &PortEntry, packet: &mut Pac
         if path_mtu::hear(ctx, uplink, packet) {
             return Verdict::Drop(Reason::TunnelPathMtu);
         }
-        let led = ready(ctx, uplink, packet).and_then(|()| nat::arrive(ctx, packet));
-        return to_be_routed(ctx, packet, led);
+        let led = ready(ctx, uplink, packet).and_then(|()| nat::arrive(ctx, uplink, packet));
+        return go_on_led(ctx, uplink, packet, led);
+    }
+    if ctx.tables.may_be_service(&parsed.key.dst) {
+        let led = ready(ctx, uplink, packet).and_then(|()| nat::arrive_at(ctx, uplink, packet));
+        return go_on_led(ctx, uplink, packet, led);
     }
     admit(ctx, uplink, packet)
+}
+
+/// What follows for a packet to an address of the node or of a service.
+fn go_on_led(
+    ctx: &mut Context<'_>,
+    uplink: &PortEntry,
+    packet: &mut Packet,
+    led: Result<(), Reason>,
+) -> Verdict {
+    match led {
+        Ok(()) => to_be_routed(ctx, packet, Ok(())),
+        Err(reason) => service::refuse(ctx, uplink, packet, reason),
+    }
 }
 
 fn is_to(packet: &Packet, port: &PortEntry) -> bool {
@@ -197,15 +215,19 @@ pub(super) fn check_source(
 pub(super) fn check_way<'t>(
     ctx: &Context<'_>,
     port: &PortEntry,
-    key: &FlowKey,
+    packet: &Packet,
     way: Result<&'t Adjacency, Reason>,
 ) -> Result<&'t Adjacency, Reason> {
     let way = way?;
+    let key = &packet.meta.parsed.key;
     let out = ctx.tables.port(way.port);
     let leads_out = out.is_some_and(|out| is_beyond(out, &key.dst));
     // What nobody here has goes back to the node it came from: there it would begin anew.
     let back = port.node && way.port == port.id;
-    match leads_out && (back || is_beyond(port, &key.src)) {
+    // Who comes to a service at this node may be served elsewhere, and is answered through here.
+    let translated = packet.meta.seen_as.is_some();
+    let from_beyond = is_beyond(port, &key.src) && !translated;
+    match leads_out && (back || from_beyond) {
         true => Err(Reason::NoRoute),
         false => Ok(way),
     }

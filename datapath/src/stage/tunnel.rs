@@ -11,7 +11,7 @@
 use std::net::IpAddr;
 
 use super::{Context, fragment, outside, route};
-use crate::frame::Packet;
+use crate::frame::{Course, Packet};
 use crate::ids::GroupId;
 use crate::tables::{Adjacency, Hop, PortEntry};
 use crate::verdict::{Reason, Verdict};
@@ -47,7 +47,7 @@ pub(super) fn wrap(ctx: &mut Context<'_>, packet: &mut Packet, way: &Adjacency) 
     let inner = packet.frame.len();
     match put_headers(ctx, packet, template, out, group) {
         true => {
-            packet.meta.sealed = true;
+            packet.meta.course = Course::Sealed;
             ctx.counters.transmitted(way.port, 1, inner.into());
             Verdict::Forward(out.port)
         }

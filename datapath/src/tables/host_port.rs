@@ -4,7 +4,7 @@
 
 use std::net::IpAddr;
 
-use super::Tables;
+use super::{PortEntry, Tables};
 use crate::ids::VrfId;
 use crate::wire::FlowKey;
 use crate::wire::flow_key::to_ip;
@@ -68,6 +68,12 @@ impl Tables {
                 && (h.key.vrf, h.key.protocol) == (key.vrf(), key.protocol())
         };
         self.host_ports.iter().filter(leads).map(|h| &h.key)
+    }
+
+    /// The uplinks.
+    pub fn uplinks(&self) -> impl Iterator<Item = &PortEntry> {
+        let ports = self.node_ports.iter().filter_map(|id| self.port(*id));
+        ports.filter(|port| port.uplink().is_some())
     }
 
     /// The node's own addresses in a VRF, on uplinks and behind the node's own port.

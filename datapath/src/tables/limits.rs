@@ -36,6 +36,8 @@ pub const MAX_SEGMENT_ENTRIES: u32 = 65_536;
 pub const MAX_PORT_RULES: usize = 4096;
 /// Most ports of the node that lead to ports of pods.
 pub const MAX_HOST_PORTS: usize = 65_536;
+/// Most addresses and ports of services.
+pub const MAX_FRONTENDS: usize = 1 << 20;
 /// Most addresses of peers.
 pub const MAX_PEERS: usize = 1 << 20;
 /// Most identities, and so most peer classes.

@@ -14,6 +14,7 @@ mod policy;
 mod port;
 mod route;
 mod segment;
+mod service;
 mod stamps;
 mod trie;
 mod tunnel;
@@ -36,15 +37,20 @@ pub use policy::{
 pub use port::{OwnAddresses, PortEntry, PortKind, PortKindSpec, PortSpec, Vlan, VlanSet};
 pub use route::{Adjacency, Hop, NeighborKey, NextHop, Route, RouteKey};
 pub use segment::{FdbKey, Member, Segment, SegmentSpec};
+pub use service::{
+    Backends, Client, Frontend, FrontendKey, MAX_BACKENDS, Place, Served, Service, Traffic,
+};
 pub use tunnel::{PathMtu, TunnelSpec, Underlay, Wrap};
 pub use ways::Ways;
 
 use crate::ids::{GroupId, PortId, RuleId, VrfId};
 use crate::verdict::Reason;
+use crate::wire::flow_key::map_v4;
 use crate::wire::{FlowKey, MacAddr};
 use paged::{Paged, Slab};
 use peers::Peers;
 use route::{Group, IpTrie, Link, Target, Vrf};
+use service::Services;
 use stamps::RouteStamps;
 use trie::{Trie, allocation};
 
@@ -68,7 +74,19 @@ impl Gateway {
             IpAddr::V6(a) => a == self.v6,
         }
     }
+
+    /// What a pod that comes to itself is shown as the source, as flow keys hold it: the IPv4 address, or that behind a prefix for local use.
+    pub fn mask(&self, v4: bool) -> [u8; 16] {
+        let mut mask = map_v4(self.v4.octets());
+        if !v4 {
+            mask[..LOCAL_USE.len()].copy_from_slice(&LOCAL_USE);
+        }
+        mask
+    }
 }
+
+/// `64:ff9b:1::/96`, of the prefix for translation that is for local use (RFC 8215).
+const LOCAL_USE: [u8; 12] = [0, 0x64, 0xff, 0x9b, 0, 1, 0, 0, 0, 0, 0, 0];
 
 /// A snapshot of all tables. Never changes; an [`Edit`] makes the next one, which shares with this one whatever is
 /// the same in both. A clone costs a few counts.
@@ -91,6 +109,7 @@ pub struct Tables {
     peers: Peers,
     /// In order.
     host_ports: Arc<[HostPort]>,
+    services: Services,
     /// Uplinks, and the node's own ports, by id.
     node_ports: Arc<[PortId]>,
     common_stamp: u32,
@@ -138,6 +157,8 @@ pub struct Counts {
     pub cidrs: usize,
     /// Groups.
     pub groups: usize,
+    /// Addresses and ports of services.
+    pub frontends: usize,
 }
 
 impl Tables {
@@ -157,6 +178,7 @@ impl Tables {
             segments: Trie::default(),
             peers: Peers::default(),
             host_ports: Arc::default(),
+            services: Services::default(),
             node_ports: Arc::default(),
             common_stamp: 1,
             route_stamps: RouteStamps::default(),
@@ -394,6 +416,7 @@ impl Tables {
         Counts {
             rules: self.rule_ids.len(),
             segments: self.segments.len(),
+            frontends: self.services.count,
             ..self.counts
         }
     }
@@ -487,6 +510,7 @@ impl Tables {
             behind.neighbors.visit_allocations(f);
         }
         self.rule_ids.visit_allocations(f);
+        self.services.visit_allocations(f);
     }
 
     /// Bytes of memory that the tables take, without the allocator's own.

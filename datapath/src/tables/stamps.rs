@@ -14,6 +14,8 @@ use super::trie::allocation;
 
 const PAGE: usize = 1024;
 const BUCKET_PAGES: usize = 128;
+/// Buckets of addresses.
+pub(super) const BUCKETS: usize = BUCKET_PAGES * PAGE;
 const PART_PAGES: usize = 4;
 const PART_BITS: u32 = (PART_PAGES * PAGE).ilog2();
 
@@ -70,7 +72,7 @@ pub(super) fn bucket(address: &[u8; 16]) -> usize {
     let bits = u128::from_be_bytes(*address);
     let high = ((bits >> 64) as u64).wrapping_mul(0x8cb9_2ba7_2f3d_8dd7);
     let mixed = (bits as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ high;
-    (mixed >> (u64::BITS - (BUCKET_PAGES * PAGE).ilog2())) as usize
+    (mixed >> (u64::BITS - BUCKETS.ilog2())) as usize
 }
 
 /// The part of an address as a flow key holds it. Of IPv4 and IPv6 both are worked out: nobody foresees which it is.

@@ -281,7 +281,7 @@ impl Outlets {
         if !slot.caps.takes_lent && !self.pool.fetch(&mut frame) {
             return self.discard(frame, meta, Reason::NoMemory);
         }
-        if slot.caps.joins_segments && !meta.sealed {
+        if slot.caps.joins_segments && !meta.is_sealed() {
             mark_stream(&mut frame, &meta.parsed);
         }
         // By a packet socket, whose kernel finishes checksums and reads chunks of any arena, however many.

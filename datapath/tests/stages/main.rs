@@ -22,5 +22,6 @@ mod node;
 mod rejudged;
 mod routed;
 mod segments;
+mod services;
 mod tunnels;
 mod vlans;

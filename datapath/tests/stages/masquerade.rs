@@ -56,7 +56,7 @@ pub(crate) fn everywhere(test: impl Fn(&mut World)) {
     }
 }
 
-fn to_world4(packet: &V4) -> Vec<u8> {
+pub(crate) fn to_world4(packet: &V4) -> Vec<u8> {
     frames::ethernet(ROUTER, NIC, 0x0800, &packet.bytes())
 }
 

@@ -11,11 +11,14 @@ use crate::wire::translate::Endpoint;
 pub(super) const WORDS: usize = 8;
 const INSIDE: usize = 5;
 const LAST: usize = 7;
-/// Of the last word: in use; kept; the port; the number, odd while it is being written.
+/// Of the last word: in use; kept; the number plus one of the binding of the connection's other end; the port; the number, odd while it is
+/// being written.
 const USED: u64 = 1;
 const KEPT: u64 = 2;
-const PORT: u32 = 16;
-const NUMBER: u32 = 32;
+const NEXT: u32 = 2;
+const NEXT_BITS: u64 = (1 << 21) - 1;
+const PORT: u32 = 23;
+const NUMBER: u32 = 39;
 const WRITING: u64 = 1 << NUMBER;
 
 /// A word that is shared: the standard library's, or the model checker's.
@@ -61,6 +64,21 @@ impl Binding {
     pub(super) fn inner(&self) -> FlowKey {
         self.outside.with_destination(&self.inside).reversed()
     }
+}
+
+/// The binding of the other end of the connection, if that is bound, too.
+#[inline(always)]
+pub(super) fn next(words: &[impl Word; WORDS]) -> Option<u32> {
+    let last = words[LAST].load(Ordering::Relaxed);
+    ((last >> NEXT & NEXT_BITS) as u32).checked_sub(1)
+}
+
+/// Says which binding the other end has. Only one thread may.
+pub(super) fn chain(words: &[impl Word; WORDS], next: u32) {
+    let last = words[LAST].load(Ordering::Relaxed);
+    let rest = last & !(NEXT_BITS << NEXT);
+    // Nothing that a reader takes together changes.
+    words[LAST].store(rest | u64::from(next + 1) << NEXT, Ordering::Relaxed);
 }
 
 /// Whether what is in a line was made by a process before this one, and no connection has named it since.

@@ -221,3 +221,89 @@ fn what_is_kept_makes_room_when_ports_run_out() {
     after.begin(&key(9, 4000, 1)).unwrap();
     assert_eq!(after.bindings().count(), 4, "one of the others has gone");
 }
+
+/// What a client behind a service's address sends there, and a backend.
+fn led() -> (FlowKey, Endpoint) {
+    let backend = Endpoint {
+        address: map_v4([10, 0, 0, 99]),
+        port: 8053,
+    };
+    (key(1, 4000, 1), backend)
+}
+
+/// A connection to a service, which the flow table remembers.
+fn begin_led(b: &mut Bench, backend: Endpoint, other: Option<BindingId>) -> BindingId {
+    let outside = led().0;
+    let id = b.binder.lead(&b.flows, &outside, backend, 0).unwrap();
+    let inner = outside.with_destination(&backend);
+    assert!(b.binder.claim(id, &inner.reversed(), other));
+    let conversation = Conversation::of(&inner, b.flows.seed());
+    let way = Way {
+        adjacency: 1,
+        in_port: PortId(1),
+        egress: None,
+        ingress: None,
+    };
+    let state = State::first(SIGNAL).bound(1 - conversation.from, id);
+    b.flows.insert(&conversation, way, 1, state, 0).unwrap();
+    id
+}
+
+#[test]
+fn a_client_is_led_to_one_backend_at_a_time() {
+    let mut b = Bench::new(1..=0);
+    let (outside, backend) = led();
+    let id = begin_led(&mut b, backend, None);
+    assert_eq!(b.bindings().find(&outside), Some((id, backend)));
+    let service = Endpoint {
+        address: outside.dst,
+        port: outside.dport,
+    };
+    let back = outside.with_destination(&backend).reversed();
+    assert_eq!(b.bindings().known_as(id, &back), Some(service));
+    // It may be led elsewhere at any time; what was is nobody's then.
+    let other = Endpoint {
+        port: 8054,
+        ..backend
+    };
+    let id = begin_led(&mut b, other, None);
+    assert_eq!(b.bindings().find(&outside), Some((id, other)));
+    assert_eq!(b.bindings().known_as(id, &back), None);
+    assert!(!b.binder.claim(id, &back, None));
+}
+
+#[test]
+fn both_ends_of_a_connection_can_be_bound() {
+    let mut b = Bench::new(61_000..=61_007);
+    let (outside, backend) = led();
+    let inner = outside.with_destination(&backend);
+    let masqueraded = b.binder.masquerade(&b.flows, &inner, NODE, 0).unwrap();
+    let id = begin_led(&mut b, backend, Some(masqueraded));
+    assert_eq!(b.bindings().next(id), Some(masqueraded));
+    let age = |b: &mut Bench| b.binder.age(&b.flows, 1, 8192);
+    // What was made of late is not looked at.
+    for n in 0..FRESH as u16 {
+        let outside = key(2, n, 1);
+        b.binder.lead(&b.flows, &outside, backend, 0).unwrap();
+    }
+    age(&mut b);
+    assert_eq!(b.bindings().find(&outside), Some((id, backend)));
+    assert!(b.bindings().known_as(masqueraded, &inner).is_some());
+    b.end(&inner);
+    age(&mut b);
+    assert_eq!(b.bindings().find(&outside), None);
+    assert_eq!(b.bindings().known_as(masqueraded, &inner), None);
+}
+
+#[test]
+fn what_was_led_of_late_makes_no_room() {
+    let mut b = Bench::new(1..=0);
+    let backend = led().1;
+    let all: Vec<_> = (0..FRESH as u16).map(|n| key(3, n, 1)).collect();
+    for outside in &all {
+        b.binder.lead(&b.flows, outside, backend, 0).unwrap();
+        b.binder.age(&b.flows, 1, 8192);
+    }
+    let bindings = b.bindings();
+    assert!(all.iter().all(|outside| bindings.find(outside).is_some()));
+}

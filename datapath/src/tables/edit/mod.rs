@@ -10,6 +10,7 @@ mod ports;
 mod routes;
 mod rules;
 mod segments;
+mod services;
 mod tunnels;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -18,8 +19,8 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use super::{
-    Direction, FdbKey, HostPortKey, NeighborKey, PortKind, PortPolicy, PortSpec, Route, RouteKey,
-    Rule, SegmentSpec, TableError, Tables, stamps,
+    Direction, FdbKey, Frontend, FrontendKey, HostPortKey, NeighborKey, PortKind, PortPolicy,
+    PortSpec, Route, RouteKey, Rule, SegmentSpec, TableError, Tables, stamps,
 };
 use crate::ids::{CidrClass, GroupId, IdentityId, PeerClass, PortId, VrfId};
 use crate::wire::MacAddr;
@@ -44,6 +45,7 @@ pub struct Edit {
     groups: BTreeMap<GroupId, Option<IdentityId>>,
     port_groups: BTreeMap<PortId, Option<GroupId>>,
     host_ports: BTreeMap<HostPortKey, Option<Endpoint>>,
+    frontends: BTreeMap<FrontendKey, Option<Frontend>>,
 }
 
 impl Edit {
@@ -67,6 +69,7 @@ impl Edit {
             groups: BTreeMap::new(),
             port_groups: BTreeMap::new(),
             host_ports: BTreeMap::new(),
+            frontends: BTreeMap::new(),
         }
     }
 
@@ -198,6 +201,12 @@ impl Edit {
         self
     }
 
+    /// Puts a service at an address and port. None: there is none.
+    pub fn set_frontend(&mut self, key: FrontendKey, frontend: Option<Frontend>) -> &mut Self {
+        self.frontends.insert(key, frontend);
+        self
+    }
+
     /// The next tables.
     pub fn build(self) -> Result<Tables, TableError> {
         self.check_values()?;
@@ -237,6 +246,8 @@ impl Edit {
         build.set_cidrs(&self.cidrs)?;
         build.set_host_ports(&self.host_ports)?;
         build.note_node_ports(&self.ports);
+        build.set_frontends(&self.frontends)?;
+        build.mark_node_addresses();
         build.rewrap_changed(&self.ports, &self.routes);
         build.check_segments(&self.segments, &self.ports, &self.fdb, &was_in)?;
         build.remove_segments(&self.segments)?;

@@ -7,6 +7,7 @@ mod model;
 mod peers;
 mod policy;
 mod refused;
+mod services;
 mod sharing;
 mod stamps;
 mod trie;
