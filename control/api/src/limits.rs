@@ -24,6 +24,14 @@ pub const MIN_MTU: u32 = 68;
 pub const MAX_TUNNEL_PORTS: usize = 4;
 /// Most next hops of a route.
 pub const MAX_NEXT_HOPS: usize = 64;
+/// Most virtual addresses of a service, of those inside the cluster and of those for clients outside each.
+pub const MAX_SERVICE_ADDRESSES: usize = 64;
+/// Most prefixes that may use one address of a service.
+pub const MAX_SERVICE_SOURCES: usize = 256;
+/// Most backends of a service, and most of them on this node.
+pub const MAX_SERVICE_BACKENDS: usize = 65_536;
+/// Longest that a client stays with its backend in silence, in seconds: a day, as in Kubernetes.
+pub const MAX_AFFINITY_SECONDS: u32 = 86_400;
 /// Largest MTU of a port: a veth takes no more.
 pub const MAX_MTU: u32 = 65_535;
 /// Smallest MTU of a port with an IPv6 address (RFC 8200 section 5).
@@ -69,6 +77,10 @@ pub struct Limits {
     pub cluster_network_policies: u32,
     /// Groups.
     pub groups: u32,
+    /// Services.
+    pub services: u32,
+    /// Backends of all services together, those on this node counted twice when they are listed twice.
+    pub service_backends: u32,
 }
 
 impl Limits {
@@ -88,6 +100,8 @@ impl Limits {
         network_policies: 131_072,
         cluster_network_policies: 4096,
         groups: 65_535,
+        services: 65_536,
+        service_backends: 1_048_576,
     };
 }
 

@@ -82,7 +82,8 @@ impl Compiler<'_> {
             | Object::Pod(_)
             | Object::NetworkPolicy(_)
             | Object::ClusterNetworkPolicy(_)
-            | Object::Group(_) => {}
+            | Object::Group(_)
+            | Object::Service(_) => {}
         }
     }
 
@@ -112,7 +113,8 @@ impl Compiler<'_> {
             | Object::Pod(_)
             | Object::NetworkPolicy(_)
             | Object::ClusterNetworkPolicy(_)
-            | Object::Group(_) => {}
+            | Object::Group(_)
+            | Object::Service(_) => {}
         }
         Ok(())
     }

@@ -8,7 +8,9 @@ use std::hash::Hash;
 use std::net::IpAddr;
 
 use crate::mac::MacAddr;
-use crate::object::{Device, Group, HOST_MAC, HOST_POLLED, Key, Object, Port, Protocol, RouteKey};
+use crate::object::{
+    Device, Group, HOST_MAC, HOST_POLLED, Key, Object, Port, Protocol, RouteKey, Service,
+};
 
 /// Something that one port alone may hold.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -85,6 +87,14 @@ pub(super) struct Index {
     pub(super) segment_ids: Holders<u32>,
     /// Groups by the pods they stand for.
     pub(super) group_pods: Holders<GroupPods>,
+    /// Services by what packets to them bear: protocol, address, port.
+    pub(super) frontends: Holders<(Protocol, IpAddr, u16)>,
+    /// Services by the node's port: protocol, whether it is of IPv4, number.
+    pub(super) node_ports: Holders<(Protocol, bool, u16)>,
+    /// Services by address.
+    pub(super) service_addresses: Holders<IpAddr>,
+    /// Backends of all services together.
+    pub(super) service_backends: usize,
     /// What refers to a port, by its name.
     ports: HashMap<String, BTreeSet<Key>>,
     /// What refers to a segment, by its name.
@@ -170,12 +180,39 @@ impl Index {
                 true => self.group_pods.add(group_pods(o), &o.id.to_string()),
                 false => self.group_pods.remove(&group_pods(o), &o.id.to_string()),
             },
+            Object::Service(o) => self.update_service(o, add),
             // They refer to nothing here.
             Object::Namespace(_)
             | Object::Pod(_)
             | Object::NetworkPolicy(_)
             | Object::ClusterNetworkPolicy(_) => {}
         }
+    }
+
+    fn update_service(&mut self, o: &Service, add: bool) {
+        for address in o.all_addresses() {
+            let key = (o.protocol, address, o.port);
+            match add {
+                true => self.frontends.add(key, &o.name),
+                false => self.frontends.remove(&key, &o.name),
+            }
+            match add {
+                true => self.service_addresses.add(address, &o.name),
+                false => self.service_addresses.remove(&address, &o.name),
+            }
+        }
+        if let Some(port) = o.node_port {
+            let key = (o.protocol, o.is_ipv4(), port);
+            match add {
+                true => self.node_ports.add(key, &o.name),
+                false => self.node_ports.remove(&key, &o.name),
+            }
+        }
+        let backends = o.count_backends();
+        self.service_backends = match add {
+            true => self.service_backends + backends,
+            false => self.service_backends.saturating_sub(backends),
+        };
     }
 
     fn update_port(&mut self, o: &Port, add: bool) {

@@ -8,6 +8,7 @@ mod index;
 mod model;
 mod query;
 mod relations;
+mod services;
 mod state;
 
 pub use check::{Bounds, check_object};

@@ -7,7 +7,7 @@ use super::check::{Bounds, check_object};
 use super::delta::{Delta, Difference};
 use super::index::Index;
 use super::relations::View;
-use super::state::DesiredState;
+use super::state::{DesiredState, at_most};
 use crate::error::{ErrorCode, RpcError};
 use crate::method::Change;
 use crate::object::{Key, Kind, Object};
@@ -248,8 +248,12 @@ impl Model {
     fn judge(&self, before: &Before) -> Result<(), RpcError> {
         let view = self.view();
         if before.values().any(Option::is_none) {
-            self.state.check_limits(&self.bounds.limits)?;
+            self.state.check_counts(&self.bounds.limits)?;
         }
+        // One object has many of them, so that a change may bring some, too.
+        let backends = self.index.service_backends;
+        let most = self.bounds.limits.service_backends;
+        at_most("service_backends", backends, most)?;
         for key in before.keys() {
             view.check(key)?;
             view.referrers(key)

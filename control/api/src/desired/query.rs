@@ -77,6 +77,7 @@ impl Query {
                 self.page(beyond(&state.cluster_network_policies, name))
             }
             Some(Key::Group { id }) => self.page(beyond(&state.groups, id)),
+            Some(Key::Service { name }) => self.page(beyond(&state.services, name)),
         }
     }
 
@@ -141,7 +142,7 @@ fn invalid(field: &str, value: impl std::fmt::Display, message: String) -> RpcEr
 fn check_filter(kind: Kind, filter: &Filter) -> Result<(), RpcError> {
     use Kind::{
         ClusterNetworkPolicy, Fdb, Group, Namespace, Neighbor, NetworkPolicy, Pod, Port, Route,
-        Rule, Segment,
+        Rule, Segment, Service,
     };
     let named = &[
         Port,
@@ -151,6 +152,7 @@ fn check_filter(kind: Kind, filter: &Filter) -> Result<(), RpcError> {
         Pod,
         NetworkPolicy,
         ClusterNetworkPolicy,
+        Service,
     ];
     let conditions: [(&str, bool, &[Kind]); 11] = [
         ("name", filter.name.is_some(), named),
@@ -164,7 +166,11 @@ fn check_filter(kind: Kind, filter: &Filter) -> Result<(), RpcError> {
         ("vrf", filter.vrf.is_some(), &[Port, Route, Neighbor]),
         ("segment", filter.segment.is_some(), &[Port, Fdb]),
         ("prefix", filter.prefix.is_some(), &[Route]),
-        ("address", filter.address.is_some(), &[Port, Neighbor, Pod]),
+        (
+            "address",
+            filter.address.is_some(),
+            &[Port, Neighbor, Pod, Service],
+        ),
         ("mac", filter.mac.is_some(), &[Port, Neighbor, Fdb]),
         ("container_id", filter.container_id.is_some(), &[Port]),
         ("network", filter.network.is_some(), &[Port]),
@@ -235,6 +241,11 @@ fn matches(filter: &Filter, object: &Object) -> bool {
         Object::ClusterNetworkPolicy(o) => is(&filter.name, Some(&o.name)),
         Object::Group(o) => {
             is(&filter.id, Some(&o.id.into())) && is(&filter.namespace, Some(&o.namespace))
+        }
+        Object::Service(o) => {
+            let address = filter.address.as_ref();
+            is(&filter.name, Some(&o.name))
+                && address.is_none_or(|a| o.all_addresses().any(|own| own == *a))
         }
     }
 }

@@ -41,6 +41,7 @@ impl<'a> View<'a> {
             Object::Fdb(o) => self.fdb(o),
             Object::Rule(o) => self.rule(o),
             Object::Group(o) => self.group(o),
+            Object::Service(o) => self.service(o),
             // Labels may select what is not there yet.
             Object::Namespace(_)
             | Object::Pod(_)
@@ -261,6 +262,12 @@ impl<'a> View<'a> {
 
     fn port_address(&self, o: &Port, key: &Key, address: IpAddr) -> Result<(), RpcError> {
         let vrf = o.vrf;
+        let services = self.index.service_addresses.of(&address);
+        if let Some(service) = services.first().filter(|_| vrf == 0) {
+            let what = format_args!("address {address} is one of service {service}");
+            let hint = "choose another, or delete that service first";
+            return Err(conflict(key, what, hint).field("addresses").value(address));
+        }
         let taken = if self
             .state
             .neighbors
@@ -487,7 +494,7 @@ impl<'a> View<'a> {
     }
 }
 
-fn conflict(key: &Key, what: impl std::fmt::Display, hint: &str) -> RpcError {
+pub(super) fn conflict(key: &Key, what: impl std::fmt::Display, hint: &str) -> RpcError {
     RpcError::new(ErrorCode::Conflict, format!("{key}: {what}")).hint(hint)
 }
 

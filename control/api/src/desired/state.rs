@@ -11,7 +11,7 @@ use crate::error::{ErrorCode, RpcError};
 use crate::limits::Limits;
 use crate::object::{
     ClusterNetworkPolicy, FdbEntry, FdbKey, Group, Key, Kind, Namespace, NamespacedName, Neighbor,
-    NeighborKey, NetworkPolicy, Object, Pod, Port, Route, RouteKey, Rule, Segment,
+    NeighborKey, NetworkPolicy, Object, Pod, Port, Route, RouteKey, Rule, Segment, Service,
 };
 
 /// All objects of a desired state. Written as the list of its objects.
@@ -40,6 +40,8 @@ pub struct DesiredState {
     pub cluster_network_policies: BTreeMap<String, ClusterNetworkPolicy>,
     /// Groups by their number.
     pub groups: BTreeMap<u16, Group>,
+    /// Services by name.
+    pub services: BTreeMap<String, Service>,
 }
 
 /// Two objects of a list have one key.
@@ -65,6 +67,7 @@ impl DesiredState {
                 policies.get(name).cloned().map(Object::from)
             }
             Key::Group { id } => self.groups.get(id).cloned().map(Object::from),
+            Key::Service { name } => self.services.get(name).cloned().map(Object::from),
         }
     }
 
@@ -82,6 +85,7 @@ impl DesiredState {
             Key::NetworkPolicy(key) => self.network_policies.contains_key(key),
             Key::ClusterNetworkPolicy { name } => self.cluster_network_policies.contains_key(name),
             Key::Group { id } => self.groups.contains_key(id),
+            Key::Service { name } => self.services.contains_key(name),
         }
     }
 
@@ -101,6 +105,7 @@ impl DesiredState {
                 self.cluster_network_policies.get(&o.name) == Some(&**o)
             }
             Object::Group(o) => self.groups.get(&o.id) == Some(o),
+            Object::Service(o) => self.services.get(&o.name) == Some(&**o),
         }
     }
 
@@ -127,6 +132,7 @@ impl DesiredState {
                 policies.insert(o.name.clone(), *o).map(Object::from)
             }
             Object::Group(o) => self.groups.insert(o.id, o).map(Object::from),
+            Object::Service(o) => self.services.insert(o.name.clone(), *o).map(Object::from),
         }
     }
 
@@ -159,6 +165,7 @@ impl DesiredState {
                 put(&mut self.cluster_network_policies, o.name.clone(), *o)
             }
             Object::Group(o) => put(&mut self.groups, o.id, o),
+            Object::Service(o) => put(&mut self.services, o.name.clone(), *o),
         };
         if new { Ok(()) } else { Err(DuplicateKey(key)) }
     }
@@ -179,6 +186,7 @@ impl DesiredState {
                 self.cluster_network_policies.remove(name).map(Object::from)
             }
             Key::Group { id } => self.groups.remove(id).map(Object::from),
+            Key::Service { name } => self.services.remove(name).map(Object::from),
         }
     }
 
@@ -196,6 +204,7 @@ impl DesiredState {
             Kind::NetworkPolicy => self.network_policies.len(),
             Kind::ClusterNetworkPolicy => self.cluster_network_policies.len(),
             Kind::Group => self.groups.len(),
+            Kind::Service => self.services.len(),
         }
     }
 
@@ -246,6 +255,10 @@ impl DesiredState {
                 Box::new(names.map(|name| Key::ClusterNetworkPolicy { name }))
             }
             Kind::Group => Box::new(self.groups.keys().map(|id| Key::Group { id: *id })),
+            Kind::Service => {
+                let names = self.services.keys().cloned();
+                Box::new(names.map(|name| Key::Service { name }))
+            }
         }
     }
 
@@ -268,6 +281,7 @@ impl DesiredState {
                 Box::new(policies.values().cloned().map(Object::from))
             }
             Kind::Group => Box::new(self.groups.values().cloned().map(Object::from)),
+            Kind::Service => Box::new(self.services.values().cloned().map(Object::from)),
         }
     }
 
@@ -281,6 +295,13 @@ impl DesiredState {
     /// # Errors
     /// `limit`, naming the kind, the number and the limit.
     pub fn check_limits(&self, limits: &Limits) -> Result<(), RpcError> {
+        self.check_counts(limits)?;
+        let backends = self.services.values().map(Service::count_backends).sum();
+        at_most("service_backends", backends, limits.service_backends)
+    }
+
+    /// The same but for what objects have inside.
+    pub(super) fn check_counts(&self, limits: &Limits) -> Result<(), RpcError> {
         for kind in Kind::ALL {
             let (field, most) = match kind {
                 Kind::Segment => ("segments", limits.segments),
@@ -296,19 +317,10 @@ impl DesiredState {
                     ("cluster_network_policies", limits.cluster_network_policies)
                 }
                 Kind::Group => ("groups", limits.groups),
+                Kind::Service => ("services", limits.services),
             };
             let there = self.count(kind);
-            if there > most as usize {
-                let message = format!(
-                    "{there} {field} are more than the limit of {most}; nothing was changed"
-                );
-                let hint =
-                    format!("leave some out, or raise `limits.{field}` in the configuration");
-                return Err(RpcError::new(ErrorCode::Limit, message)
-                    .field(field)
-                    .value(there)
-                    .hint(hint));
-            }
+            at_most(field, there, most)?;
         }
         Ok(())
     }
@@ -329,6 +341,7 @@ impl DesiredState {
         let policies = &self.cluster_network_policies;
         diff_maps(policies, &other.cluster_network_policies, &mut delta);
         diff_maps(&self.groups, &other.groups, &mut delta);
+        diff_maps(&self.services, &other.services, &mut delta);
         delta
     }
 
@@ -341,6 +354,19 @@ impl DesiredState {
             }
         }
     }
+}
+
+/// Refuses more of something than a limit allows.
+pub(super) fn at_most(field: &str, there: usize, most: u32) -> Result<(), RpcError> {
+    if there <= most as usize {
+        return Ok(());
+    }
+    let message = format!("{there} {field} are more than the limit of {most}; nothing was changed");
+    let hint = format!("leave some out, or raise `limits.{field}` in the configuration");
+    Err(RpcError::new(ErrorCode::Limit, message)
+        .field(field)
+        .value(there)
+        .hint(hint))
 }
 
 /// Walks two maps in step and notes where they differ.

@@ -45,7 +45,7 @@ impl GetParams {
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(remote = "Self", deny_unknown_fields)]
 pub struct Filter {
-    /// Name of a port, segment, rule, namespace, pod or policy.
+    /// Name of a port, segment, rule, namespace, pod, policy or service.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
     /// Number of a segment or group.
@@ -68,7 +68,7 @@ pub struct Filter {
     #[schemars(with = "Option<Prefix>")]
     #[serde(deserialize_with = "crate::text::optional_prefix")]
     pub prefix: Option<IpNet>,
-    /// Address of a port, neighbor or pod.
+    /// Address of a port, neighbor, pod or service.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[serde(deserialize_with = "crate::text::optional_address")]
     pub address: Option<IpAddr>,
@@ -135,6 +135,8 @@ pub enum Status {
     Fdb(FdbStatus),
     /// Of a rule.
     Rule(RuleStatus),
+    /// Of a service.
+    Service(ServiceStatus),
 }
 
 /// State of a port.
@@ -300,6 +302,16 @@ pub struct RuleStatus {
     pub bytes: u64,
 }
 
+/// What the switch knows of a service.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(remote = "Self", deny_unknown_fields)]
+pub struct ServiceStatus {
+    /// How many backends serve the whole cluster.
+    pub backends: u32,
+    /// How many serve this node alone.
+    pub local_backends: u32,
+}
+
 crate::by_name!(
     GetParams,
     Filter,
@@ -311,7 +323,8 @@ crate::by_name!(
     RouteStatus,
     NeighborStatus,
     FdbStatus,
-    RuleStatus
+    RuleStatus,
+    ServiceStatus
 );
 
 crate::by_word!(PortState, NeighborState, NeighborSource);

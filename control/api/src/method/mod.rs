@@ -17,7 +17,7 @@ pub use change::{
 pub use events::{DenyEvent, EventsParams, EventsResult};
 pub use get::{
     Entry, FdbStatus, Filter, GetParams, GetResult, NeighborSource, NeighborState, NeighborStatus,
-    PortState, PortStatus, RouteStatus, RuleStatus, SegmentStatus, Status,
+    PortState, PortStatus, RouteStatus, RuleStatus, SegmentStatus, ServiceStatus, Status,
 };
 pub use health::{
     Gateway, HealthResult, HealthStatus, Problem, Severity, VersionResult, WorkerHealth,

@@ -41,11 +41,13 @@ pub enum Kind {
     ClusterNetworkPolicy,
     /// Groups: whom packets in VXLAN tunnels are from.
     Group,
+    /// Services.
+    Service,
 }
 
 impl Kind {
     /// Every kind, in the order of dependence.
-    pub const ALL: [Kind; 11] = [
+    pub const ALL: [Kind; 12] = [
         Kind::Segment,
         Kind::Port,
         Kind::Neighbor,
@@ -57,6 +59,7 @@ impl Kind {
         Kind::NetworkPolicy,
         Kind::ClusterNetworkPolicy,
         Kind::Group,
+        Kind::Service,
     ];
 
     /// Name as in `kind` on the wire.
@@ -73,6 +76,7 @@ impl Kind {
             Kind::NetworkPolicy => "network_policy",
             Kind::ClusterNetworkPolicy => "cluster_network_policy",
             Kind::Group => "group",
+            Kind::Service => "service",
         }
     }
 }
@@ -178,6 +182,11 @@ pub enum Key {
         /// Its Group Policy ID.
         id: u16,
     },
+    /// A service.
+    Service {
+        /// Its name.
+        name: String,
+    },
 }
 
 impl Key {
@@ -195,6 +204,7 @@ impl Key {
             Key::NetworkPolicy(_) => Kind::NetworkPolicy,
             Key::ClusterNetworkPolicy { .. } => Kind::ClusterNetworkPolicy,
             Key::Group { .. } => Kind::Group,
+            Key::Service { .. } => Kind::Service,
         }
     }
 
@@ -205,7 +215,8 @@ impl Key {
             | Key::Segment { name }
             | Key::Rule { name }
             | Key::Namespace { name }
-            | Key::ClusterNetworkPolicy { name } => name.clone(),
+            | Key::ClusterNetworkPolicy { name }
+            | Key::Service { name } => name.clone(),
             Key::Pod(key) | Key::NetworkPolicy(key) => key.to_string(),
             Key::Group { id } => id.to_string(),
             Key::Route(RouteKey { vrf, prefix }) => format!("vrf {vrf} {prefix}"),

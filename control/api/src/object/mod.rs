@@ -9,6 +9,7 @@ mod read;
 mod route;
 mod rule;
 mod segment;
+mod service;
 
 pub use key::{FdbKey, Key, Kind, NeighborKey, RouteKey};
 pub use kubernetes::{ClusterNetworkPolicy, Group, Namespace, NamespacedName, NetworkPolicy, Pod};
@@ -21,6 +22,7 @@ pub use read::ReadError;
 pub use route::{Neighbor, NextHop, Route, RouteKind};
 pub use rule::{Action, Direction, PortRange, Protocol, Rule};
 pub use segment::{FdbEntry, Segment, UnknownUnicast};
+pub use service::{Backend, ExternalAddress, Service, TrafficPolicy};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -56,6 +58,8 @@ pub enum Object {
     ClusterNetworkPolicy(Box<ClusterNetworkPolicy>),
     /// Whom packets in VXLAN tunnels are from.
     Group(Group),
+    /// Virtual addresses, and whom packets to them go to.
+    Service(Box<Service>),
 }
 
 impl Object {
@@ -83,6 +87,9 @@ impl Object {
                 name: o.name.clone(),
             },
             Object::Group(o) => Key::Group { id: o.id },
+            Object::Service(o) => Key::Service {
+                name: o.name.clone(),
+            },
         }
     }
 
@@ -100,6 +107,7 @@ impl Object {
             Object::NetworkPolicy(_) => Kind::NetworkPolicy,
             Object::ClusterNetworkPolicy(_) => Kind::ClusterNetworkPolicy,
             Object::Group(_) => Kind::Group,
+            Object::Service(_) => Kind::Service,
         }
     }
 }
@@ -132,7 +140,7 @@ macro_rules! into_boxed_object {
         }
     )*};
 }
-into_boxed_object!(Port, Pod, NetworkPolicy, ClusterNetworkPolicy);
+into_boxed_object!(Port, Pod, NetworkPolicy, ClusterNetworkPolicy, Service);
 
 /// For `skip_serializing_if`: the value is its type's default.
 pub(crate) fn is_default<T: Default + PartialEq>(value: &T) -> bool {

@@ -7,7 +7,7 @@ use serde_path_to_error::Segment;
 
 use super::{
     ClusterNetworkPolicy, FdbEntry, FdbKey, Group, Key, Kind, Namespace, NamespacedName, Neighbor,
-    NeighborKey, NetworkPolicy, Object, Pod, Port, Route, RouteKey, Rule,
+    NeighborKey, NetworkPolicy, Object, Pod, Port, Route, RouteKey, Rule, Service,
 };
 use crate::error::cut;
 use crate::limits::{MAX_MESSAGE_LENGTH, MAX_NAME_LENGTH, MAX_SHOWN_LENGTH};
@@ -94,6 +94,7 @@ impl Object {
             Kind::NetworkPolicy => read::<NetworkPolicy>(&fields)?.into(),
             Kind::ClusterNetworkPolicy => read::<ClusterNetworkPolicy>(&fields)?.into(),
             Kind::Group => read::<Group>(&fields)?.into(),
+            Kind::Service => read::<Service>(&fields)?.into(),
         })
     }
 }
@@ -139,6 +140,9 @@ impl Key {
             },
             Kind::Group => Key::Group {
                 id: read::<Numbered>(&fields)?.id,
+            },
+            Kind::Service => Key::Service {
+                name: named(&fields)?,
             },
         })
     }

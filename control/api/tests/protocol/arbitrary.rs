@@ -11,7 +11,7 @@ use proptest::option::of;
 use proptest::prelude::*;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-fn pick<T: Clone + std::fmt::Debug + 'static>(values: &[T]) -> BoxedStrategy<T> {
+pub(crate) fn pick<T: Clone + std::fmt::Debug + 'static>(values: &[T]) -> BoxedStrategy<T> {
     proptest::sample::select(values.to_vec()).boxed()
 }
 
@@ -422,6 +422,7 @@ pub(crate) fn object() -> BoxedStrategy<Object> {
         1 => fdb.prop_map(Object::from),
         1 => rule().prop_map(Object::from),
         2 => crate::policies::object(),
+        1 => crate::services::any_service().prop_map(Object::from),
     ]
     .boxed()
 }

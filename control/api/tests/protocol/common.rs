@@ -44,6 +44,10 @@ pub(crate) fn rule(name: &str, port: &str) -> Value {
     json!({"kind": "rule", "name": name, "port": port, "direction": "ingress", "priority": 10, "action": "deny"})
 }
 
+pub(crate) fn service(name: &str, address: &str) -> Value {
+    json!({"kind": "service", "name": name, "protocol": "tcp", "port": 80, "addresses": [address]})
+}
+
 pub(crate) fn model(changes: &[Change]) -> Model {
     let mut model = Model::new(Bounds::default());
     model.apply(changes).unwrap();

@@ -47,10 +47,72 @@ fn every_field_out_of_its_range_is_refused_by_name() {
             json!({"kind": "group", "id": 7, "namespace": "shop", "labels": {"app": "web"}});
         with(group, path, value)
     };
+    let service = |path: &str, value: Value| with(service("web", "10.96.0.1"), path, value);
+    let external = |value: Value| service("/external", json!([value]));
     let hop = json!({"via": "10.0.0.9", "port": "a"});
     let other = json!({"via": "10.0.0.8", "port": "a", "weight": 3});
     let hops = |hops: Value| json!({"kind": "route", "prefix": "10.1.0.0/16", "nexthops": hops});
     let cases = [
+        (service("/name", json!("a b")), "name"),
+        (service("/protocol", json!("icmp")), "protocol"),
+        (service("/port", json!(0)), "port"),
+        (service("/node_port", json!(0)), "node_port"),
+        (service("/addresses", json!([])), "addresses"),
+        (service("/addresses", json!(["0.0.0.0"])), "addresses[0]"),
+        (service("/addresses", json!(["127.0.0.1"])), "addresses[0]"),
+        (service("/addresses", json!(["224.0.0.1"])), "addresses[0]"),
+        (
+            service("/addresses", json!(["169.254.0.9"])),
+            "addresses[0]",
+        ),
+        (
+            service("/addresses", json!(["169.254.1.1"])),
+            "addresses[0]",
+        ),
+        (
+            service("/addresses", json!(["10.96.0.1", "fd00::1"])),
+            "addresses[1]",
+        ),
+        (
+            service("/addresses", json!(["10.96.0.1", "10.96.0.1"])),
+            "addresses[1]",
+        ),
+        (
+            external(json!({"address": "10.96.0.1"})),
+            "external[0].address",
+        ),
+        (
+            external(json!({"address": "fd00::7"})),
+            "external[0].address",
+        ),
+        (
+            external(json!({"address": "192.0.2.1", "sources": ["10.0.0.1/8"]})),
+            "external[0].sources[0]",
+        ),
+        (
+            external(json!({"address": "192.0.2.1", "sources": ["fd00::/8"]})),
+            "external[0].sources[0]",
+        ),
+        (service("/affinity_seconds", json!(0)), "affinity_seconds"),
+        (
+            service("/affinity_seconds", json!(86_401)),
+            "affinity_seconds",
+        ),
+        (
+            service("/backends", json!([{"address": "fe80::1", "port": 1}])),
+            "backends[0].address",
+        ),
+        (
+            service("/backends", json!([{"address": "10.0.0.1", "port": 0}])),
+            "backends[0].port",
+        ),
+        (
+            service(
+                "/local_backends",
+                json!([{"address": "10.0.0.1", "port": 1}, {"address": "10.0.0.1", "port": 1}]),
+            ),
+            "local_backends[1]",
+        ),
         (group("/id", json!(0)), "id"),
         (group("/namespace", json!("Shop")), "namespace"),
         (group("/labels", json!({"a b": "c"})), "labels"),

@@ -11,5 +11,6 @@ mod pages;
 mod policies;
 mod properties;
 mod rpc;
+mod services;
 mod strict;
 mod transactions;

@@ -3,6 +3,7 @@
 
 mod object;
 mod policy;
+mod service;
 mod why;
 
 use std::path::PathBuf;
@@ -17,6 +18,7 @@ pub(crate) use object::{
     PortAdd, PortCommand, RouteCommand, RouteKeyArgs, RuleCommand, SegmentCommand, Selector,
 };
 pub(crate) use policy::{Listed, PolicyCommand};
+pub(crate) use service::{ServiceAdd, ServiceCommand};
 pub(crate) use why::WhyArgs;
 
 /// Shows and changes what podswitchd, the pod switch of this node, does.
@@ -76,6 +78,9 @@ pub(crate) enum Command {
     /// Groups: whom packets in VXLAN tunnels with group policy are from
     #[command(subcommand)]
     Group(GroupCommand),
+    /// Services: virtual addresses, and whom packets to them go to
+    #[command(subcommand)]
+    Service(ServiceCommand),
     /// Says whether a connection may begin, what decides that, and where it goes; exits with 1 when it may not
     Why(WhyArgs),
     /// Shows counters of ports, drops, workers, rules and tables
@@ -214,6 +219,8 @@ pub(crate) enum KindArg {
     ClusterNetworkPolicy,
     /// Groups
     Group,
+    /// Services
+    Service,
 }
 
 impl From<KindArg> for Kind {
@@ -230,6 +237,7 @@ impl From<KindArg> for Kind {
             KindArg::NetworkPolicy => Kind::NetworkPolicy,
             KindArg::ClusterNetworkPolicy => Kind::ClusterNetworkPolicy,
             KindArg::Group => Kind::Group,
+            KindArg::Service => Kind::Service,
         }
     }
 }

@@ -5,6 +5,7 @@ mod events;
 mod generate;
 mod object;
 mod policy;
+mod service;
 mod stats;
 mod why;
 
@@ -53,6 +54,7 @@ pub(crate) fn run(args: Args) -> Result {
         Command::Rule(c) => object::rule(&context, c),
         Command::Policy(c) => policy::policy(&context, c),
         Command::Group(c) => object::group(&context, c),
+        Command::Service(c) => service::service(&context, c),
         Command::Why(a) => why::why(&context, a),
         Command::Stats(a) => stats::stats(&context, a),
         Command::Events(a) => events::events(&context, a),

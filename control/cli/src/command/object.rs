@@ -24,7 +24,7 @@ pub(super) fn list(context: &Context, kind: Kind, filter: Filter) -> Result {
 }
 
 /// Shows the object with this key; the filter need only be narrow enough.
-fn get(context: &Context, key: &Key, filter: Filter) -> Result {
+pub(super) fn get(context: &Context, key: &Key, filter: Filter) -> Result {
     let entries = context.client()?.get_all(key.kind(), filter)?;
     match entries.iter().find(|e| e.object.key() == *key) {
         Some(entry) => output::print(context.output, entry, |e: &Entry| output::describe(e)),
@@ -35,7 +35,7 @@ fn get(context: &Context, key: &Key, filter: Filter) -> Result {
     }
 }
 
-fn add(context: &Context, object: impl Into<Object>) -> Result {
+pub(super) fn add(context: &Context, object: impl Into<Object>) -> Result {
     let object = object.into();
     let key = object.key();
     let result = context.client()?.apply(vec![Change::Set { object }])?;
@@ -45,7 +45,7 @@ fn add(context: &Context, object: impl Into<Object>) -> Result {
     })
 }
 
-fn delete(context: &Context, key: Key, ignore_not_found: bool) -> Result {
+pub(super) fn delete(context: &Context, key: Key, ignore_not_found: bool) -> Result {
     let result = context.client()?.apply(vec![Change::delete(key.clone())])?;
     if result.changed == 0 && !ignore_not_found {
         return Err(Failure::Refused(format!(
@@ -72,7 +72,7 @@ fn command(kind: Kind) -> &'static str {
     }
 }
 
-fn named(name: &str) -> Filter {
+pub(super) fn named(name: &str) -> Filter {
     Filter {
         name: Some(name.to_owned()),
         ..Filter::default()

@@ -8,7 +8,7 @@ use podswitch_api::method::{
     Entry, NeighborSource, NeighborState, PortStatus, RouteStatus, Status,
 };
 use podswitch_api::object::{
-    Device, FdbEntry, HOST_MAC, Neighbor, Object, Port, Route, Rule, Segment, Vlan,
+    Device, FdbEntry, HOST_MAC, Neighbor, Object, Port, Route, Rule, Segment, Service, Vlan,
 };
 
 use super::{Table, kubernetes, sections};
@@ -88,6 +88,19 @@ fn table<'e>(kind: Kind, entries: impl IntoIterator<Item = &'e Entry>) -> Table 
         Kind::NetworkPolicy => &["NAMESPACE", "NAME", "PODS", "ISOLATES", "INGRESS", "EGRESS"],
         Kind::ClusterNetworkPolicy => &["TIER", "PRIORITY", "NAME", "INGRESS", "EGRESS"],
         Kind::Group => &["ID", "NAMESPACE", "LABELS"],
+        Kind::Service => &[
+            "NAME",
+            "PROTOCOL",
+            "PORT",
+            "ADDRESSES",
+            "EXTERNAL",
+            "NODE PORT",
+            "INTERNAL TRAFFIC",
+            "EXTERNAL TRAFFIC",
+            "AFFINITY",
+            "BACKENDS",
+            "LOCAL",
+        ],
     });
     for entry in entries {
         let status = entry.status.as_ref();
@@ -103,6 +116,7 @@ fn table<'e>(kind: Kind, entries: impl IntoIterator<Item = &'e Entry>) -> Table 
             Object::NetworkPolicy(o) => kubernetes::network_policy(&mut table, o),
             Object::ClusterNetworkPolicy(o) => kubernetes::cluster_policy(&mut table, o),
             Object::Group(o) => kubernetes::group(&mut table, o),
+            Object::Service(o) => service(&mut table, o),
         }
     }
     table
@@ -293,6 +307,22 @@ fn rule(table: &mut Table, o: &Rule, status: Option<&Status>) {
         o.action.name().to_owned(),
         optional(counters.map(|c| c.0)),
         optional(counters.map(|c| c.1)),
+    ]);
+}
+
+fn service(table: &mut Table, o: &Service) {
+    table.row([
+        o.name.clone(),
+        o.protocol.to_string(),
+        o.port.to_string(),
+        joined(&o.addresses),
+        joined(o.external.iter().map(|e| e.address)),
+        optional(o.node_port),
+        o.internal_traffic.name().to_owned(),
+        o.external_traffic.name().to_owned(),
+        optional(o.affinity_seconds.map(|s| format!("{s} s"))),
+        o.backends.len().to_string(),
+        o.local_backends.len().to_string(),
     ]);
 }
 

@@ -131,6 +131,11 @@ fn objects_of_every_kind_are_added_shown_and_deleted() {
             "7",
         ),
         (
+            "service add shop/web:http:ipv4 --port 80 --address 10.96.0.1 --external 192.0.2.1=198.51.100.0/24,203.0.113.0/24 --external 192.0.2.2 --node-port 30080 --external-traffic local --affinity 10800 --backend 10.244.1.2:8080 --backend 10.244.2.2:8080 --local-backend 10.244.1.2:8080",
+            "service",
+            "shop/web:http:ipv4",
+        ),
+        (
             "rule add esp --port web --direction egress --action deny --protocol 50 --priority 7",
             "rule",
             "esp",
@@ -535,6 +540,51 @@ fn groups_are_listed_as_a_table() {
             "group add 8 --namespace shop --label a=b --label a=c",
             2,
             "label a comes twice",
+        ),
+    ] {
+        let done = daemon.ctl(&words.split(' ').collect::<Vec<_>>());
+        done.fails(code, &[text]);
+    }
+}
+
+#[test]
+fn services_are_listed_as_a_table() {
+    let daemon = Daemon::start();
+    for words in [
+        "service add shop/dns:dns:ipv6 --protocol udp --port 53 --address fd00:96::a --internal-traffic local",
+        "service add shop/web:http:ipv4 --port 80 --address 10.96.0.1 --external 192.0.2.1=198.51.100.0/24 --node-port 30080 --external-traffic local --affinity 10800 --backend 10.244.1.2:8080 --backend 10.244.2.2:8080 --local-backend 10.244.1.2:8080",
+    ] {
+        daemon.ctl(&words.split(' ').collect::<Vec<_>>()).ok();
+    }
+    assert_eq!(
+        daemon.ctl(&["service", "list"]).ok(),
+        "NAME                PROTOCOL  PORT  ADDRESSES    EXTERNAL  NODE PORT  INTERNAL TRAFFIC  EXTERNAL TRAFFIC  AFFINITY  BACKENDS  LOCAL\n\
+         shop/dns:dns:ipv6   udp         53  fd00:96::a          -          -  local             cluster           -                0      0\n\
+         shop/web:http:ipv4  tcp         80  10.96.0.1   192.0.2.1      30080  cluster           local             10800 s          2      1\n"
+    );
+    let at = daemon.ctl(&["service", "list", "--address", "192.0.2.1"]);
+    assert_eq!(at.ok().lines().count(), 2);
+    for (words, code, text) in [
+        ("service add x --port 80", 2, "--address"),
+        (
+            "service add x --port 80 --address 10.96.0.1",
+            1,
+            "service shop/web:http:ipv4",
+        ),
+        (
+            "service add x --port 80 --address 10.96.0.9 --backend 10.0.0.1",
+            2,
+            "10.0.0.1",
+        ),
+        (
+            "service add x --port 80 --address 10.96.0.9 --external 192.0.2.1=here",
+            2,
+            "192.0.2.1=198.51.100.0/24",
+        ),
+        (
+            "service add x --port 0 --address 10.96.0.9",
+            1,
+            "choose 1 to 65535",
         ),
     ] {
         let done = daemon.ctl(&words.split(' ').collect::<Vec<_>>());

@@ -5,8 +5,8 @@ use std::process::{Command, Stdio};
 
 use crate::common::{Daemon, ctl};
 
-const KINDS: [&str; 7] = [
-    "port", "fdb", "route", "neighbor", "segment", "rule", "group",
+const KINDS: [&str; 8] = [
+    "port", "fdb", "route", "neighbor", "segment", "rule", "group", "service",
 ];
 const OTHERS: [&str; 12] = [
     "stats",

@@ -343,6 +343,7 @@ fn is_of_tables(kind: Kind) -> bool {
         | Kind::Pod
         | Kind::NetworkPolicy
         | Kind::ClusterNetworkPolicy
-        | Kind::Group => false,
+        | Kind::Group
+        | Kind::Service => false,
     }
 }

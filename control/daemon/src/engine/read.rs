@@ -4,7 +4,7 @@
 use podswitch_api::desired::Query;
 use podswitch_api::method::{
     ArenaAudit, AuditResult, Entry, FdbStatus, GetParams, GetResult, PortStatus, RuleStatus,
-    SegmentStatus, Status,
+    SegmentStatus, ServiceStatus, Status,
 };
 use podswitch_api::object::{FdbEntry, Kind, Object, Port, Rule, Segment};
 use podswitch_api::{MacAddr, RpcError};
@@ -54,6 +54,10 @@ impl Engine {
                         .map(|c| Status::Rule(self.rule_status(r, c))),
                     Object::Route(r) => Some(Status::Route(self.route_status(r))),
                     Object::Neighbor(n) => Some(Status::Neighbor(self.neighbor_status(n, &found))),
+                    Object::Service(s) => Some(Status::Service(ServiceStatus {
+                        backends: s.backends.len() as u32,
+                        local_backends: s.local_backends.len() as u32,
+                    })),
                     Object::Namespace(_)
                     | Object::Pod(_)
                     | Object::NetworkPolicy(_)

@@ -277,6 +277,12 @@ fn limits(config: &Config, problems: &mut Problems) {
             most.cluster_network_policies,
         ),
         ("limits.groups", l.groups, most.groups),
+        ("limits.services", l.services, most.services),
+        (
+            "limits.service_backends",
+            l.service_backends,
+            most.service_backends,
+        ),
     ] {
         problems.range(key, value, 1..=most);
     }

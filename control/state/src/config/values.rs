@@ -195,6 +195,10 @@ pub struct LimitsConfig {
     pub cluster_network_policies: u32,
     /// Groups.
     pub groups: u32,
+    /// Services.
+    pub services: u32,
+    /// Backends of all services together.
+    pub service_backends: u32,
 }
 
 impl Default for LimitsConfig {
@@ -217,6 +221,8 @@ impl Default for LimitsConfig {
             network_policies: l.network_policies,
             cluster_network_policies: l.cluster_network_policies,
             groups: l.groups,
+            services: l.services,
+            service_backends: l.service_backends,
         }
     }
 }
@@ -238,6 +244,8 @@ impl From<LimitsConfig> for Limits {
             network_policies: c.network_policies,
             cluster_network_policies: c.cluster_network_policies,
             groups: c.groups,
+            services: c.services,
+            service_backends: c.service_backends,
         }
     }
 }

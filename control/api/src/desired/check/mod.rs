@@ -7,6 +7,7 @@ mod port;
 mod route;
 mod rule;
 mod segment;
+mod service;
 mod value;
 
 use std::fmt::Display;
@@ -79,6 +80,7 @@ pub fn check_object(object: &Object, bounds: &Bounds) -> Result<(), RpcError> {
         Object::NetworkPolicy(o) => policy::network_policy(o),
         Object::ClusterNetworkPolicy(o) => policy::cluster_network_policy(o),
         Object::Group(o) => kubernetes::group(o),
+        Object::Service(o) => service::service(o, bounds),
     }
     .map_err(|e| locate(e, object))
 }
