@@ -29,7 +29,7 @@ pub const MAX_SERVICE_ADDRESSES: usize = 64;
 /// Most prefixes that may use one address of a service.
 pub const MAX_SERVICE_SOURCES: usize = 256;
 /// Most backends of a service, and most of them on this node.
-pub const MAX_SERVICE_BACKENDS: usize = 65_536;
+pub const MAX_SERVICE_BACKENDS: usize = 65_535;
 /// Longest that a client stays with its backend in silence, in seconds: a day, as in Kubernetes.
 pub const MAX_AFFINITY_SECONDS: u32 = 86_400;
 /// Largest MTU of a port: a veth takes no more.

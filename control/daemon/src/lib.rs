@@ -26,4 +26,5 @@ pub mod neighbors;
 pub mod policy;
 pub mod probe;
 pub mod server;
+pub mod services;
 pub mod watchdog;

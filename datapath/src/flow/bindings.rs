@@ -190,6 +190,20 @@ impl Bindings {
         line::read(&self.line(at).0)
     }
 
+    /// The binding of a connection that a process before this one bound, by the key of packets from the bound end; `kept` is what
+    /// [`Bindings::kept`] was at first. Those of the worker's own ports do not count.
+    fn kept_from(&self, kept: &[(u64, u32)], key: &FlowKey) -> Option<Binding> {
+        let hash = key.hash(self.seed);
+        let first = kept.partition_point(|(h, _)| *h < hash);
+        let same = kept.get(first..)?.iter().take_while(|(h, _)| *h == hash);
+        let mut same = same.filter(|(_, at)| line::is_kept(&self.line(*at as usize).0));
+        same.find_map(|(_, at)| {
+            let binding = self.at(*at as usize)?;
+            let own = self.ports.contains(&binding.outside.dport);
+            (binding.inner() == *key && !own).then_some(binding)
+        })
+    }
+
     /// What a process before this one bound: the hash of the key of packets from the bound end, and the number; in order.
     fn kept(&self) -> Vec<(u64, u32)> {
         let kept = |at: &usize| line::is_kept(&self.line(*at).0);
@@ -211,8 +225,6 @@ pub struct Binder {
     bindings: Arc<Bindings>,
     /// Until then (milliseconds) bindings of the process before are kept, of whose connections nothing was seen; not known at first.
     keep_until: Option<u32>,
-    /// What [`Bindings::kept`] was at first.
-    kept: Vec<(u64, u32)>,
     /// The line that is looked at next for whether a connection still names it.
     cursor: usize,
     /// Lines made of late for services, and where the next one is noted.
@@ -234,7 +246,6 @@ impl Binder {
     /// The one binder of these bindings.
     pub fn new(bindings: Arc<Bindings>) -> Binder {
         Binder {
-            kept: bindings.kept(),
             bindings,
             keep_until: None,
             cursor: 0,
@@ -332,26 +343,6 @@ impl Binder {
             other.iter().for_each(|other| line::chain(words, other.0));
         }
         true
-    }
-
-    /// The binding of a connection that a process before this one bound, by the key of packets from the bound end; those of the worker's own ports
-    /// do not count.
-    pub fn kept_from(&self, key: &FlowKey) -> Option<BindingId> {
-        let hash = key.hash(self.bindings.seed);
-        let first = self.kept.partition_point(|(h, _)| *h < hash);
-        let same = self
-            .kept
-            .get(first..)?
-            .iter()
-            .take_while(|(h, _)| *h == hash);
-        let mut same = same.map(|(_, at)| *at as usize);
-        let at = same.find(|at| {
-            let kept = line::is_kept(&self.bindings.line(*at).0);
-            let binding = self.bindings.at(*at).filter(|_| kept);
-            let ports = &self.bindings.ports;
-            binding.is_some_and(|b| b.inner() == *key && !ports.contains(&b.outside.dport))
-        });
-        at.map(|at| BindingId(at as u32))
     }
 
     fn bind_to(
@@ -454,17 +445,57 @@ pub struct Nat {
     /// Which backends clients stay with.
     pub affinity: Affinity,
     all: Arc<[Arc<Bindings>]>,
+    /// Of each worker, what [`Bindings::kept`] was at first.
+    kept: Arc<[Vec<(u64, u32)>]>,
 }
 
 impl Nat {
     /// One for each worker, of these bindings in the order of the workers.
     pub fn of_workers(all: Arc<[Arc<Bindings>]>) -> Vec<Nat> {
+        let kept: Arc<[_]> = all.iter().map(|bindings| bindings.kept()).collect();
         let nat = |own: &Arc<Bindings>| Nat {
             binder: Binder::new(own.clone()),
             affinity: Affinity::new(own.seed),
             all: all.clone(),
+            kept: kept.clone(),
         };
         all.iter().map(nat).collect()
+    }
+
+    /// Leads packets with this key, which are to a service, to where a process before this one did. A client may be another worker's than it was.
+    pub fn lead_kept(
+        &mut self,
+        flows: &FlowTable,
+        outside: &FlowKey,
+        now: u32,
+    ) -> Option<(BindingId, Endpoint)> {
+        let mut kept = self
+            .all
+            .iter()
+            .zip(&*self.kept)
+            .filter(|(_, kept)| !kept.is_empty());
+        let inside = kept.find_map(|(bindings, _)| {
+            let (id, inside) = bindings.find(outside)?;
+            line::is_kept(&bindings.line(id.0 as usize).0).then_some(inside)
+        })?;
+        let id = self.binder.lead(flows, outside, inside, now).ok()?;
+        Some((id, inside))
+    }
+
+    /// The binding of a connection to a service that a process before this one bound, by the key of packets from the backend.
+    pub fn kept_from(&mut self, flows: &FlowTable, key: &FlowKey, now: u32) -> Option<BindingId> {
+        let mut all = self.all.iter().zip(&*self.kept);
+        let binding = all.find_map(|(bindings, kept)| bindings.kept_from(kept, key))?;
+        if let Some((id, inside)) = self.binder.bindings().find(&binding.outside)
+            && inside == binding.inside
+        {
+            // It stays kept until a packet from outside has it named.
+            return Some(id);
+        }
+        let led = self
+            .binder
+            .lead(flows, &binding.outside, binding.inside, now);
+        led.ok()
     }
 
     /// Whether a port is one that a worker masquerades by.

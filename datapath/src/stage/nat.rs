@@ -161,13 +161,14 @@ fn bind_led(
 
 /// The binding of an answer from a service's backend whose connection is not known, and was bound before the switch was started anew.
 pub(super) fn answers_kept(
-    ctx: &Context<'_>,
+    ctx: &mut Context<'_>,
     passage: &Passage<'_>,
     key: &FlowKey,
 ) -> Option<BindingId> {
     let receiver = passage.receiver?;
     let mine = receiver.worker == ctx.me;
-    mine.then(|| ctx.nat.binder.kept_from(key)).flatten()
+    let kept = |ctx: &mut Context<'_>| ctx.nat.kept_from(ctx.flows, key, ctx.now.millis());
+    mine.then(|| kept(ctx)).flatten()
 }
 
 /// What a pod is known as, whose packet is of no known connection, but of one to a host port that was bound before the switch was started anew.

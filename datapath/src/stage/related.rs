@@ -36,9 +36,9 @@ pub(super) fn of(ctx: &Context<'_>, passage: Passage<'_>, packet: &Packet) -> Op
     let found = ctx.flows.find_now(&conversation, ctx.now.millis())?;
     let (state, from) = (found.state(), conversation.from);
     let is_sender = |port: &PortEntry| passage.sender.is_some_and(|s| s.id == port.id);
-    let itself = passage.receiver.is_some_and(is_sender);
+    let itself = passage.receiver.is_some_and(|r| r.is_pod() && is_sender(r));
     may_go_on(ctx, passage, &key, &found, from).then(|| Related {
-        // Of a port that comes to itself both ends are known by others.
+        // Of a pod that comes to itself both ends are known by others.
         binding: match itself {
             true => state.binding(),
             false => state.binding_of(from),

@@ -47,6 +47,7 @@ pub(super) fn find(
     outside: &FlowKey,
 ) -> Result<Option<Led>, Reason> {
     let known = ctx.nat.binder.bindings().find(outside);
+    let known = known.or_else(|| ctx.nat.lead_kept(ctx.flows, outside, ctx.now.millis()));
     let known = known.map(|(id, inside)| (inside, id));
     let is_related = related::is_related(packet);
     if known.is_some() && (is_related || !opens(packet)) {

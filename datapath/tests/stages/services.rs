@@ -404,6 +404,60 @@ fn who_comes_from_outside_is_served_elsewhere_as_the_nodes_own() {
     });
 }
 
+/// A datagram in two fragments.
+fn in_two(packet: &V4) -> [V4; 2] {
+    let whole = packet.payload.clone();
+    let (first, rest) = whole.split_at(16);
+    [
+        V4 {
+            payload: first.to_vec(),
+            flags: 0x2000,
+            ..packet.clone()
+        },
+        V4 {
+            payload: rest.to_vec(),
+            flags: 2,
+            ..packet.clone()
+        },
+    ]
+}
+
+#[test]
+fn fragments_go_where_their_datagram_goes() {
+    everywhere(|w| {
+        // Handed on, as the node's own.
+        served(w, service(&[ELSEWHERE], &[]));
+        let asks = udp((CLIENT, 777), NODE_PORT);
+        let [first, rest] = in_two(&asks);
+        let (frame, port) = left(w.send_one(UPLINK, &from_world4(&first)));
+        let expected = udp((NODE4, port), ELSEWHERE);
+        let [head, tail] = in_two(&expected).map(hop);
+        assert_eq!(frame, to_world4(&head));
+        let out = w.send_one(UPLINK, &from_world4(&rest));
+        assert_eq!(out, sent(UPLINK, to_world4(&tail)));
+        let answers = in_two(&udp(ELSEWHERE, (NODE4, port)));
+        let expected = in_two(&udp(NODE_PORT, (CLIENT, 777))).map(hop);
+        for (answer, expected) in answers.iter().zip(expected) {
+            let out = w.send_one(UPLINK, &from_world4(answer));
+            assert_eq!(out, sent(UPLINK, to_world4(&expected)));
+        }
+        // To a pod and back.
+        served(w, service(&[(v4(2), TARGET)], &[]));
+        let asks = in_two(&udp(pod1(4000), VIP));
+        let arrives = in_two(&udp(pod1(4000), (v4(2), TARGET))).map(hop);
+        for (packet, expected) in asks.iter().zip(arrives) {
+            let out = w.send_one(1, &frame4(1, packet));
+            assert_eq!(out, sent(2, to_pod4(2, &expected)));
+        }
+        let answers = in_two(&udp((v4(2), TARGET), pod1(4000)));
+        let arrive = in_two(&udp(VIP, pod1(4000))).map(hop);
+        for (packet, expected) in answers.iter().zip(arrive) {
+            let out = w.send_one(2, &frame4(2, packet));
+            assert_eq!(out, sent(1, to_pod4(1, &expected)));
+        }
+    });
+}
+
 #[test]
 fn who_must_be_served_here_and_cannot_is_not() {
     everywhere(|w| {

@@ -90,7 +90,7 @@ pub struct WhyParty {
     pub port: Option<String>,
 }
 
-/// Where a port of the node leads.
+/// Where a port of the node, or a service, leads.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(remote = "Self", deny_unknown_fields)]
 pub struct WhyLed {
@@ -98,6 +98,9 @@ pub struct WhyLed {
     pub to: WhyParty,
     /// Its port.
     pub container_port: u16,
+    /// Name of the service. Another connection may go to another of its backends.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service: Option<String>,
 }
 
 /// What decided at one end.

@@ -20,7 +20,9 @@ pub(crate) fn why(r: &WhyResult) -> String {
     };
     let led = r.leads_to.as_ref().map(|led| {
         let (to, port) = (party(&led.to), led.container_port);
-        format!("\n  leads to {to}, port {port}")
+        let service = led.service.as_ref();
+        let of = service.map_or(String::new(), |name| format!(" (service {name})"));
+        format!("\n  leads to {to}, port {port}{of}")
     });
     format!(
         "{verdict}\n  from     {}\n  to       {}{}\n  egress   {egress}\n  route    {}\n  ingress  {ingress}\n",

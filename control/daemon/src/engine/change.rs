@@ -20,6 +20,7 @@ use super::{Engine, Transaction};
 use crate::compile::{Compiler, table_error};
 use crate::host_ports;
 use crate::kernel::KernelError;
+use crate::services;
 
 impl Engine {
     pub(super) fn apply(&mut self, params: &ApplyParams) -> Result<ApplyResult, RpcError> {
@@ -211,6 +212,7 @@ impl Engine {
             .for_each(|d| host_ports::put(&mut edit, &d.before, false));
         all.iter()
             .for_each(|d| host_ports::put(&mut edit, &d.after, true));
+        services::put(&mut edit, all.iter());
         let known = &self.neighborhood.known;
         known.amend(&mut edit, &all, self.model.state(), &self.names);
         self.policies.put(&mut edit, &self.names)?;
@@ -338,12 +340,17 @@ fn segments_before(delta: &[Difference]) -> HashMap<&str, u32> {
 /// Whether objects of a kind are in the tables by themselves; the others are what network policy is made of.
 fn is_of_tables(kind: Kind) -> bool {
     match kind {
-        Kind::Segment | Kind::Port | Kind::Neighbor | Kind::Route | Kind::Fdb | Kind::Rule => true,
+        Kind::Segment
+        | Kind::Port
+        | Kind::Neighbor
+        | Kind::Route
+        | Kind::Fdb
+        | Kind::Rule
+        | Kind::Service => true,
         Kind::Namespace
         | Kind::Pod
         | Kind::NetworkPolicy
         | Kind::ClusterNetworkPolicy
-        | Kind::Group
-        | Kind::Service => false,
+        | Kind::Group => false,
     }
 }

@@ -8,11 +8,11 @@ use std::os::fd::OwnedFd;
 
 use podswitch_api::desired::{Delta, Difference};
 use podswitch_api::limits::MAX_TUNNEL_PORTS;
-use podswitch_api::object::{Device, Object, Port, XdpMode};
+use podswitch_api::object::{Device, Object, Port, Service, XdpMode};
 use podswitch_api::{ErrorCode, Key, RpcError};
 use podswitch_datapath::port::Wire;
 use podswitch_datapath::port::xdp::MAX_CHUNK_MTU;
-use podswitch_datapath::port::xdp::{MAX_OVERLAY_PORTS, XdpHandle};
+use podswitch_datapath::port::xdp::{HostPort, MAX_OVERLAY_PORTS, XdpHandle};
 use podswitch_datapath::switch::{self, PortSpec, SwitchError};
 use podswitch_datapath::{PortId, WorkerId};
 use podswitch_state::store::OwnedInterface;
@@ -24,6 +24,7 @@ use super::ports::{kernel_error, switch_error};
 use crate::host_ports;
 use crate::kernel::nic::Facts;
 use crate::kernel::{Attached, Kernel, nic};
+use crate::services;
 
 const _: () = assert!(MAX_TUNNEL_PORTS == MAX_OVERLAY_PORTS);
 
@@ -112,8 +113,9 @@ impl Engine {
             mode: *mode,
             tap: tap_index,
             vlan: *vlan,
-            pods: self.of_ports(port.vrf, pod_addresses),
-            host_ports: self.of_ports(port.vrf, host_ports::of_port),
+            pods: self.of_all(port.vrf, pod_addresses),
+            services: self.of_all(port.vrf, service_addresses),
+            host_ports: self.of_all(port.vrf, led_ports),
             overlay_ports: self.overlay_ports(),
             reserved,
         };
@@ -129,12 +131,13 @@ impl Engine {
         Ok((Attached::Nic(Box::new(attached)), added.xdp))
     }
 
-    /// The ports that a NIC is to keep for masqueraded connections.
+    /// The ports that a NIC is to keep for connections that leave as the node's own: pods' where it masquerades them, and those to services that the
+    /// node hands on.
     fn ports_to_reserve(&self, masquerade: bool) -> Result<Option<RangeInclusive<u16>>, RpcError> {
-        if !masquerade {
-            return Ok(None);
-        }
         let Some(ports) = self.config.masquerade.ports else {
+            if !masquerade {
+                return Ok(None);
+            }
             let what = "no ports are reserved for masquerading";
             return Err(RpcError::new(ErrorCode::Refused, what)
                 .field("device.masquerade")
@@ -152,10 +155,13 @@ impl Engine {
         all.into_iter().collect()
     }
 
-    /// What all ports in a VRF have.
-    fn of_ports<T: Ord>(&self, vrf: u32, has: fn(&Port) -> BTreeSet<T>) -> BTreeSet<T> {
-        let ports = self.model.state().ports.values();
-        ports.filter(|p| p.vrf == vrf).flat_map(has).collect()
+    /// What all ports and services in a VRF have.
+    fn of_all<T: Ord>(&self, vrf: u32, has: fn(Has<'_>) -> BTreeSet<T>) -> BTreeSet<T> {
+        let state = self.model.state();
+        let ports = state.ports.values().map(Has::Port);
+        let services = state.services.values().map(Has::Service);
+        let all = ports.chain(services);
+        all.filter(|one| one.vrf() == vrf).flat_map(has).collect()
     }
 
     /// Tells the programs of NICs which addresses, and ports of the node, have come to be pods' or are no longer, once the tables say the same.
@@ -168,16 +174,16 @@ impl Engine {
                 continue;
             };
             let (gone, come) = changed(delta, port.vrf, pod_addresses);
-            let told = nic.remove_pods(gone).and_then(|()| nic.add_pods(come));
-            if let Err(e) = told {
+            if let Err(e) = nic.change_pods(gone, come) {
                 warn!(port = name, error = %e, "the NIC's program does not know every pod's address");
             }
-            let (gone, come) = changed(delta, port.vrf, host_ports::of_port);
-            let told = nic
-                .remove_host_ports(gone)
-                .and_then(|()| nic.add_host_ports(come));
-            if let Err(e) = told {
-                warn!(port = name, error = %e, "the NIC's program does not know every port of the node that leads to a pod");
+            let (gone, come) = changed(delta, port.vrf, service_addresses);
+            if let Err(e) = nic.change_services(gone, come) {
+                warn!(port = name, error = %e, "the NIC's program does not know every service's address");
+            }
+            let (gone, come) = changed(delta, port.vrf, led_ports);
+            if let Err(e) = nic.change_host_ports(gone, come) {
+                warn!(port = name, error = %e, "the NIC's program does not know every port of the node that leads to a pod or a service");
             }
             if let Err(e) = nic.set_overlay_ports(tables.tunnel_ports()) {
                 warn!(port = name, error = %e, "the NIC's program does not know every tunnel");
@@ -297,23 +303,64 @@ fn nic_device(
     }
 }
 
-/// Addresses whose packets are the switch's: those of routed ports. The node's port has the host's.
-fn pod_addresses(port: &Port) -> BTreeSet<IpAddr> {
-    match port.is_node() {
-        true => BTreeSet::new(),
-        false => port.addresses.iter().copied().collect(),
+/// What a NIC's program is to know of.
+#[derive(Clone, Copy)]
+enum Has<'a> {
+    Port(&'a Port),
+    Service(&'a Service),
+}
+
+impl<'a> Has<'a> {
+    fn of(object: &'a Object) -> Option<Has<'a>> {
+        match object {
+            Object::Port(port) => Some(Has::Port(port)),
+            Object::Service(service) => Some(Has::Service(service)),
+            _ => None,
+        }
+    }
+
+    fn vrf(self) -> u32 {
+        match self {
+            Has::Port(port) => port.vrf,
+            Has::Service(_) => 0,
+        }
     }
 }
 
-/// What of ports in a VRF is gone after a change, and what has come: what moved from one port to another is neither gone nor lost.
+/// Addresses whose packets are the switch's: those of routed ports. The node's port has the host's.
+fn pod_addresses(has: Has<'_>) -> BTreeSet<IpAddr> {
+    match has {
+        Has::Port(port) if !port.is_node() => port.addresses.iter().copied().collect(),
+        _ => BTreeSet::new(),
+    }
+}
+
+/// Addresses of which some ports are the switch's, as of the node's own.
+fn service_addresses(has: Has<'_>) -> BTreeSet<IpAddr> {
+    match has {
+        Has::Port(_) => BTreeSet::new(),
+        Has::Service(service) => services::external_addresses(service),
+    }
+}
+
+/// Ports of such addresses that are the switch's.
+fn led_ports(has: Has<'_>) -> BTreeSet<HostPort> {
+    match has {
+        Has::Port(port) => host_ports::of_port(port),
+        Has::Service(service) => services::host_ports(service),
+    }
+}
+
+/// What of ports and services in a VRF is gone after a change, and what has come: what moved from one to another is neither gone nor lost.
 fn changed<T: Ord>(
     delta: &Delta,
     vrf: u32,
-    has: fn(&Port) -> BTreeSet<T>,
+    has: fn(Has<'_>) -> BTreeSet<T>,
 ) -> (BTreeSet<T>, BTreeSet<T>) {
-    let of = |object: &Option<Object>| match object {
-        Some(Object::Port(port)) if port.vrf == vrf => has(port),
-        _ => BTreeSet::new(),
+    let of = |object: &Option<Object>| {
+        let one = object.as_ref().and_then(Has::of);
+        one.filter(|one| one.vrf() == vrf)
+            .map_or(BTreeSet::new(), has)
     };
     let all = delta.differences.iter();
     let mut gone: BTreeSet<T> = all.clone().flat_map(|d| of(&d.before)).collect();

@@ -60,6 +60,7 @@ impl Engine {
             leads_to: explained.led_to.map(|led| WhyLed {
                 to: self.party(tables, vrf, to_ip(&led.address)),
                 container_port: led.port,
+                service: explained.service.map(str::to_owned),
             }),
             egress: explained.egress.map(|s| judge(s, Direction::Egress)),
             route: match explained.route {

@@ -96,7 +96,9 @@ pub struct Wanted {
     pub vlan: Option<u16>,
     /// Addresses whose packets are the switch's, and for which it answers ARP and neighbor solicitations.
     pub pods: BTreeSet<IpAddr>,
-    /// Ports of the node's addresses that lead to pods.
+    /// Addresses of services, of which some ports are the switch's.
+    pub services: BTreeSet<IpAddr>,
+    /// Ports of those and of the node's addresses that lead to pods and services.
     pub host_ports: BTreeSet<HostPort>,
     /// UDP ports of tunnels that end at the node's addresses.
     pub overlay_ports: Vec<u16>,
@@ -116,6 +118,7 @@ pub struct Attached {
     queues: u32,
     steering: NicSteering,
     pods: BTreeSet<IpAddr>,
+    services: BTreeSet<IpAddr>,
     host_ports: BTreeSet<HostPort>,
     node: BTreeSet<IpAddr>,
     overlay_ports: Vec<u16>,
@@ -268,6 +271,7 @@ impl Kernel {
             queues: found.queues,
             steering,
             pods: BTreeSet::new(),
+            services: BTreeSet::new(),
             host_ports: BTreeSet::new(),
             node: BTreeSet::new(),
             overlay_ports: Vec::new(),
@@ -276,8 +280,9 @@ impl Kernel {
         attached.follow(&found.facts)?;
         attached.set_overlay_ports(&wanted.overlay_ports)?;
         attached.steering.set_reserved(wanted.reserved.as_slice())?;
-        attached.add_pods(wanted.pods)?;
-        attached.add_host_ports(wanted.host_ports)?;
+        attached.change_pods(BTreeSet::new(), wanted.pods)?;
+        attached.change_services(BTreeSet::new(), wanted.services)?;
+        attached.change_host_ports(BTreeSet::new(), wanted.host_ports)?;
         let filter = tc::filtered(&mut socket, link.index)?;
         if let Some(id) = link.xdp.first().map(|(_, id)| id).or(filter) {
             // What was missed while no daemon ran is not forgotten, but for the moment up to the replacement.
@@ -409,73 +414,55 @@ impl Attached {
         Ok(())
     }
 
-    /// Packets to these addresses are the switch's from now on.
+    /// Packets to the addresses in `gone` are the host's from now on, those to the ones in `come` the switch's.
     ///
     /// # Errors
     /// As [`Attached::follow`].
-    pub fn add_pods(
+    pub fn change_pods(
         &mut self,
-        addresses: impl IntoIterator<Item = IpAddr>,
+        gone: BTreeSet<IpAddr>,
+        come: BTreeSet<IpAddr>,
     ) -> Result<(), KernelError> {
-        for address in addresses {
-            if self.pods.insert(address) {
-                self.tell(address)?;
+        let mut changed = change(&mut self.pods, gone, come).into_iter();
+        changed.try_for_each(|address| self.tell(address))
+    }
+
+    /// The same of addresses of which only some ports are the switch's.
+    ///
+    /// # Errors
+    /// As [`Attached::follow`].
+    pub fn change_services(
+        &mut self,
+        gone: BTreeSet<IpAddr>,
+        come: BTreeSet<IpAddr>,
+    ) -> Result<(), KernelError> {
+        let mut changed = change(&mut self.services, gone, come).into_iter();
+        changed.try_for_each(|address| self.tell(address))
+    }
+
+    /// The same of those ports, and of the node's addresses'.
+    ///
+    /// # Errors
+    /// As [`Attached::follow`].
+    pub fn change_host_ports(
+        &mut self,
+        gone: BTreeSet<HostPort>,
+        come: BTreeSet<HostPort>,
+    ) -> Result<(), KernelError> {
+        for port in change(&mut self.host_ports, gone, come) {
+            match self.host_ports.contains(&port) {
+                true => self.steering.set_host_port(&port)?,
+                false => drop(self.steering.remove_host_port(&port)?),
             }
         }
         Ok(())
     }
 
-    /// Packets to these addresses are the host's from now on.
-    ///
-    /// # Errors
-    /// As [`Attached::follow`].
-    pub fn remove_pods(
-        &mut self,
-        addresses: impl IntoIterator<Item = IpAddr>,
-    ) -> Result<(), KernelError> {
-        for address in addresses {
-            if self.pods.remove(&address) {
-                self.tell(address)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Packets to these ports of the node's addresses are the switch's from now on.
-    ///
-    /// # Errors
-    /// As [`Attached::follow`].
-    pub fn add_host_ports(
-        &mut self,
-        ports: impl IntoIterator<Item = HostPort>,
-    ) -> Result<(), KernelError> {
-        for port in ports {
-            if self.host_ports.insert(port) {
-                self.steering.set_host_port(&port)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Packets to these ports of the node's addresses are the host's from now on.
-    ///
-    /// # Errors
-    /// As [`Attached::follow`].
-    pub fn remove_host_ports(
-        &mut self,
-        ports: impl IntoIterator<Item = HostPort>,
-    ) -> Result<(), KernelError> {
-        for port in ports {
-            if self.host_ports.remove(&port) {
-                self.steering.remove_host_port(&port)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Tells the program what an address is. One that is a pod's as well stays the node's, or the host would not be reached by it.
+    /// Tells the program what an address is. One that is a pod's as well stays the node's, or the host would not be reached by it. Of a service's
+    /// address only some ports are the switch's, as of the node's own.
     fn tell(&mut self, address: IpAddr) -> Result<(), KernelError> {
-        match (self.node.contains(&address), self.pods.contains(&address)) {
+        let node = self.node.contains(&address) || self.services.contains(&address);
+        match (node, self.pods.contains(&address)) {
             (true, _) => self.steering.set_address(address, Roles::NODE)?,
             (false, true) => {
                 let roles = Roles::POD.and(Roles::PROXY);
@@ -485,6 +472,14 @@ impl Attached {
         }
         Ok(())
     }
+}
+
+/// Takes some out of a set and puts others in; what is not as it was before.
+fn change<T: Ord + Copy>(set: &mut BTreeSet<T>, gone: BTreeSet<T>, come: BTreeSet<T>) -> Vec<T> {
+    let gone = gone.into_iter().filter(|one| set.remove(one));
+    let mut changed: Vec<T> = gone.collect();
+    changed.extend(come.into_iter().filter(|one| set.insert(*one)));
+    changed
 }
 
 /// The addresses of the node on an interface, in the order of the kernel,

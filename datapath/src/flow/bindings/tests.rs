@@ -251,7 +251,7 @@ fn begin_led(b: &mut Bench, backend: Endpoint, other: Option<BindingId>) -> Bind
 
 #[test]
 fn a_client_is_led_to_one_backend_at_a_time() {
-    let mut b = Bench::new(1..=0);
+    let mut b = Bench::new(RangeInclusive::new(1, 0));
     let (outside, backend) = led();
     let id = begin_led(&mut b, backend, None);
     assert_eq!(b.bindings().find(&outside), Some((id, backend)));
@@ -297,7 +297,7 @@ fn both_ends_of_a_connection_can_be_bound() {
 
 #[test]
 fn what_was_led_of_late_makes_no_room() {
-    let mut b = Bench::new(1..=0);
+    let mut b = Bench::new(RangeInclusive::new(1, 0));
     let backend = led().1;
     let all: Vec<_> = (0..FRESH as u16).map(|n| key(3, n, 1)).collect();
     for outside in &all {
