@@ -11,7 +11,7 @@ mod relations;
 mod services;
 mod state;
 
-pub use check::{Bounds, check_object};
+pub use check::{Bounds, check_object, check_service_address};
 pub use delta::{Delta, Difference};
 pub use model::{Applied, Model};
 pub use query::{Page, Query};

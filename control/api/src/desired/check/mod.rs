@@ -10,6 +10,8 @@ mod segment;
 mod service;
 mod value;
 
+pub use service::check_service_address;
+
 use std::fmt::Display;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 

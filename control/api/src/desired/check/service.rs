@@ -93,8 +93,11 @@ fn backends(field: &str, all: &[Backend], v4: bool) -> Result<(), RpcError> {
     Ok(())
 }
 
-/// The address of a host that is not next door alone, of the service's family.
-fn host(field: &str, address: IpAddr, v4: bool) -> Result<(), RpcError> {
+/// Judges an address of a service, or of who serves it, by itself: it is a host's, and known beyond a link.
+///
+/// # Errors
+/// `refused`, with the field, the address and what it is instead.
+pub fn check_service_address(field: &str, address: IpAddr) -> Result<(), RpcError> {
     host_address(field, address)?;
     let link_local = match address {
         IpAddr::V4(a) => a.is_link_local(),
@@ -104,6 +107,11 @@ fn host(field: &str, address: IpAddr, v4: bool) -> Result<(), RpcError> {
         let hint = "give an address that is known beyond a link";
         return Err(refuse(field, address, "link-local", hint));
     }
+    Ok(())
+}
+
+fn host(field: &str, address: IpAddr, v4: bool) -> Result<(), RpcError> {
+    check_service_address(field, address)?;
     family(field, address, v4)
 }
 
