@@ -29,7 +29,7 @@ pub(crate) type Result<T = ()> = std::result::Result<T, Failure>;
 pub(crate) const HELP: &str = "\
 Exit codes:
   0  done
-  1  refused by the daemon, not found, not healthy, a connection that may not begin (why), or something was left behind;
+  1  refused by the daemon, not found, not healthy (health, doctor), a connection that may not begin (why), or something was left behind;
      nothing was changed by a refusal
   2  the command line, or a file it names, makes no sense
   3  the daemon cannot be reached or does not answer";

@@ -12,6 +12,7 @@
 
 mod args;
 mod command;
+mod doctor;
 mod exit;
 mod input;
 mod output;

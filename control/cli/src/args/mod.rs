@@ -95,6 +95,8 @@ pub(crate) enum Command {
     Version,
     /// Says whether everything works; exits with 1 when it does not
     Health,
+    /// Looks for what keeps podswitch from working on this machine, before it is installed and afterwards; exits with 1 when there is something
+    Doctor(DoctorArgs),
     /// Accounts for every chunk of packet memory; exits with 1 when one is missing
     Audit,
     /// Takes apart everything podswitch made on this node, with the daemon running or not
@@ -240,6 +242,22 @@ impl From<KindArg> for Kind {
             KindArg::Service => Kind::Service,
         }
     }
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct DoctorArgs {
+    /// What is not installed is an error; without it, only if something of podswitch is there already
+    #[arg(long)]
+    pub(crate) installed: bool,
+    /// Folder of the runtime's network configurations
+    #[arg(long, value_name = "DIRECTORY", default_value = "/etc/cni/net.d", value_hint = clap::ValueHint::DirPath)]
+    pub(crate) cni_conf_dir: PathBuf,
+    /// Folder of CNI plugins
+    #[arg(long, value_name = "DIRECTORY", default_value = "/opt/cni/bin", value_hint = clap::ValueHint::DirPath)]
+    pub(crate) cni_bin_dir: PathBuf,
+    /// Look at files below this folder, and at nothing else
+    #[arg(long, value_name = "DIRECTORY", default_value = "/", hide = true)]
+    pub(crate) root: PathBuf,
 }
 
 #[derive(Debug, ClapArgs)]

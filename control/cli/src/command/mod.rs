@@ -33,6 +33,18 @@ pub(crate) struct Context {
 }
 
 impl Context {
+    pub(crate) fn socket(&self) -> &std::path::Path {
+        &self.socket
+    }
+
+    pub(crate) fn output(&self) -> Format {
+        self.output
+    }
+
+    pub(crate) fn timeout(&self) -> Duration {
+        self.timeout
+    }
+
     fn client(&self) -> Result<Client> {
         Ok(Client::connect_timeout(&self.socket, self.timeout)?)
     }
@@ -62,6 +74,7 @@ pub(crate) fn run(args: Args) -> Result {
         Command::Apply(a) => apply(&context, &a),
         Command::Version => version(&context),
         Command::Health => health(&context),
+        Command::Doctor(a) => crate::doctor::doctor(&context, a),
         Command::Audit => audit(&context),
         Command::Teardown(a) => teardown(&context, &a),
         Command::Completions { shell } => generate::completions(shell),

@@ -8,7 +8,7 @@ use crate::common::{Daemon, ctl};
 const KINDS: [&str; 8] = [
     "port", "fdb", "route", "neighbor", "segment", "rule", "group", "service",
 ];
-const OTHERS: [&str; 12] = [
+const OTHERS: [&str; 13] = [
     "stats",
     "events",
     "why",
@@ -17,6 +17,7 @@ const OTHERS: [&str; 12] = [
     "policy",
     "version",
     "health",
+    "doctor",
     "audit",
     "teardown",
     "completions",

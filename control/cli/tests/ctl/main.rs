@@ -4,5 +4,6 @@
 
 mod commands;
 mod common;
+mod doctor;
 mod generated;
 mod policy;
