@@ -1,0 +1,261 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Reads one kind of the API: lists it, watches it, and begins again whenever that breaks.
+
+use std::hash::{BuildHasher, RandomState};
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures::StreamExt;
+use kube::runtime::watcher::{self, Event, watcher};
+use kube::{Api, Client};
+use tokio::sync::mpsc::Sender;
+
+use crate::core::{Input, Source};
+use crate::metrics::Metrics;
+use crate::slim::{Slim, identity};
+
+/// Objects of a page of a list.
+const PAGE: u32 = 500;
+/// Shortest and longest pause after an error.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// How long a server must have said that it does not know a kind before its objects count as gone: one that starts may say so, too.
+const ABSENT_AFTER: Duration = Duration::from_secs(60);
+
+/// A pause that doubles with each error.
+#[derive(Debug)]
+pub(crate) struct Backoff(Duration);
+
+impl Backoff {
+    pub(crate) fn new() -> Backoff {
+        Backoff(FIRST_PAUSE)
+    }
+
+    pub(crate) fn reset(&mut self) {
+        self.0 = FIRST_PAUSE;
+    }
+
+    /// The next pause: between half and all of it, so that not all agents of a cluster come back at once.
+    pub(crate) fn pause(&mut self) -> Duration {
+        let pause = self.0;
+        self.0 = (pause * 2).min(LONGEST_PAUSE);
+        let chance = RandomState::new().hash_one(0) % 1024;
+        pause / 2 + pause.mul_f64(chance as f64 / 2048.0)
+    }
+}
+
+/// What an error asks for.
+enum Next {
+    /// The watcher goes on by itself.
+    GoOn,
+    /// A new list is needed.
+    Restart,
+    /// The server does not stream lists: ask for pages, at once.
+    Pages,
+}
+
+/// Reads a kind for as long as somebody listens.
+pub async fn watch<K: Slim>(client: Client, inputs: Sender<Input>, metrics: Arc<Metrics>) {
+    let mut reader = Reader {
+        source: K::SOURCE,
+        inputs,
+        metrics,
+        backoff: Backoff::new(),
+        streaming: true,
+        away: false,
+        absent: None,
+        said: None,
+    };
+    let api: Api<K> = Api::all(client);
+    while !reader.inputs.is_closed() {
+        reader.read(&api).await;
+    }
+}
+
+struct Reader {
+    source: Source,
+    inputs: Sender<Input>,
+    metrics: Arc<Metrics>,
+    backoff: Backoff,
+    /// Lists are asked for as streams; not once a server has refused that.
+    streaming: bool,
+    /// The kind is none of the agent's business, and the core knows.
+    away: bool,
+    /// Since when the server does not know the kind.
+    absent: Option<Instant>,
+    /// The code of the error that was last said in the log.
+    said: Option<u16>,
+}
+
+impl Reader {
+    /// Reads from a new list on, until another one is needed.
+    async fn read<K: Slim>(&mut self, api: &Api<K>) {
+        let config = match self.streaming {
+            true => watcher::Config::default().streaming_lists(),
+            false => watcher::Config::default().page_size(PAGE),
+        };
+        let mut stream = pin!(watcher(api.clone(), config));
+        let mut listing = true;
+        while let Some(event) = stream.next().await {
+            match event {
+                Ok(event) => {
+                    match event {
+                        Event::Init => listing = true,
+                        Event::InitDone => listing = false,
+                        _ => {}
+                    }
+                    if !self.event(event).await {
+                        return;
+                    }
+                }
+                Err(error) => match self.error(&error, listing).await {
+                    Next::GoOn => {}
+                    Next::Restart => return,
+                    Next::Pages => {
+                        tracing::debug!(kind = self.source.kind(), %error, "lists are read in pages");
+                        self.streaming = false;
+                        return;
+                    }
+                },
+            }
+        }
+    }
+
+    /// Tells the core; false when nobody listens any more.
+    async fn event<K: Slim>(&mut self, event: Event<K>) -> bool {
+        let source = self.source;
+        let (what, input) = match event {
+            Event::Init => ("init", Input::Begin(source)),
+            Event::InitApply(object) => ("list", Input::Item(source, object.seen())),
+            Event::InitDone => ("listed", Input::End(source)),
+            Event::Apply(object) => ("apply", Input::Apply(source, object.seen())),
+            Event::Delete(object) => ("delete", Input::Delete(source, identity(object.meta()))),
+        };
+        // That a list is asked for does not say that it is given.
+        if what != "init" {
+            self.works();
+        }
+        self.metrics.event(source, what);
+        self.inputs.send(input).await.is_ok()
+    }
+
+    fn works(&mut self) {
+        self.backoff.reset();
+        (self.away, self.absent) = (false, None);
+        self.metrics.connected(self.source, true);
+        if self.said.take().is_some() {
+            tracing::info!(kind = self.source.kind(), "is read again");
+        }
+    }
+
+    async fn error(&mut self, error: &watcher::Error, listing: bool) -> Next {
+        let code = code(error);
+        if self.streaming && listing && refuses_streams(error) {
+            return Next::Pages;
+        }
+        self.metrics.connected(self.source, false);
+        self.metrics.api_error(self.source, code);
+        if self.said.replace(code) != Some(code) {
+            self.say(error, code);
+        }
+        let asked = retry_after(error);
+        match code {
+            403 => self.go_away().await,
+            404 => self.is_absent().await,
+            _ => {}
+        }
+        let pause = self.backoff.pause().max(asked.unwrap_or_default());
+        tokio::time::sleep(pause).await;
+        match code {
+            403 | 404 | 410 => Next::Restart,
+            _ => Next::GoOn,
+        }
+    }
+
+    fn say(&self, error: &watcher::Error, code: u16) {
+        let kind = self.source.kind();
+        match code {
+            403 => tracing::error!(
+                kind,
+                %error,
+                "may not be read: podswitchd keeps what it has of it; correct the agent's ClusterRole"
+            ),
+            404 => tracing::info!(
+                kind,
+                "is not known to the API server; looked for again from time to time"
+            ),
+            410 => tracing::info!(
+                kind,
+                "is listed anew: the server has forgotten what was before"
+            ),
+            _ => tracing::warn!(kind, code, %error, "cannot be read; the last state holds"),
+        }
+    }
+
+    async fn go_away(&mut self) {
+        if !std::mem::replace(&mut self.away, true) {
+            // Nobody listens only when the agent ends.
+            let _ = self.inputs.send(Input::Away(self.source)).await;
+        }
+    }
+
+    /// What the server does not know for long enough is not there.
+    async fn is_absent(&mut self) {
+        let since = *self.absent.get_or_insert_with(Instant::now);
+        match since.elapsed() < ABSENT_AFTER {
+            true => self.go_away().await,
+            false if self.away => {
+                for input in [Input::Begin(self.source), Input::End(self.source)] {
+                    let _ = self.inputs.send(input).await;
+                }
+                self.away = false;
+            }
+            false => {}
+        }
+    }
+}
+
+/// The status that the server answered with.
+fn status(error: &watcher::Error) -> Option<&kube::core::Status> {
+    match error {
+        watcher::Error::InitialListFailed(kube::Error::Api(status))
+        | watcher::Error::WatchStartFailed(kube::Error::Api(status))
+        | watcher::Error::WatchFailed(kube::Error::Api(status))
+        | watcher::Error::WatchError(status) => Some(status),
+        _ => None,
+    }
+}
+
+/// HTTP's code; 0 where there was no answer.
+fn code(error: &watcher::Error) -> u16 {
+    status(error).map_or(0, |s| s.code)
+}
+
+/// Servers without streamed lists answer with 400 or 422, those whose etcd cannot with an event of code 500 (Kubernetes API concepts,
+/// streaming lists).
+fn refuses_streams(error: &watcher::Error) -> bool {
+    matches!(code(error), 400 | 422 | 500)
+}
+
+/// The pause that the server asks for.
+fn retry_after(error: &watcher::Error) -> Option<Duration> {
+    let details = status(error)?.details.as_ref()?;
+    let seconds = u64::from(details.retry_after_seconds);
+    (seconds > 0).then(|| Duration::from_secs(seconds).min(LONGEST_PAUSE))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_grow_and_have_an_end() {
+        let mut backoff = Backoff::new();
+        let pauses: Vec<Duration> = (0..20).map(|_| backoff.pause()).collect();
+        assert!(pauses[0] >= FIRST_PAUSE / 2 && pauses[0] <= FIRST_PAUSE);
+        assert!(pauses[19] >= LONGEST_PAUSE / 2 && pauses[19] <= LONGEST_PAUSE);
+        backoff.reset();
+        assert!(backoff.pause() <= FIRST_PAUSE);
+    }
+}
