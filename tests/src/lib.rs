@@ -8,6 +8,8 @@
 //! The programs under test are `target/release/*`, or those in the folder that `PODSWITCH_BIN_DIR` names.
 #![forbid(unsafe_code)]
 
+pub mod agent;
+pub mod api_server;
 pub mod cgroup;
 pub mod cluster;
 pub mod cni;

@@ -1,0 +1,654 @@
+// SPDX-License-Identifier: Apache-2.0
+//! podswitch-agent, as a process, between a Kubernetes API server that answers as a real one did and the real podswitchd: the daemon has what the cluster
+//! says, whatever fails on the way, and keeps it while nobody says anything.
+
+use podswitch_tests::agent::{Agent, attached, cleanup, namespace, network_policy, pod};
+use podswitch_tests::api_server::{ApiServer, Of, RECORDED, recorded, recorded_list};
+use podswitch_tests::objects::set;
+use podswitch_tests::traffic::{ping, ping_once};
+use podswitch_tests::{HUNG, Node, NodeConfig, Pod, eventually};
+use serde_json::{Value, json};
+
+/// Kinds of the daemon's that come of the cluster's.
+const KINDS: [&str; 4] = [
+    "namespace",
+    "pod",
+    "network_policy",
+    "cluster_network_policy",
+];
+/// Kinds that are watched.
+const WATCHED: [&str; 7] = [
+    "nodes",
+    "namespaces",
+    "pods",
+    "services",
+    "endpointslices",
+    "networkpolicies",
+    "clusternetworkpolicies",
+];
+
+/// A node whose pods are closed until they are described, a cluster's API, and the agent between them.
+struct Scene {
+    // Declared, so dropped, in this order.
+    agent: Option<Agent>,
+    server: ApiServer,
+    node: Node,
+}
+
+impl Scene {
+    /// An agent that is not started yet.
+    fn new() -> Scene {
+        let node = Node::new(NodeConfig {
+            daemon: "[policy]\nexpect = true\n".to_owned(),
+            ..NodeConfig::default()
+        });
+        let server = ApiServer::start(node.netns());
+        server.set("namespaces", namespace("shop"));
+        Scene {
+            agent: None,
+            server,
+            node,
+        }
+    }
+
+    /// One that is ready.
+    fn started() -> Scene {
+        let mut scene = Scene::new();
+        scene.start("");
+        scene
+    }
+
+    fn start(&mut self, more: &str) {
+        self.agent = Some(Agent::start(&self.node, &self.server, more));
+        self.agent().ready();
+    }
+
+    fn agent(&self) -> &Agent {
+        self.agent.as_ref().expect("the agent runs")
+    }
+
+    /// The daemon's object of a pod of namespace `shop`.
+    fn pod(&self, name: &str) -> Option<Value> {
+        let filter = json!({"namespace": "shop", "name": name});
+        let mut found = self.node.get("pod", &filter);
+        found.pop().map(|entry| entry["object"].clone())
+    }
+
+    /// Waits until the daemon has a pod with this address.
+    #[track_caller]
+    fn has(&self, name: &str, address: &str) {
+        eventually(&format!("{name} has {address}"), HUNG, || {
+            let pod = self.pod(name)?;
+            let addresses = pod["addresses"].as_array()?;
+            addresses.contains(&json!(address)).then_some(())
+        });
+    }
+
+    /// A pod comes, and the daemon hears of it.
+    #[track_caller]
+    fn follows(&self, name: &str, number: u8) {
+        let address = format!("10.244.9.{number}");
+        let object = pod(
+            &format!("shop/{name}"),
+            std::slice::from_ref(&address),
+            &json!({}),
+            0,
+        );
+        self.server.set("pods", object);
+        self.has(name, &address);
+    }
+
+    /// Two pods of this node, attached and described.
+    fn two_pods(&self) -> [Pod; 2] {
+        ["web", "client"].map(|name| {
+            let name = format!("shop/{name}");
+            let pod = self.node.undescribed_pod(&name);
+            let labels = json!({"app": name.rsplit('/').next()});
+            self.server.set("pods", attached(&name, &pod, &labels));
+            pod
+        })
+    }
+}
+
+/// What a node's daemon has of a cluster, by kind.
+fn described(node: &Node) -> Vec<Vec<Value>> {
+    let of = |kind: &&str| -> Vec<Value> {
+        let all = node.get(kind, &json!({}));
+        all.into_iter()
+            .map(|entry| entry["object"].clone())
+            .collect()
+    };
+    KINDS.iter().map(of).collect()
+}
+
+/// What `podswitchctl policy apply` makes of the recorded lists whose names end with `suffix`.
+fn by_hand(suffix: &str) -> Vec<Vec<Value>> {
+    let node = Node::new(NodeConfig::default());
+    for plural in ["namespaces", "pods", "networkpolicies"] {
+        let list = recorded_list(&format!("{plural}{suffix}"));
+        if list["items"]
+            .as_array()
+            .is_some_and(|items| !items.is_empty())
+        {
+            let ended = node
+                .ctl()
+                .run_with(&["policy", "apply", "-f", "-"], list.to_string().as_bytes());
+            ended.success("policy apply");
+        }
+    }
+    described(&node)
+}
+
+/// Whether two addresses of a pod answer another.
+fn reach(from: &Pod, to: &Pod) {
+    ping(&from.netns, to.v4());
+    ping(&from.netns, to.v6());
+}
+
+#[track_caller]
+fn is_cut(from: &Pod, to: &Pod) {
+    for address in [to.v4(), to.v6()] {
+        eventually(&format!("{address} is cut off"), HUNG, || {
+            (!ping_once(&from.netns, address, 56, 1)).then_some(())
+        });
+    }
+}
+
+#[test]
+fn the_recorded_cluster() {
+    let node = Node::new(NodeConfig::default());
+    let server = ApiServer::with_recorded(node.netns(), "-before");
+    // An object that the cluster does not have, and one that is none of the cluster's.
+    node.apply(&[
+        set(json!({"kind": "namespace", "name": "gone"})),
+        set(json!({"kind": "route", "prefix": "10.9.0.0/16", "type": "blackhole"})),
+    ]);
+    let agent = Agent::start(&node, &server, "");
+    agent.ready();
+    assert_eq!(described(&node), by_hand("-before"));
+    assert_eq!(
+        node.get("route", &json!({})).len(),
+        1,
+        "routes are not the agent's here"
+    );
+    // Everything that happened, in the order of the versions.
+    let mut lines: Vec<(u64, &str, String)> = Vec::new();
+    for plural in RECORDED {
+        for line in recorded(&format!("watch/{plural}.jsonl")).lines() {
+            let event: Value = serde_json::from_str(line).expect("an event");
+            let version = event["object"]["metadata"]["resourceVersion"].as_str();
+            let version = version.and_then(|v| v.parse().ok()).expect("a version");
+            lines.push((version, plural, line.to_owned()));
+        }
+    }
+    lines.sort();
+    let scenario = 816;
+    for (_, plural, line) in lines.iter().filter(|(version, ..)| *version <= scenario) {
+        server.replay(plural, line);
+    }
+    let expected = by_hand("");
+    eventually("the daemon has the scenario", HUNG, || {
+        (described(&node) == expected).then_some(())
+    });
+    for (_, plural, line) in lines
+        .iter()
+        .filter(|(version, ..)| *version > scenario && *version <= 933)
+    {
+        server.replay(plural, line);
+    }
+    let expected = by_hand("-after");
+    eventually("the daemon has what is left", HUNG, || {
+        (described(&node) == expected).then_some(())
+    });
+    for kind in ["Pod", "NetworkPolicy"] {
+        let line = format!("podswitch_agent_events_total{{kind=\"{kind}\",type=\"apply\"}}");
+        assert!(agent.metric(&line).is_some_and(|n| n > 0.0), "{line}");
+    }
+    agent.terminate();
+    assert_eq!(
+        described(&node),
+        expected,
+        "an agent that ends takes nothing away"
+    );
+}
+
+#[test]
+fn a_policy_is_in_force_as_soon_as_the_cluster_has_it() {
+    let scene = Scene::started();
+    let [web, client] = scene.two_pods();
+    reach(&client, &web);
+    let spec = json!({"podSelector": {"matchLabels": {"app": "web"}}, "policyTypes": ["Ingress"]});
+    scene
+        .server
+        .set("networkpolicies", network_policy("shop/closed", &spec));
+    is_cut(&client, &web);
+    let mut open = spec.clone();
+    open["ingress"] = json!([{"from": [{"podSelector": {"matchLabels": {"app": "client"}}}]}]);
+    scene
+        .server
+        .set("networkpolicies", network_policy("shop/closed", &open));
+    reach(&client, &web);
+    // The client is somebody else now.
+    scene.server.set(
+        "pods",
+        attached("shop/client", &client, &json!({"app": "other"})),
+    );
+    is_cut(&client, &web);
+    scene.server.delete("networkpolicies", "shop", "closed");
+    reach(&client, &web);
+}
+
+#[test]
+fn lists_come_in_pages_where_streams_are_refused() {
+    let mut scene = Scene::new();
+    for n in 0..1200u32 {
+        let address = format!("10.{}.{}.{}", 100, n / 250, n % 250 + 1);
+        let object = pod(&format!("shop/p{n}"), &[address], &json!({}), 0);
+        scene.server.set("pods", object);
+    }
+    scene.start("");
+    assert!(scene.pod("p1199").is_some());
+    let requests = scene.server.requests();
+    let of_pods = |word: &str| {
+        requests
+            .iter()
+            .filter(|r| r.contains("/pods?") && r.contains(word))
+            .count()
+    };
+    assert_eq!(of_pods("sendInitialEvents"), 1, "it is asked for once");
+    assert_eq!(of_pods("continue="), 2);
+    // With a server that streams, nothing is listed.
+    let node = Node::new(NodeConfig::default());
+    let server = ApiServer::with_recorded(node.netns(), "");
+    server.stream_lists();
+    Agent::start(&node, &server, "").ready();
+    assert_eq!(described(&node), by_hand(""));
+    assert!(!server.requests().iter().any(|r| r.contains("limit=")));
+}
+
+#[test]
+fn a_compacted_version_is_listed_anew() {
+    let scene = Scene::started();
+    scene.follows("a", 1);
+    for (round, as_event) in [(0, false), (1, true)] {
+        // What happens while nobody watches is seen in the list alone.
+        scene.server.fail("pods", Of::Both, 500, "{}", None);
+        scene.server.reset("pods");
+        let errors = "podswitch_agent_api_connected{kind=\"Pod\"}";
+        eventually("the watch is broken", HUNG, || {
+            (scene.agent().metric(errors) == Some(0.0)).then_some(())
+        });
+        if round == 0 {
+            scene.server.delete("pods", "shop", "a");
+        }
+        scene.server.set(
+            "pods",
+            pod(
+                "shop/b",
+                &[format!("10.244.8.{}", round + 1)],
+                &json!({}),
+                0,
+            ),
+        );
+        scene.server.compact("pods", as_event);
+        scene.server.lift("pods");
+        scene.has("b", &format!("10.244.8.{}", round + 1));
+        eventually("a is gone", HUNG, || scene.pod("a").is_none().then_some(()));
+        scene.follows("c", 3 + round);
+    }
+}
+
+#[test]
+fn errors_are_waited_out() {
+    let throttled = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "message": "too many", "reason": "TooManyRequests",
+        "details": {"retryAfterSeconds": 1}, "code": 429});
+    let mut scene = Scene::new();
+    // At the start, and later.
+    scene
+        .server
+        .fail("pods", Of::List, 429, &throttled.to_string(), Some(2));
+    scene.server.fail(
+        "namespaces",
+        Of::List,
+        504,
+        &recorded("errors/504.json"),
+        Some(2),
+    );
+    scene
+        .server
+        .fail("networkpolicies", Of::List, 503, "not yet", Some(1));
+    scene.start("");
+    scene.follows("a", 1);
+    scene.server.fail(
+        "pods",
+        Of::Watch,
+        504,
+        &recorded("errors/504.json"),
+        Some(2),
+    );
+    scene.server.fail("pods", Of::Watch, 500, "oops", Some(1));
+    scene.server.reset("pods");
+    eventually("the errors are over", HUNG, || {
+        (scene.server.faults("pods") == 0).then_some(())
+    });
+    scene.follows("b", 2);
+    for code in [429, 504] {
+        let line = format!("podswitch_agent_api_errors_total{{kind=\"Pod\",code=\"{code}\"}}");
+        assert!(
+            scene.agent().metric(&line).is_some_and(|n| n >= 1.0),
+            "{line}"
+        );
+    }
+    assert!(scene.pod("a").is_some());
+}
+
+#[test]
+fn a_kind_that_may_not_be_read_is_left_as_it_is() {
+    let mut scene = Scene::new();
+    let policy = json!({"kind": "network_policy", "namespace": "shop", "name": "kept", "spec": {"podSelector": {}}});
+    scene.node.apply(&[set(policy)]);
+    scene.server.fail(
+        "networkpolicies",
+        Of::Both,
+        403,
+        &recorded("errors/403.json"),
+        None,
+    );
+    scene.start("");
+    scene.follows("a", 1);
+    assert_eq!(scene.node.get("network_policy", &json!({})).len(), 1);
+    assert!(
+        scene
+            .agent()
+            .log()
+            .contains("networkpolicies.networking.k8s.io is forbidden")
+    );
+    scene.server.lift("networkpolicies");
+    eventually("it is the cluster's again", HUNG, || {
+        scene
+            .node
+            .get("network_policy", &json!({}))
+            .is_empty()
+            .then_some(())
+    });
+}
+
+#[test]
+fn kinds_of_a_definition_come_with_it() {
+    let mut scene = Scene::new();
+    let policy = "clusternetworkpolicies";
+    scene
+        .server
+        .fail(policy, Of::Both, 404, "404 page not found\n", None);
+    scene.start("");
+    scene.follows("a", 1);
+    scene.server.load(policy, &recorded_list(policy));
+    scene.server.lift(policy);
+    eventually("the policies are here", HUNG, || {
+        (!scene
+            .node
+            .get("cluster_network_policy", &json!({}))
+            .is_empty())
+        .then_some(())
+    });
+}
+
+#[test]
+fn events_that_come_twice_or_late() {
+    let scene = Scene::started();
+    scene.follows("a", 1);
+    let old = scene.server.object("pods", "shop", "a");
+    scene.follows("a", 2);
+    let new = scene.server.object("pods", "shop", "a");
+    scene.server.send("pods", "MODIFIED", &old);
+    scene.server.send("pods", "DELETED", &old);
+    scene.server.send("pods", "MODIFIED", &new);
+    scene.server.bookmark("pods");
+    scene.follows("b", 3);
+    scene.has("a", "10.244.9.2");
+    scene.server.delete("pods", "shop", "a");
+    scene.server.send("pods", "MODIFIED", &new);
+    scene.follows("c", 4);
+    assert_eq!(scene.pod("a"), None);
+}
+
+#[test]
+fn an_address_is_that_of_the_pod_that_lives() {
+    let scene = Scene::started();
+    let address = ["10.244.9.1".to_owned()];
+    let addresses = |name: &str| scene.pod(name).map(|p| p["addresses"].clone());
+    let old = pod("shop/old", &address, &json!({}), 1);
+    scene.server.set("pods", old.clone());
+    scene.has("old", &address[0]);
+    let mut new = pod("shop/new", &address, &json!({}), 2);
+    scene.server.set("pods", new.clone());
+    scene.has("new", &address[0]);
+    eventually("old has it no longer", HUNG, || {
+        (addresses("old") == Some(Value::Null)).then_some(())
+    });
+    // An older object that says something once more does not get it back; only when the newer one is over it does.
+    let mut again = old;
+    again["metadata"]["labels"] = json!({"a": "b"});
+    scene.server.set("pods", again);
+    scene.follows("other", 2);
+    assert_eq!(addresses("old"), Some(Value::Null));
+    new["status"]["phase"] = json!("Succeeded");
+    scene.server.set("pods", new);
+    scene.has("old", &address[0]);
+    assert_eq!(addresses("new"), Some(Value::Null));
+}
+
+#[test]
+fn a_daemon_that_comes_back_gets_everything() {
+    let mut scene = Scene::started();
+    let [web, client] = scene.two_pods();
+    reach(&client, &web);
+    for orderly in [true, false] {
+        match orderly {
+            true => scene.node.terminate(),
+            false => scene.node.kill(),
+        }
+        let name = format!("p{orderly}");
+        let object = pod(
+            &format!("shop/{name}"),
+            &["10.244.9.1".to_owned()],
+            &json!({}),
+            u32::from(orderly),
+        );
+        scene.server.set("pods", object);
+        scene.node.start();
+        eventually("the daemon has what has come meanwhile", HUNG, || {
+            scene.pod(&name)
+        });
+        reach(&client, &web);
+    }
+    // One that has forgotten everything but its pods.
+    let gone = described(&scene.node);
+    scene.node.terminate();
+    std::fs::remove_dir_all(scene.node.state_dir()).expect("the daemon's state");
+    scene.node.start();
+    eventually("all of it is back", HUNG, || {
+        (described(&scene.node) == gone).then_some(())
+    });
+}
+
+#[test]
+fn an_agent_that_comes_back_finds_what_has_changed() {
+    let mut scene = Scene::started();
+    let [web, client] = scene.two_pods();
+    scene.follows("a", 1);
+    scene.agent.take().expect("the agent runs").kill();
+    reach(&client, &web);
+    scene.server.delete("pods", "shop", "a");
+    scene.server.set(
+        "pods",
+        pod("shop/b", &["10.244.9.1".to_owned()], &json!({}), 0),
+    );
+    let ports = scene.node.get("port", &json!({})).len();
+    scene.start("");
+    assert_eq!(scene.pod("a"), None);
+    scene.has("b", "10.244.9.1");
+    assert_eq!(
+        scene.node.get("port", &json!({})).len(),
+        ports,
+        "ports are not the agent's"
+    );
+    reach(&client, &web);
+}
+
+#[test]
+fn a_server_that_is_away_takes_nothing_with_it() {
+    let mut scene = Scene::started();
+    let [web, client] = scene.two_pods();
+    scene.follows("a", 1);
+    scene.server.stop(scene.node.netns());
+    let connected = |scene: &Scene, value: f64| {
+        let all = ["Pod", "Node", "NetworkPolicy"].into_iter().all(|kind| {
+            let line = format!("podswitch_agent_api_connected{{kind=\"{kind}\"}}");
+            scene.agent().metric(&line) == Some(value)
+        });
+        all.then_some(())
+    };
+    eventually("the agent knows", HUNG, || connected(&scene, 0.0));
+    assert_eq!(
+        scene.agent().get("/readyz").map(|(status, _)| status),
+        Some(200)
+    );
+    reach(&client, &web);
+    // A daemon that comes back meanwhile gets what the agent knows.
+    scene.node.kill();
+    scene.server.delete("pods", "shop", "a");
+    scene.node.start();
+    reach(&client, &web);
+    assert!(scene.pod("a").is_some());
+    scene.server.start_again(scene.node.netns());
+    eventually("a is gone", 2 * HUNG, || {
+        scene.pod("a").is_none().then_some(())
+    });
+    scene.follows("b", 2);
+}
+
+#[test]
+fn a_policy_that_cannot_be_honoured_blocks_no_other() {
+    let scene = Scene::started();
+    let [web, client] = scene.two_pods();
+    reach(&client, &web);
+    // The API server would refuse most of these; who knows what a later one takes.
+    let selects = json!({"matchLabels": {"app": "web"}});
+    let bad = json!({"podSelector": selects, "ingress": [{"from": [], "strange": true}]});
+    scene
+        .server
+        .set("networkpolicies", network_policy("shop/unread", &bad));
+    scene.follows("a", 1);
+    is_cut(&client, &web);
+    scene.server.delete("networkpolicies", "shop", "unread");
+    reach(&client, &web);
+    // This one is read, and the daemon refuses it.
+    let bad =
+        json!({"podSelector": selects, "ingress": [{"ports": [{"port": 80, "endPort": 79}]}]});
+    scene
+        .server
+        .set("networkpolicies", network_policy("shop/refused", &bad));
+    scene.follows("b", 2);
+    is_cut(&client, &web);
+    for (name, field) in [
+        ("unread", "spec.ingress[0].strange"),
+        ("refused", "spec.ingress[0].ports[0].endPort"),
+    ] {
+        let event = eventually("an event on the policy", HUNG, || {
+            let created = scene.server.created();
+            created.into_iter().find(|e| e["regarding"]["name"] == name)
+        });
+        let note = event["note"].as_str().expect("a note");
+        assert!(note.contains(field), "{note}");
+        assert_eq!(event["regarding"]["uid"], format!("uid-{name}").as_str());
+    }
+    let good = json!({"podSelector": selects, "ingress": [{}]});
+    scene
+        .server
+        .set("networkpolicies", network_policy("shop/refused", &good));
+    reach(&client, &web);
+}
+
+#[test]
+fn refused_objects_are_left_out_of_a_whole_state() {
+    let mut scene = Scene::new();
+    let bad = json!({"podSelector": {}, "ingress": [{"ports": [{"port": 80, "endPort": 79}]}]});
+    for n in 0..20 {
+        scene.server.set(
+            "networkpolicies",
+            network_policy(&format!("shop/bad{n}"), &bad),
+        );
+        let looped = pod(
+            &format!("shop/bad{n}"),
+            &[format!("127.0.0.{}", n + 1)],
+            &json!({}),
+            0,
+        );
+        scene.server.set("pods", looped);
+        let good = pod(
+            &format!("shop/good{n}"),
+            &[format!("10.244.9.{}", n + 1)],
+            &json!({}),
+            0,
+        );
+        scene.server.set("pods", good);
+    }
+    scene.start("");
+    assert_eq!(scene.node.get("pod", &json!({})).len(), 20);
+    let policies = scene.node.get("network_policy", &json!({}));
+    assert_eq!(policies.len(), 20, "each has one in its place");
+    assert_eq!(
+        scene.agent().metric("podswitch_agent_refused_objects"),
+        Some(40.0)
+    );
+}
+
+#[test]
+fn nothing_is_replaced_before_every_kind_is_known() {
+    let mut scene = Scene::new();
+    scene
+        .node
+        .apply(&[set(json!({"kind": "namespace", "name": "kept"}))]);
+    scene.server.fail("services", Of::List, 500, "oops", None);
+    let dir = scene.node.dir().join("cni");
+    std::fs::create_dir(&dir).expect("a folder");
+    let template = scene.node.dir().join("template");
+    let conf = json!({"cniVersion": "1.1.0", "name": "podnet", "plugins": [scene.node.conf()]});
+    std::fs::write(&template, conf.to_string()).expect("write the template");
+    let cni = format!("[cni]\ntemplate = {template:?}\ndir = {dir:?}\n");
+    scene.agent = Some(Agent::start(&scene.node, &scene.server, &cni));
+    let errors = "podswitch_agent_api_errors_total{kind=\"Service\",code=\"500\"}";
+    eventually("services cannot be read", HUNG, || {
+        scene.agent().metric(errors).filter(|n| *n >= 3.0)
+    });
+    assert_eq!(
+        scene.agent().get("/healthz").map(|(status, _)| status),
+        Some(200)
+    );
+    assert_eq!(
+        scene.agent().get("/readyz").map(|(status, _)| status),
+        Some(503)
+    );
+    let namespaces = || scene.node.get("namespace", &json!({})).len();
+    assert_eq!(namespaces(), 1);
+    let files = || std::fs::read_dir(&dir).expect("the folder").count();
+    assert_eq!(files(), 0, "the runtime is not told yet");
+    scene.server.lift("services");
+    scene.agent().ready();
+    assert_eq!(
+        scene.node.get("namespace", &json!({}))[0]["object"]["name"],
+        "shop"
+    );
+    eventually("the runtime is told", HUNG, || (files() == 1).then_some(()));
+    let written = std::fs::read_to_string(dir.join("10-podswitch.conflist")).expect("it");
+    assert_eq!(written, conf.to_string());
+    scene.agent.take().expect("the agent runs").terminate();
+    assert_eq!(files(), 1, "it stays");
+    cleanup(&scene.node);
+    assert_eq!(files(), 0);
+    assert!(WATCHED.iter().all(|plural| {
+        let asked = format!("/{plural}?");
+        scene.server.requests().iter().any(|r| r.contains(&asked))
+    }));
+}
