@@ -34,6 +34,15 @@ impl Agent {
     /// If the program is missing.
     #[track_caller]
     pub fn start(node: &Node, server: &ApiServer, more: &str) -> Agent {
+        Agent::start_as("n1", node, server, more)
+    }
+
+    /// Starts it on the node of this name.
+    ///
+    /// # Panics
+    /// If the program is missing.
+    #[track_caller]
+    pub fn start_as(name: &str, node: &Node, server: &ApiServer, more: &str) -> Agent {
         let kubeconfig = node.dir().join("kubeconfig");
         let text = json!({"apiVersion": "v1", "kind": "Config", "current-context": "a",
             "clusters": [{"name": "a", "cluster": {"server": "http://127.0.0.1:1"}}],
@@ -52,7 +61,7 @@ impl Agent {
         let out = out.expect("the agent's log");
         let err = out.try_clone().expect("the agent's log");
         let mut command = node.netns().command(program());
-        command.arg("--config").arg(&config).env("NODE_NAME", "n1");
+        command.arg("--config").arg(&config).env("NODE_NAME", name);
         command.stdin(Stdio::null()).stdout(out).stderr(err);
         Agent {
             running: Running::start(&mut command),
@@ -180,6 +189,17 @@ pub fn cleanup(node: &Node) {
 pub fn namespace(name: &str) -> Value {
     json!({"metadata": {"name": name, "uid": format!("uid-{name}"), "labels": {"kubernetes.io/metadata.name": name}},
         "spec": {}, "status": {"phase": "Active"}})
+}
+
+/// A Node with these addresses and these prefixes of pods.
+pub fn node(name: &str, addresses: &[String], pods: &[String]) -> Value {
+    let internal = addresses
+        .iter()
+        .map(|a| json!({"type": "InternalIP", "address": a}));
+    let mut all: Vec<Value> = internal.collect();
+    all.push(json!({"type": "Hostname", "address": name}));
+    json!({"metadata": {"name": name, "uid": format!("uid-{name}")},
+        "spec": {"podCIDR": pods.first(), "podCIDRs": pods}, "status": {"addresses": all}})
 }
 
 /// A Pod `namespace/name` that runs with these addresses, made at a second of a certain hour.

@@ -2,6 +2,8 @@
 //! podswitch-agent, as a process, between a Kubernetes API server that answers as a real one did and the real podswitchd: the daemon has what the cluster
 //! says, whatever fails on the way, and keeps it while nobody says anything.
 
+use std::net::{Ipv4Addr, Ipv6Addr};
+
 use podswitch_tests::agent::{Agent, attached, cleanup, namespace, network_policy, pod};
 use podswitch_tests::api_server::{ApiServer, Of, RECORDED, recorded, recorded_list};
 use podswitch_tests::objects::set;
@@ -651,4 +653,73 @@ fn nothing_is_replaced_before_every_kind_is_known() {
         let asked = format!("/{plural}?");
         scene.server.requests().iter().any(|r| r.contains(&asked))
     }));
+}
+
+/// The aim is a cluster of 150,000 pods, 10,000 Services and 50,000 policies in 512 MiB.
+#[test]
+#[ignore = "takes minutes: run it by name"]
+fn a_large_cluster_fits() {
+    let mut scene = Scene::new();
+    let (pods, services, policies) = (150_000u32, 10_000, 50_000);
+    for n in 0..500 {
+        scene.server.set("namespaces", namespace(&format!("ns{n}")));
+    }
+    for n in 0..pods {
+        let addresses = [
+            Ipv4Addr::from(0x0a64_0000 + n).to_string(),
+            Ipv6Addr::from((0xfd00_0009 << 96) + u128::from(n) + 1).to_string(),
+        ];
+        let labels = json!({"app": format!("app-{}", n % 5000), "pod-template-hash": format!("h{n:x}"), "tier": "backend",
+            "app.kubernetes.io/name": format!("app-{}", n % 5000), "app.kubernetes.io/part-of": format!("part-{}", n % 700)});
+        let name = format!("ns{}/app-{}-{n:x}", n % 500, n % 5000);
+        scene.server.set("pods", pod(&name, &addresses, &labels, 0));
+    }
+    for n in 0..services {
+        let (namespace, name) = (format!("ns{}", n % 500), format!("svc-{n}"));
+        let metadata = json!({"namespace": namespace, "name": name, "uid": name});
+        let ports = json!([{"name": "http", "port": 80, "protocol": "TCP", "targetPort": 8080}]);
+        let service = json!({"metadata": metadata, "spec": {"ports": ports, "clusterIPs": [format!("10.96.{}.{}", n / 256, n % 256)]}});
+        scene.server.set("services", service);
+        let endpoints: Vec<Value> = (0..15)
+            .map(|i| json!({"addresses": [format!("10.100.{}.{}", n % 256, i)], "conditions": {"ready": true}}))
+            .collect();
+        let slice = json!({"metadata": metadata, "addressType": "IPv4", "endpoints": endpoints, "ports": ports});
+        scene.server.set("endpointslices", slice);
+    }
+    for n in 0..policies {
+        let app =
+            |m: u32| json!({"podSelector": {"matchLabels": {"app": format!("app-{}", m % 5000)}}});
+        let spec = json!({"podSelector": app(n)["podSelector"], "policyTypes": ["Ingress", "Egress"],
+            "ingress": [{"from": [app(n + 1), app(n + 2)], "ports": [{"port": 8080}]}],
+            "egress": [{"to": [app(n + 3), {"ipBlock": {"cidr": "10.0.0.0/8", "except": ["10.1.0.0/16"]}}]}]});
+        scene.server.set(
+            "networkpolicies",
+            network_policy(&format!("ns{}/p{n}", n % 500), &spec),
+        );
+    }
+    scene.agent = Some(Agent::start(&scene.node, &scene.server, ""));
+    let ready = || {
+        scene
+            .agent()
+            .get("/readyz")
+            .filter(|(status, _)| *status == 200)
+    };
+    eventually("the agent is ready", 10 * HUNG, ready);
+    let refused = scene.agent().metric("podswitch_agent_refused_objects");
+    assert_eq!(refused, Some(0.0));
+    let fits = |scene: &Scene| {
+        let memory = scene.agent().memory() >> 20;
+        eprintln!("{memory} MiB");
+        assert!(memory < 512, "{memory} MiB");
+    };
+    fits(&scene);
+    scene.follows("late", 1);
+    // A daemon that comes back is given all of it again.
+    scene.node.terminate();
+    scene.node.start();
+    let connected = "podswitch_agent_commits_total{method=\"commit\"}";
+    eventually("the daemon has all of it again", 10 * HUNG, || {
+        scene.agent().metric(connected).filter(|n| *n >= 2.0)
+    });
+    fits(&scene);
 }

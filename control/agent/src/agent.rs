@@ -4,6 +4,7 @@
 use std::error::Error;
 use std::sync::Arc;
 
+use futures::future::{Either, select};
 use kube::Client;
 use tokio::net::TcpListener;
 use tokio::runtime::Builder;
@@ -46,13 +47,22 @@ pub fn run(config: Config, node: String) -> Result<(), Box<dyn Error>> {
         let thread = std::thread::Builder::new().name("keeper".to_owned());
         let keeper = thread.spawn(move || keeper.run(heard, &handle))?;
         watch_all(&client, &inputs, &metrics);
-        let mut terminate = signal(SignalKind::terminate())?;
-        let mut interrupt = signal(SignalKind::interrupt())?;
-        futures::future::select(Box::pin(terminate.recv()), Box::pin(interrupt.recv())).await;
+        ended(&inputs).await?;
         tracing::info!("ends; podswitchd keeps what it has");
-        drop((inputs, keeper));
+        drop(keeper);
         Ok(())
     })
+}
+
+/// Waits until somebody ends the agent, or the keeper has ended, which it never does by itself.
+async fn ended(inputs: &Sender<Input>) -> Result<(), Box<dyn Error>> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let asked = select(Box::pin(terminate.recv()), Box::pin(interrupt.recv()));
+    match select(asked, Box::pin(inputs.closed())).await {
+        Either::Left(_) => Ok(()),
+        Either::Right(_) => Err("the thread that keeps podswitchd has ended; see the log".into()),
+    }
 }
 
 fn watch_all(client: &Client, inputs: &Sender<Input>, metrics: &Arc<Metrics>) {

@@ -22,7 +22,7 @@ const BATCH: Duration = Duration::from_millis(5);
 /// How often is looked whether the daemon is still the one it was.
 const LOOK: Duration = Duration::from_secs(1);
 /// How often the NIC is looked at, and what the daemon refused of the agent's own is tried again.
-const RETRY: Duration = Duration::from_secs(10);
+const RETRY: Duration = Duration::from_secs(5);
 
 /// The thread's state.
 #[derive(Debug)]
@@ -95,9 +95,7 @@ impl Keeper {
     }
 
     fn input(&mut self, input: Input) {
-        let source = input.source();
         self.core.input(input);
-        self.metrics.objects(source, self.core.count(source));
     }
 
     /// How long there is nothing to do.
