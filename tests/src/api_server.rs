@@ -476,6 +476,9 @@ fn answer(
         shared.state().created.push(object);
         return write(stream, 201, &String::from_utf8_lossy(body)).map(|()| true);
     }
+    if target == "/apis" {
+        return write(stream, 200, &groups(shared)).map(|()| true);
+    }
     let watches = query.is("watch");
     let streams = query.is("sendInitialEvents");
     if let Some((status, body)) = take_fault(shared, &query, watches && !streams) {
@@ -491,6 +494,20 @@ fn answer(
         return Ok(true);
     }
     watch(stream, shared, &query, streams)
+}
+
+/// The groups that are served: that of ClusterNetworkPolicies unless these are answered with 404.
+fn groups(shared: &Shared) -> String {
+    let mut state = shared.state();
+    let kind = state.kinds.entry("clusternetworkpolicies".to_owned());
+    let there = !kind.or_default().faults.iter().any(|f| f.status == 404);
+    let group = |name: &str, version: &str| {
+        let version = json!({"groupVersion": format!("{name}/{version}"), "version": version});
+        json!({"name": name, "versions": [version], "preferredVersion": version})
+    };
+    let mut groups = vec![group("networking.k8s.io", "v1")];
+    groups.extend(there.then(|| group("policy.networking.k8s.io", "v1alpha2")));
+    json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups}).to_string()
 }
 
 /// The answer of a fault that concerns a request.

@@ -356,8 +356,10 @@ fn a_kind_that_may_not_be_read_is_left_as_it_is() {
         &recorded("errors/403.json"),
         None,
     );
-    scene.start("");
+    scene.agent = Some(Agent::start(&scene.node, &scene.server, ""));
     scene.follows("a", 1);
+    let ready = scene.agent().get("/readyz").map(|(status, _)| status);
+    assert_eq!(ready, Some(503), "policies may be missing");
     assert_eq!(scene.node.get("network_policy", &json!({})).len(), 1);
     assert!(
         scene
@@ -366,33 +368,58 @@ fn a_kind_that_may_not_be_read_is_left_as_it_is() {
             .contains("networkpolicies.networking.k8s.io is forbidden")
     );
     scene.server.lift("networkpolicies");
-    eventually("it is the cluster's again", HUNG, || {
+    eventually("it is the cluster's again", 2 * HUNG, || {
         scene
             .node
             .get("network_policy", &json!({}))
             .is_empty()
             .then_some(())
     });
+    scene.agent().ready();
 }
 
 #[test]
-fn kinds_of_a_definition_come_with_it() {
+fn kinds_of_a_definition_come_and_go_with_it() {
     let mut scene = Scene::new();
     let policy = "clusternetworkpolicies";
+    let here = |scene: &Scene| scene.node.get("cluster_network_policy", &json!({})).len();
+    let spec = json!({"tier": "Admin", "priority": 1, "subject": {"namespaces": {}}});
+    scene.node.apply(&[set(
+        json!({"kind": "cluster_network_policy", "name": "old", "spec": spec}),
+    )]);
     scene
         .server
         .fail(policy, Of::Both, 404, "404 page not found\n", None);
     scene.start("");
     scene.follows("a", 1);
+    assert_eq!(here(&scene), 1, "a server that starts may say so, too");
+    eventually(
+        "without a definition there are no policies",
+        2 * HUNG,
+        || (here(&scene) == 0).then_some(()),
+    );
     scene.server.load(policy, &recorded_list(policy));
     scene.server.lift(policy);
-    eventually("the policies are here", HUNG, || {
-        (!scene
-            .node
-            .get("cluster_network_policy", &json!({}))
-            .is_empty())
-        .then_some(())
+    eventually("the policies are here", 2 * HUNG, || {
+        (here(&scene) > 0).then_some(())
     });
+}
+
+#[test]
+fn a_server_that_knows_nothing_takes_nothing_away() {
+    let scene = Scene::started();
+    scene.follows("a", 1);
+    let code = "podswitch_agent_api_errors_total{kind=\"Pod\",code=\"404\"}";
+    scene
+        .server
+        .fail("pods", Of::Both, 404, "404 page not found\n", None);
+    scene.server.reset("pods");
+    eventually("it knows no pods", HUNG, || {
+        scene.agent().metric(code).filter(|n| *n >= 3.0)
+    });
+    assert!(scene.pod("a").is_some());
+    scene.server.lift("pods");
+    scene.follows("b", 2);
 }
 
 #[test]

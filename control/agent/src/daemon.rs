@@ -73,10 +73,11 @@ impl Daemon {
 
     /// Has the daemon's state be all that the core says; what it refuses is left out. Changed and removed objects.
     pub(crate) fn replace(&mut self, core: &mut Core) -> Result<(), ClientError> {
-        for port in core.ports() {
-            self.port(core, port)?;
-        }
+        self.ports(core)?;
         let kinds = core.kinds();
+        if kinds.is_empty() {
+            return Ok(());
+        }
         for _ in 0..ATTEMPTS {
             let began = Instant::now();
             let begun = self.client()?.call::<Begin>(&BeginParams {
@@ -105,18 +106,21 @@ impl Daemon {
         Err(RpcError::new(ErrorCode::Busy, what).into())
     }
 
-    /// A port is set by itself: one that cannot be must not keep another from being.
-    fn port(&mut self, core: &mut Core, port: Object) -> Result<(), ClientError> {
-        let key = port.key();
-        match self.client()?.apply(vec![Change::set(port)]) {
-            Err(ClientError::Rpc(e))
-                if is_final(&e) || e.code() == Some(ErrorCode::Unavailable) =>
-            {
-                core.refuse(&key, &e);
-                Ok(())
+    /// Sets the agent's ports, each by itself: one that cannot be must not keep another from being.
+    pub(crate) fn ports(&mut self, core: &mut Core) -> Result<(), ClientError> {
+        for port in core.ports() {
+            let key = port.key();
+            match self.client()?.apply(vec![Change::set(port)]) {
+                Ok(_) => core.accepted(&key),
+                Err(ClientError::Rpc(e))
+                    if is_final(&e) || e.code() == Some(ErrorCode::Unavailable) =>
+                {
+                    core.refuse(&key, &e);
+                }
+                Err(e) => return Err(e),
             }
-            other => other.map(drop),
         }
+        Ok(())
     }
 
     /// `put` and `commit`; false when `commit` refused an object, which the core knows now.

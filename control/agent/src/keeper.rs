@@ -119,8 +119,13 @@ impl Keeper {
                 self.backoff.reset();
                 self.said.clear();
                 self.called = Instant::now();
-                self.metrics.synced(self.core.refused());
-                self.conflist();
+                self.core.settled();
+                // What may not be read may be what closes pods to others.
+                let whole = self.core.forbidden().next().is_none();
+                self.metrics.synced(self.core.refused(), whole);
+                if self.metrics.is_ready() {
+                    self.conflist();
+                }
             }
             Err(error) => self.failed(&error),
         }
@@ -135,7 +140,12 @@ impl Keeper {
         if self.core.is_whole() {
             self.daemon.replace(&mut self.core)?;
             self.core.replaced();
-        } else if self.daemon.apply(&mut self.core)? == 0 && self.called.elapsed() >= LOOK {
+            return Ok(());
+        }
+        if self.core.ports_due() {
+            self.daemon.ports(&mut self.core)?;
+        }
+        if self.daemon.apply(&mut self.core)? == 0 && self.called.elapsed() >= LOOK {
             self.daemon.look()?;
         }
         Ok(())

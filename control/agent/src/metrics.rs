@@ -190,8 +190,8 @@ impl Metrics {
         self.commit_seconds.observe(took.as_secs_f64());
     }
 
-    /// podswitchd has all that the cluster says; so many objects it refuses.
-    pub fn synced(&self, refused: usize) {
+    /// podswitchd has all that can be read of the cluster, and if so all there is; so many objects it refuses.
+    pub fn synced(&self, refused: usize, whole: bool) {
         let now = Some(Instant::now());
         *self
             .synced
@@ -199,7 +199,7 @@ impl Metrics {
             .lock()
             .unwrap_or_else(std::sync::PoisonError::into_inner) = now;
         self.refused.set(i64::try_from(refused).unwrap_or(i64::MAX));
-        self.ready.store(true, Ordering::Release);
+        self.ready.fetch_or(whole, Ordering::AcqRel);
     }
 
     /// Whether podswitchd has once had all that the cluster says.
@@ -213,5 +213,38 @@ impl Metrics {
         // A String takes everything.
         let _ = encode(&mut text, &self.registry);
         text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn everything_has_a_name() {
+        let metrics = Metrics::default();
+        metrics.event(Source::Pod, "apply");
+        metrics.api_error(Source::Node, 410);
+        metrics.daemon(true);
+        metrics.daemon_error("busy");
+        metrics.commit("apply", Duration::from_millis(2));
+        assert!(!metrics.text().contains("sync_age"));
+        metrics.synced(3, false);
+        assert!(!metrics.is_ready());
+        metrics.synced(3, true);
+        assert!(metrics.is_ready());
+        let text = metrics.text();
+        for line in [
+            "podswitch_agent_events_total{kind=\"Pod\",type=\"apply\"} 1",
+            "podswitch_agent_api_errors_total{kind=\"Node\",code=\"410\"} 1",
+            "podswitch_agent_daemon_connected 1",
+            "podswitch_agent_daemon_errors_total{code=\"busy\"} 1",
+            "podswitch_agent_commits_total{method=\"apply\"} 1",
+            "podswitch_agent_commit_seconds_count 1",
+            "podswitch_agent_refused_objects 3",
+            "podswitch_agent_sync_age_seconds ",
+        ] {
+            assert!(text.contains(line), "{line}: {text}");
+        }
     }
 }

@@ -11,7 +11,7 @@ use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Client};
 use tokio::sync::mpsc::Sender;
 
-use crate::core::{Input, Source};
+use crate::core::{Away, Input, Source};
 use crate::metrics::Metrics;
 use crate::slim::{Slim, identity};
 
@@ -21,7 +21,7 @@ const PAGE: u32 = 500;
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// How long a server must have said that it does not know a kind before its objects count as gone: one that starts may say so, too.
-const ABSENT_AFTER: Duration = Duration::from_secs(60);
+const ABSENT_AFTER: Duration = Duration::from_secs(15);
 
 /// A pause that doubles with each error.
 #[derive(Debug)]
@@ -67,9 +67,9 @@ pub async fn watch<K: Slim>(client: Client, inputs: Sender<Input>, metrics: Arc<
         absent: None,
         said: None,
     };
-    let api: Api<K> = Api::all(client);
+    let api: Api<K> = Api::all(client.clone());
     while !reader.inputs.is_closed() {
-        reader.read(&api).await;
+        reader.read(&api, &client).await;
     }
 }
 
@@ -90,7 +90,7 @@ struct Reader {
 
 impl Reader {
     /// Reads from a new list on, until another one is needed.
-    async fn read<K: Slim>(&mut self, api: &Api<K>) {
+    async fn read<K: Slim>(&mut self, api: &Api<K>, client: &Client) {
         let config = match self.streaming {
             true => watcher::Config::default().streaming_lists(),
             false => watcher::Config::default().page_size(PAGE),
@@ -109,7 +109,7 @@ impl Reader {
                         return;
                     }
                 }
-                Err(error) => match self.error(&error, listing).await {
+                Err(error) => match self.error(&error, listing, client).await {
                     Next::GoOn => {}
                     Next::Restart => return,
                     Next::Pages => {
@@ -149,7 +149,7 @@ impl Reader {
         }
     }
 
-    async fn error(&mut self, error: &watcher::Error, listing: bool) -> Next {
+    async fn error(&mut self, error: &watcher::Error, listing: bool, client: &Client) -> Next {
         let code = code(error);
         if self.streaming && listing && refuses_streams(error) {
             return Next::Pages;
@@ -161,8 +161,8 @@ impl Reader {
         }
         let asked = retry_after(error);
         match code {
-            403 => self.go_away().await,
-            404 => self.is_absent().await,
+            403 => self.go_away(Away::Forbidden).await,
+            404 if self.source == Source::ClusterNetworkPolicy => self.is_absent(client).await,
             _ => {}
         }
         let pause = self.backoff.pause().max(asked.unwrap_or_default());
@@ -181,7 +181,7 @@ impl Reader {
                 %error,
                 "may not be read: podswitchd keeps what it has of it; correct the agent's ClusterRole"
             ),
-            404 => tracing::info!(
+            404 if self.source == Source::ClusterNetworkPolicy => tracing::info!(
                 kind,
                 "is not known to the API server; looked for again from time to time"
             ),
@@ -193,27 +193,43 @@ impl Reader {
         }
     }
 
-    async fn go_away(&mut self) {
+    async fn go_away(&mut self, why: Away) {
         if !std::mem::replace(&mut self.away, true) {
             // Nobody listens only when the agent ends.
-            let _ = self.inputs.send(Input::Away(self.source)).await;
+            let _ = self.inputs.send(Input::Away(self.source, why)).await;
         }
     }
 
-    /// What the server does not know for long enough is not there.
-    async fn is_absent(&mut self) {
+    /// What the server does not know for long enough is not there, if it says itself what it knows: something between here and the server
+    /// may know nothing at all.
+    async fn is_absent(&mut self, client: &Client) {
         let since = *self.absent.get_or_insert_with(Instant::now);
-        match since.elapsed() < ABSENT_AFTER {
-            true => self.go_away().await,
-            false if self.away => {
-                for input in [Input::Begin(self.source), Input::End(self.source)] {
-                    let _ = self.inputs.send(input).await;
-                }
-                self.away = false;
+        if since.elapsed() < ABSENT_AFTER {
+            return self.go_away(Away::Unknown).await;
+        }
+        if self.away && !is_served(client, self.source).await {
+            for input in [Input::Begin(self.source), Input::End(self.source)] {
+                let _ = self.inputs.send(input).await;
             }
-            false => {}
+            self.away = false;
         }
     }
+}
+
+/// Whether a server has a kind of another group than the core's, as far as it says.
+async fn is_served(client: &Client, source: Source) -> bool {
+    let version = source.api_version();
+    let Ok(groups) = client.list_api_groups().await else {
+        return true;
+    };
+    let versions = groups.groups.iter().flat_map(|group| &group.versions);
+    if !versions.into_iter().any(|v| v.group_version == version) {
+        return false;
+    }
+    let Ok(list) = client.list_api_group_resources(version).await else {
+        return true;
+    };
+    list.resources.iter().any(|r| r.kind == source.kind())
 }
 
 /// The status that the server answered with.

@@ -133,6 +133,15 @@ pub struct Fault {
     pub closed: Option<Object>,
 }
 
+/// Why a kind is not the agent's business.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Away {
+    /// It may not be read.
+    Forbidden,
+    /// The server does not know it.
+    Unknown,
+}
+
 /// What happened.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Input {
@@ -146,8 +155,8 @@ pub enum Input {
     Apply(Source, Box<Seen>),
     /// An object is gone.
     Delete(Source, Identity),
-    /// The kind may not be read, or the server does not have it: it is not the agent's business.
-    Away(Source),
+    /// The kind cannot be read for a reason that does not pass by itself: it is not the agent's business.
+    Away(Source, Away),
 }
 
 impl Input {
@@ -159,7 +168,7 @@ impl Input {
             | Input::End(source)
             | Input::Apply(source, _)
             | Input::Delete(source, _)
-            | Input::Away(source) => *source,
+            | Input::Away(source, _) => *source,
         }
     }
 }

@@ -23,7 +23,7 @@ use podswitch_api::error::RpcError;
 use podswitch_api::method::Change;
 use podswitch_api::object::{Key, NamespacedName, Object};
 
-pub use input::{Fault, Identity, Input, NodeFacts, Rank, Seen, Source, What};
+pub use input::{Away, Fault, Identity, Input, NodeFacts, Rank, Seen, Source, What};
 pub use refusals::Complaint;
 pub use services::{Translator, Untranslated};
 pub use ways::{Egress, HOST, Link, Mode, OVERLAY, UPLINK, WaysConfig};
@@ -60,6 +60,10 @@ pub struct Core {
     whole: bool,
     /// Nodes have changed since the ways were made.
     stale: bool,
+    /// Ports are to be set again.
+    ports_due: bool,
+    /// Kinds that may not be read.
+    forbidden: BTreeSet<Source>,
 }
 
 impl Core {
@@ -78,6 +82,8 @@ impl Core {
             changed: HashSet::new(),
             whole: true,
             stale: false,
+            ports_due: false,
+            forbidden: BTreeSet::new(),
         }
     }
 
@@ -94,6 +100,7 @@ impl Core {
                 self.put(source, old, raw);
             }
             Input::End(_) => {
+                self.forbidden.remove(&source);
                 // What the daemon has of a kind that was none of the agent's business, nobody knows.
                 self.whole |= shelf.state() != State::Listed;
                 for (name, old) in shelf.end() {
@@ -111,7 +118,12 @@ impl Core {
                     self.gone(source, &name, &old.value);
                 }
             }
-            Input::Away(_) => shelf.away(),
+            Input::Away(_, away) => {
+                shelf.away();
+                if away == Away::Forbidden {
+                    self.forbidden.insert(source);
+                }
+            }
         }
         if source == Source::Node {
             self.stale = true;
@@ -129,6 +141,11 @@ impl Core {
     /// Whether each kind has been listed once, or is none of the agent's business.
     pub fn is_complete(&self) -> bool {
         self.shelves.iter().all(|s| s.state() != State::Unlisted)
+    }
+
+    /// Kinds that may not be read.
+    pub fn forbidden(&self) -> impl Iterator<Item = Source> + '_ {
+        self.forbidden.iter().copied()
     }
 
     /// How many objects of a kind are known.
@@ -180,12 +197,24 @@ impl Core {
         kinds.into_iter().collect()
     }
 
-    /// Ports that the agent makes, those first that others refer to.
+    /// Ports that the agent makes, those that were refused before, too.
     pub fn ports(&self) -> Vec<Object> {
         let ways = self.ways.iter().flatten();
         let ports = ways.filter(|(key, _)| matches!(key, Key::Port { .. }));
-        let allowed = ports.filter(|(key, _)| !self.refusals.is_refused(key));
-        allowed.map(|(_, object)| object.clone()).collect()
+        ports.map(|(_, object)| object.clone()).collect()
+    }
+
+    /// Whether ports are to be set again, although not everything is to be replaced. It counts as done.
+    pub fn ports_due(&mut self) -> bool {
+        self.refresh();
+        std::mem::take(&mut self.ports_due)
+    }
+
+    /// The daemon has a port. What refers to it may be there now.
+    pub fn accepted(&mut self, port: &Key) {
+        if self.refusals.forget(port) {
+            self.mark_behind(port);
+        }
     }
 
     /// The keys of all objects of [`Core::kinds`]. Some may have no object.
@@ -234,24 +263,49 @@ impl Core {
             .into_iter()
             .find(|s| kind_of(*s) == Some(key.kind()));
         let held = source.and_then(|s| self.held(s, key));
-        self.complaints.push(Complaint {
+        let complaint = Complaint {
             source,
             key: key.clone(),
             uid: held.map(|h| h.uid.clone()).unwrap_or_default(),
             field: at.to_owned(),
             message: error.to_string(),
             closed: closed.is_some(),
-        });
-        self.refusals.add(key.clone(), closed);
+        };
+        let new = !self.refusals.is_refused(key);
+        if self.refusals.add(key.clone(), closed, &complaint.message) {
+            self.complaints.push(complaint);
+        }
+        if new && matches!(key, Key::Port { .. }) {
+            self.mark_behind(key);
+        }
         self.change(key)
+    }
+
+    /// The daemon has everything but what it refuses.
+    pub fn settled(&mut self) {
+        self.refusals.taken();
     }
 
     /// Refused objects of the agent's own are tried again: what they need may be there now.
     pub fn retry(&mut self) {
-        let own = |key: &Key| matches!(key.kind(), Kind::Port | Kind::Route | Kind::Neighbor);
-        if self.refusals.forget_all(own) {
-            self.lost();
+        let own = |key: &Key| matches!(key.kind(), Kind::Route | Kind::Neighbor);
+        for key in self.refusals.try_again(own) {
+            self.mark(key);
         }
+        self.ports_due |= self.refusals.any(|key| matches!(key, Key::Port { .. }));
+    }
+
+    /// What refers to a port is to be set, or to be removed.
+    fn mark_behind(&mut self, port: &Key) {
+        let Key::Port { name } = port else { return };
+        let ways = self.ways.iter().flatten();
+        let behind = ways.filter(|(_, object)| match object {
+            Object::Route(o) => o.ports().any(|p| p == name),
+            Object::Neighbor(o) => o.port == *name,
+            _ => false,
+        });
+        let keys: Vec<Key> = behind.map(|(key, _)| key.clone()).collect();
+        keys.into_iter().for_each(|key| self.mark(key));
     }
 
     /// What makes the daemon's object with this key right.
@@ -476,9 +530,8 @@ impl Core {
         let keys: BTreeSet<&Key> = before.keys().chain(now.keys()).filter(differs).collect();
         for key in keys {
             self.refusals.forget(key);
-            // What refers to a port comes after it.
             match key {
-                Key::Port { .. } => self.lost(),
+                Key::Port { .. } => self.ports_due = true,
                 key => self.mark(key.clone()),
             }
         }

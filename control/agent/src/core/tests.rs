@@ -251,6 +251,10 @@ impl Daemon {
             }
             core.replaced();
         }
+        if core.ports_due() {
+            let ports = core.ports().into_iter();
+            self.objects.extend(ports.map(|port| (port.key(), port)));
+        }
         loop {
             let changes = core.changes(2, 512);
             if changes.is_empty() {
@@ -316,7 +320,7 @@ proptest! {
                 Between::Away(n) => {
                     let source = Source::ALL[usize::from(n)];
                     past.retain(|event| event.source() != source);
-                    core.input(Input::Away(source));
+                    core.input(Input::Away(source, Away::Forbidden));
                     daemon.tell(&mut core);
                     cluster.list(source).into_iter().for_each(|i| core.input(i));
                 }
