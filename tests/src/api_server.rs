@@ -123,7 +123,7 @@ impl ApiServer {
         shared.state().version = 100;
         let mut server = ApiServer {
             shared,
-            address: SocketAddr::from(([127, 0, 0, 1], 0)),
+            address: SocketAddr::from(([0, 0, 0, 0], 0)),
             accepting: None,
         };
         server.listen(netns);
@@ -152,7 +152,12 @@ impl ApiServer {
 
     /// Its URL.
     pub fn url(&self) -> String {
-        format!("http://{}", self.address)
+        format!("http://127.0.0.1:{}", self.port())
+    }
+
+    /// Its port, at all IPv4 addresses of the namespace.
+    pub fn port(&self) -> u16 {
+        self.address.port()
     }
 
     /// Goes away: connections break, and nobody listens.
@@ -257,6 +262,13 @@ impl ApiServer {
         let objects = state.kinds.get(plural).map(|kind| &kind.objects);
         let object = objects.and_then(|o| o.get(&(namespace.to_owned(), name.to_owned())));
         object.expect("the object is there").clone()
+    }
+
+    /// All objects of a kind.
+    pub fn objects(&self, plural: &str) -> Vec<Value> {
+        let state = self.shared.state();
+        let kind = state.kinds.get(plural);
+        kind.map_or(Vec::new(), |kind| kind.objects.values().cloned().collect())
     }
 
     /// Sends a bookmark to the watchers of a kind.

@@ -2,6 +2,7 @@
 //! podswitch-agent, as a process, between a Kubernetes API server that answers as a real one did and the real podswitchd: the daemon has what the cluster
 //! says, whatever fails on the way, and keeps it while nobody says anything.
 
+use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use podswitch_tests::agent::{Agent, attached, cleanup, namespace, network_policy, pod};
@@ -439,6 +440,79 @@ fn events_that_come_twice_or_late() {
     scene.server.send("pods", "MODIFIED", &new);
     scene.follows("c", 4);
     assert_eq!(scene.pod("a"), None);
+}
+
+/// Numbers that look random, the same in each run.
+struct Dice(u64);
+
+impl Dice {
+    /// A number below `sides` (xorshift64).
+    fn roll(&mut self, sides: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % sides
+    }
+}
+
+#[test]
+fn pods_come_and_go_while_everything_fails() {
+    let scene = Scene::started();
+    let server = &scene.server;
+    let mut dice = Dice(0x9e37_79b9_7f4a_7c15);
+    for step in 0..2000u32 {
+        let name = format!("p{}", dice.roll(40));
+        let address = format!(
+            "10.{}.{}.{}",
+            200 + step / 65_536,
+            step / 256 % 256,
+            step % 256
+        );
+        let there = server
+            .objects("pods")
+            .iter()
+            .any(|p| p["metadata"]["name"] == name.as_str());
+        match dice.roll(3) {
+            0 if there => server.delete("pods", "shop", &name),
+            _ => server.set(
+                "pods",
+                pod(
+                    &format!("shop/{name}"),
+                    &[address],
+                    &json!({"step": step.to_string()}),
+                    0,
+                ),
+            ),
+        }
+        match dice.roll(200) {
+            0 => server.reset("pods"),
+            1 => server.compact("pods", true),
+            2 => {
+                server.compact("pods", false);
+                server.reset("pods");
+            }
+            3 if server.faults("pods") == 0 => {
+                server.fail("pods", Of::Both, 504, &recorded("errors/504.json"), Some(1))
+            }
+            4 => server.bookmark("pods"),
+            _ => {}
+        }
+    }
+    let brief = |p: &Value, name: &str, addresses: Value| {
+        (p[name].as_str().unwrap_or("").to_owned(), addresses)
+    };
+    let expected: BTreeMap<String, Value> = server
+        .objects("pods")
+        .iter()
+        .map(|p| brief(&p["metadata"], "name", json!([p["status"]["podIP"]])))
+        .collect();
+    eventually("the daemon has the pods that are left", 2 * HUNG, || {
+        let pods = scene.node.get("pod", &json!({}));
+        let found = pods
+            .iter()
+            .map(|p| brief(&p["object"], "name", p["object"]["addresses"].clone()));
+        (found.collect::<BTreeMap<String, Value>>() == expected).then_some(())
+    });
 }
 
 #[test]

@@ -193,3 +193,42 @@ fn a_nic_that_is_not_there_yet_blocks_nothing_else() {
         (prefixes(&node, "uplink") == pods_of(2)).then_some(())
     });
 }
+
+/// A node that claims an address of a pod of another for its own pods: the daemon refuses the route, at a start and later.
+#[test]
+fn a_route_that_cannot_be_blocks_no_other() {
+    let mut node = prepared(1);
+    node.netns()
+        .ip(&format!("link add {NIC} type veth peer name other"));
+    node.netns().ip("link set other up");
+    settle(node.netns(), 1);
+    node.start();
+    let pods = [node.pod(), node.pod()];
+    let server = ApiServer::start(node.netns());
+    let claims = |n: u8, pod: &Pod| {
+        let prefixes = [format!("{}/32", pod.v4()), format!("10.244.{n}.0/24")];
+        self::node(&format!("n{n}"), &node_at(n), &prefixes)
+    };
+    server.set("nodes", object(1));
+    server.set("nodes", claims(3, &pods[0]));
+    let agent = Agent::start(&node, &server, &config("native", "none"));
+    agent.ready();
+    assert_eq!(prefixes(&node, "uplink"), ["10.244.3.0/24"]);
+    server.set("nodes", claims(4, &pods[1]));
+    eventually("the other route is there", HUNG, || {
+        (prefixes(&node, "uplink") == ["10.244.3.0/24", "10.244.4.0/24"]).then_some(())
+    });
+    let refused = |count: f64| {
+        let metric = "podswitch_agent_refused_objects";
+        let now = || agent.metric(metric).filter(|n| *n == count);
+        eventually("routes are refused", HUNG, now);
+    };
+    refused(2.0);
+    // The pod is gone; the route is tried again by itself.
+    node.delete(&pods[0]);
+    let route = format!("{}/32", pods[0].v4());
+    eventually("the route is there", HUNG, || {
+        prefixes(&node, "uplink").contains(&route).then_some(())
+    });
+    refused(1.0);
+}

@@ -3,6 +3,7 @@
 
 use std::error::Error;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::future::{Either, select};
 use kube::Client;
@@ -10,21 +11,27 @@ use tokio::net::TcpListener;
 use tokio::runtime::Builder;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc::{Sender, channel};
+use tokio::sync::{oneshot, watch};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
 
 use crate::config::Config;
 use crate::core::Input;
 use crate::keeper::Keeper;
 use crate::metrics::Metrics;
+use crate::services::{HealthChecks, ServiceTranslator};
 use crate::slim::{
     ClusterNetworkPolicy, EndpointSlice, Namespace, NetworkPolicy, Node, Pod, Service,
 };
-use crate::watch::watch;
-use crate::{events, http, kubernetes};
+use crate::watch::watch as read;
+use crate::{balancers, events, http, kubernetes};
 
 /// Inputs that wait for the keeper: a reader that is faster waits.
 const INPUTS: usize = 4096;
 /// Complaints that wait to be written as events.
 const COMPLAINTS: usize = 256;
+/// How long the keeper may take to end.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Runs until SIGTERM or SIGINT. What the daemon has then stays.
 ///
@@ -43,13 +50,23 @@ pub fn run(config: Config, node: String) -> Result<(), Box<dyn Error>> {
         let (complaints, written) = channel(COMPLAINTS);
         tokio::spawn(events::write(client.clone(), node.clone(), written));
         let (inputs, heard) = channel(INPUTS);
-        let keeper = Keeper::new(config, node, metrics.clone(), complaints);
+        let (told, checks) = watch::channel(HealthChecks::new());
+        tokio::spawn(balancers::serve(checks));
+        let services = Box::new(ServiceTranslator::new(told));
+        let keeper = Keeper::new(config, node, metrics.clone(), complaints, services);
+        let (running, stopped) = oneshot::channel::<()>();
         let thread = std::thread::Builder::new().name("keeper".to_owned());
-        let keeper = thread.spawn(move || keeper.run(heard, &handle))?;
-        watch_all(&client, &inputs, &metrics);
+        thread.spawn(move || {
+            keeper.run(heard, &handle);
+            drop(running);
+        })?;
+        let mut readers = watch_all(&client, &inputs, &metrics);
         ended(&inputs).await?;
         tracing::info!("ends; podswitchd keeps what it has");
-        drop(keeper);
+        readers.shutdown().await;
+        drop(inputs);
+        // A call to podswitchd may take long; it is carried out whole or not at all.
+        let _ = timeout(PATIENCE, stopped).await;
         Ok(())
     })
 }
@@ -65,10 +82,11 @@ async fn ended(inputs: &Sender<Input>) -> Result<(), Box<dyn Error>> {
     }
 }
 
-fn watch_all(client: &Client, inputs: &Sender<Input>, metrics: &Arc<Metrics>) {
+fn watch_all(client: &Client, inputs: &Sender<Input>, metrics: &Arc<Metrics>) -> JoinSet<()> {
+    let mut readers = JoinSet::new();
     macro_rules! watch_kinds {
         ($($kind:ty),+) => {$(
-            tokio::spawn(watch::<$kind>(client.clone(), inputs.clone(), metrics.clone()));
+            readers.spawn(read::<$kind>(client.clone(), inputs.clone(), metrics.clone()));
         )+};
     }
     watch_kinds!(
@@ -80,4 +98,5 @@ fn watch_all(client: &Client, inputs: &Sender<Input>, metrics: &Arc<Metrics>) {
         NetworkPolicy,
         ClusterNetworkPolicy
     );
+    readers
 }

@@ -66,6 +66,8 @@ pub struct NodesConfig {
     pub egress: Egress,
     /// Prefixes of all pods of the cluster.
     pub cluster_cidrs: Vec<IpNet>,
+    /// Prefixes of the addresses of Services.
+    pub service_cidrs: Vec<IpNet>,
     /// VXLAN network identifier.
     pub vni: u32,
     /// UDP port of VXLAN.
@@ -82,6 +84,7 @@ impl Default for NodesConfig {
             xdp: XdpMode::Auto,
             egress: Egress::Host,
             cluster_cidrs: Vec::new(),
+            service_cidrs: Vec::new(),
             vni: 1,
             udp_port: 4789,
             underlay_vrf: 1,
@@ -224,12 +227,13 @@ impl Config {
                 "not the name of an interface; use 1 to 15 characters",
             );
         }
-        if nodes.cluster_cidrs.len() > MAX_PREFIXES {
-            return bad(
-                "nodes.cluster_cidrs",
-                &nodes.cluster_cidrs.len(),
-                "too many prefixes; name at most 64",
-            );
+        for (key, all) in [
+            ("nodes.cluster_cidrs", &nodes.cluster_cidrs),
+            ("nodes.service_cidrs", &nodes.service_cidrs),
+        ] {
+            if all.len() > MAX_PREFIXES {
+                return bad(key, &all.len(), "too many prefixes; name at most 64");
+            }
         }
         if nodes.mode != Mode::None
             && nodes.egress != Egress::None
@@ -280,6 +284,7 @@ impl Config {
             mode: nodes.mode,
             egress: nodes.egress,
             cluster: nodes.cluster_cidrs.iter().map(IpNet::trunc).collect(),
+            services: nodes.service_cidrs.iter().map(IpNet::trunc).collect(),
             vni: nodes.vni,
             udp_port: nodes.udp_port,
             underlay_vrf: nodes.underlay_vrf,

@@ -267,7 +267,7 @@ fn place(error: &RpcError, keys: &[Key]) -> Option<usize> {
     (index < keys.len()).then_some(index)
 }
 
-/// Of the errors of a kind only the first is said, until something works again.
+/// What was said of late: the same is not said again, until something works again.
 #[derive(Debug, Default)]
 pub(crate) struct Said(HashMap<String, Instant>);
 
@@ -275,14 +275,12 @@ impl Said {
     /// Whether this is new, or was last said long ago.
     pub(crate) fn anew(&mut self, text: &str) -> bool {
         const AGAIN: Duration = Duration::from_secs(300);
-        let now = Instant::now();
-        match self.0.get(text) {
-            Some(at) if now.duration_since(*at) < AGAIN => false,
-            _ => {
-                self.0.insert(text.to_owned(), now);
-                true
-            }
+        self.0.retain(|_, at| at.elapsed() < AGAIN);
+        let new = !self.0.contains_key(text);
+        if new {
+            self.0.insert(text.to_owned(), Instant::now());
         }
+        new
     }
 
     pub(crate) fn clear(&mut self) {

@@ -8,7 +8,7 @@ use k8s_openapi::jiff::Timestamp;
 use kube::api::PostParams;
 use kube::core::ObjectMeta;
 use kube::{Api, Client};
-use podswitch_api::object::{Key, NamespacedName};
+use podswitch_api::object::NamespacedName;
 use tokio::sync::mpsc::Receiver;
 
 use crate::core::{Complaint, Source};
@@ -31,19 +31,19 @@ pub async fn write(client: Client, node: String, mut complaints: Receiver<Compla
             Api::namespaced(client.clone(), namespace.unwrap_or(DEFAULT_NAMESPACE));
         // It is in the log in any case.
         if let Err(error) = api.create(&PostParams::default(), &event).await {
-            tracing::debug!(key = %complaint.key, %error, "no event was written");
+            tracing::debug!(object = %complaint.name, %error, "no event was written");
         }
     }
 }
 
 fn event(complaint: &Complaint, node: &str, now: Timestamp) -> Option<Event> {
     let source = complaint.source?;
-    let name = name(&complaint.key);
-    let namespace = Some(name.namespace).filter(|n| !n.is_empty());
+    let NamespacedName { namespace, name } = complaint.name.clone();
+    let namespace = Some(namespace).filter(|n| !n.is_empty());
     let regarding = ObjectReference {
         api_version: Some(source.api_version().to_owned()),
         kind: Some(source.kind().to_owned()),
-        name: Some(name.name.clone()),
+        name: Some(name.clone()),
         namespace: namespace.clone(),
         uid: Some(complaint.uid.to_string()).filter(|uid| !uid.is_empty()),
         ..ObjectReference::default()
@@ -52,7 +52,7 @@ fn event(complaint: &Complaint, node: &str, now: Timestamp) -> Option<Event> {
         action: Some("Apply".to_owned()),
         event_time: Some(MicroTime(now)),
         metadata: ObjectMeta {
-            name: Some(format!("{}.{:x}", name.name, now.as_nanosecond())),
+            name: Some(format!("{name}.{:x}", now.as_nanosecond())),
             namespace: Some(namespace.unwrap_or_else(|| DEFAULT_NAMESPACE.to_owned())),
             ..ObjectMeta::default()
         },
@@ -66,22 +66,13 @@ fn event(complaint: &Complaint, node: &str, now: Timestamp) -> Option<Event> {
     })
 }
 
-fn name(key: &Key) -> NamespacedName {
-    match key {
-        Key::Pod(name) | Key::NetworkPolicy(name) => name.clone(),
-        key => NamespacedName {
-            namespace: String::new(),
-            name: key.short(),
-        },
-    }
-}
-
 fn note(complaint: &Complaint) -> String {
     let instead = match (complaint.closed, complaint.source) {
         (true, _) => "; until it changes it allows nothing",
         (false, Some(Source::NetworkPolicy | Source::ClusterNetworkPolicy)) => {
             "; it is left out until it changes"
         }
+        (false, Some(Source::Service | Source::EndpointSlice)) => "",
         (false, _) => "; the object is left out until it changes",
     };
     let field = match complaint.field.as_str() {
@@ -106,10 +97,10 @@ mod tests {
     fn complaint(message: &str) -> Complaint {
         Complaint {
             source: Some(Source::NetworkPolicy),
-            key: Key::NetworkPolicy(NamespacedName {
+            name: NamespacedName {
                 namespace: "shop".to_owned(),
                 name: "web".to_owned(),
-            }),
+            },
             uid: "u1".into(),
             field: "spec.ingress[0]".to_owned(),
             message: message.to_owned(),

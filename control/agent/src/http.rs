@@ -20,7 +20,7 @@ use crate::metrics::Metrics;
 /// Connections at one time.
 const CLIENTS: usize = 32;
 /// How long a client may take for the head of a request.
-const HEAD: Duration = Duration::from_secs(5);
+pub const HEAD: Duration = Duration::from_secs(5);
 
 /// Serves for ever.
 pub async fn serve(listener: TcpListener, metrics: Arc<Metrics>) {

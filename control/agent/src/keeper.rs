@@ -5,13 +5,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use podswitch_api::client::ClientError;
+use podswitch_api::object::NamespacedName;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc::{Receiver, Sender};
 use tokio::time::timeout;
 
 use crate::config::Config;
 use crate::conflist;
-use crate::core::{Complaint, Core, Input, Mode, Source, Untranslated};
+use crate::core::{Complaint, Core, Input, Mode, Source, Translator};
 use crate::daemon::{Daemon, Said};
 use crate::link;
 use crate::metrics::Metrics;
@@ -39,6 +40,8 @@ pub struct Keeper {
     called: Instant,
     /// The last time that the NIC was looked at.
     retried: Option<Instant>,
+    /// The last time that the network configuration was looked at.
+    written: Option<Instant>,
     said: Said,
 }
 
@@ -49,10 +52,11 @@ impl Keeper {
         node: String,
         metrics: Arc<Metrics>,
         complaints: Sender<Complaint>,
+        translator: Box<dyn Translator>,
     ) -> Keeper {
         let now = Instant::now();
         Keeper {
-            core: Core::new(config.ways(node), Box::new(Untranslated)),
+            core: Core::new(config.ways(node), translator),
             daemon: Daemon::new(config.socket.clone(), metrics.clone()),
             config,
             metrics,
@@ -61,6 +65,7 @@ impl Keeper {
             not_before: now,
             called: now,
             retried: None,
+            written: None,
             said: Said::default(),
         }
     }
@@ -98,10 +103,13 @@ impl Keeper {
         self.core.input(input);
     }
 
-    /// How long there is nothing to do.
+    /// How long there is nothing to do, if nothing comes.
     fn wait(&self) -> Duration {
+        if !self.core.is_complete() {
+            return LOOK;
+        }
         let next = match self.daemon.is_connected() {
-            true => self.called + LOOK,
+            true => self.not_before.max(self.called + LOOK),
             false => self.not_before,
         };
         let wait = next.saturating_duration_since(Instant::now());
@@ -192,11 +200,15 @@ impl Keeper {
 
     fn complain(&mut self) {
         for complaint in self.core.complaints() {
+            let NamespacedName { namespace, name } = &complaint.name;
             tracing::warn!(
-                object = %complaint.key,
+                kind = complaint.source.map(Source::kind),
+                namespace,
+                name,
                 field = complaint.field,
                 closed = complaint.closed,
-                "{}", complaint.message
+                "{}",
+                complaint.message
             );
             // More than there is room for are in the log alone.
             let _ = self.complaints.try_send(complaint);
@@ -206,9 +218,13 @@ impl Keeper {
         }
     }
 
-    /// The node is ready for pods.
+    /// The node is ready for pods, and stays so if somebody removes the file.
     fn conflist(&mut self) {
-        let Some(cni) = &self.config.cni else { return };
+        let due = self.written.is_none_or(|at| at.elapsed() >= RETRY);
+        let Some(cni) = self.config.cni.as_ref().filter(|_| due) else {
+            return;
+        };
+        self.written = Some(Instant::now());
         match conflist::write(cni) {
             Ok(false) => {}
             Ok(true) => {

@@ -9,6 +9,7 @@
 //! | [`keeper`] | the thread that has the daemon's state follow |
 //! | [`config`] | the configuration |
 //! | [`kubernetes`], [`events`] | a client of the API; events on objects that are refused |
+//! | [`services`], [`balancers`] | Services, and what load balancers are told of them |
 //! | [`link`] | the node's NIC |
 //! | [`conflist`] | the network configuration for the container runtime |
 //! | [`http`], [`metrics`] | health and counters |
@@ -16,6 +17,7 @@
 #![forbid(unsafe_code)]
 
 pub mod agent;
+pub mod balancers;
 pub mod config;
 pub mod conflist;
 pub mod core;
@@ -26,5 +28,6 @@ pub mod keeper;
 pub mod kubernetes;
 pub mod link;
 pub mod metrics;
+pub mod services;
 pub mod slim;
 pub mod watch;

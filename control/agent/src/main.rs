@@ -71,7 +71,11 @@ fn cleanup(config: &Config) -> Result<(), Box<dyn Error>> {
 
 /// `RUST_LOG`, when set, is heard before the configured level.
 fn log(config: &LogConfig) {
-    let level = format!("{},kube=error,hyper=error", config.level.name());
+    // What the API's client says of an error is said here, too, with the kind that could not be read.
+    let level = format!(
+        "{},kube=off,kube_client=off,kube_runtime=off",
+        config.level.name()
+    );
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
     let builder = fmt()
         .with_env_filter(filter)

@@ -175,10 +175,11 @@ impl Reader {
 
     fn say(&self, error: &watcher::Error, code: u16) {
         let kind = self.source.kind();
+        let error = chain(error);
         match code {
             403 => tracing::error!(
                 kind,
-                %error,
+                error,
                 "may not be read: podswitchd keeps what it has of it; correct the agent's ClusterRole"
             ),
             404 if self.source == Source::ClusterNetworkPolicy => tracing::info!(
@@ -189,7 +190,7 @@ impl Reader {
                 kind,
                 "is listed anew: the server has forgotten what was before"
             ),
-            _ => tracing::warn!(kind, code, %error, "cannot be read; the last state holds"),
+            _ => tracing::warn!(kind, code, error, "cannot be read; the last state holds"),
         }
     }
 
@@ -232,6 +233,20 @@ async fn is_served(client: &Client, source: Source) -> bool {
     list.resources.iter().any(|r| r.kind == source.kind())
 }
 
+/// An error with what caused it, as far as it does not say so itself.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let more = error.to_string();
+        if !text.contains(&more) {
+            text = format!("{text}: {more}");
+        }
+        cause = error.source();
+    }
+    text
+}
+
 /// The status that the server answered with.
 fn status(error: &watcher::Error) -> Option<&kube::core::Status> {
     match error {
@@ -264,6 +279,22 @@ fn retry_after(error: &watcher::Error) -> Option<Duration> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn answer(status: serde_json::Value) -> watcher::Error {
+        watcher::Error::WatchError(serde_json::from_value(status).unwrap())
+    }
+
+    #[test]
+    fn what_an_error_asks_for() {
+        let refused = serde_json::json!({"message": "the required storage feature RequestWatchProgress is disabled", "code": 500});
+        assert!(refuses_streams(&answer(refused)));
+        let busy = serde_json::json!({"code": 429, "details": {"retryAfterSeconds": 3}});
+        assert_eq!(retry_after(&answer(busy)), Some(Duration::from_secs(3)));
+        let long = serde_json::json!({"code": 429, "details": {"retryAfterSeconds": 3000}});
+        assert_eq!(retry_after(&answer(long)), Some(LONGEST_PAUSE));
+        let error = watcher::Error::NoResourceVersion;
+        assert_eq!((code(&error), retry_after(&error)), (0, None));
+    }
 
     #[test]
     fn pauses_grow_and_have_an_end() {

@@ -84,3 +84,18 @@ pub(super) fn key_of(source: Source, name: &NamespacedName) -> Option<Key> {
         _ => Key::ClusterNetworkPolicy { name: short() },
     })
 }
+
+/// Name of the API's object that a key's object comes of; for others, what they are called.
+pub(super) fn name_of(key: &Key) -> NamespacedName {
+    match key {
+        Key::Pod(name) | Key::NetworkPolicy(name) => name.clone(),
+        Key::Namespace { name } | Key::ClusterNetworkPolicy { name } => NamespacedName {
+            namespace: String::new(),
+            name: name.clone(),
+        },
+        key => NamespacedName {
+            namespace: String::new(),
+            name: key.to_string(),
+        },
+    }
+}

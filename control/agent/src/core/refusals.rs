@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 
-use podswitch_api::object::{Key, Object};
+use podswitch_api::object::{Key, NamespacedName, Object};
 
 use super::input::Source;
 
@@ -12,8 +12,8 @@ use super::input::Source;
 pub struct Complaint {
     /// Its kind; none for an object that the agent made by itself.
     pub source: Option<Source>,
-    /// The object.
-    pub key: Key,
+    /// Its name; the namespace is empty where there is none.
+    pub name: NamespacedName,
     /// Its UID.
     pub uid: Box<str>,
     /// The field at fault, as a path; empty when none is known.

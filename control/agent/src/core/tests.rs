@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 
+use podswitch_api::Kind;
 use podswitch_api::error::{ErrorCode, RpcError};
 use podswitch_api::object::{Namespace, NetworkPolicy, Pod};
 use proptest::prelude::*;
@@ -143,6 +144,8 @@ enum Between {
     Lost,
     /// The daemon refuses what it is told next of this name.
     Refuse(u8),
+    /// What it refused of the agent's own is tried again.
+    Retry,
 }
 
 fn between() -> impl Strategy<Value = Between> {
@@ -154,6 +157,7 @@ fn between() -> impl Strategy<Value = Between> {
         3 => Just(Between::Tell),
         1 => Just(Between::Lost),
         1 => (0..4u8).prop_map(Between::Refuse),
+        1 => Just(Between::Retry),
     ]
 }
 
@@ -327,6 +331,7 @@ proptest! {
                 Between::Tell => daemon.tell(&mut core),
                 Between::Lost => core.lost(),
                 Between::Refuse(n) => daemon.refuses = Some(n),
+                Between::Retry => core.retry(),
             }
         }
         daemon.tell(&mut core);
@@ -408,4 +413,70 @@ fn hold_addresses(cluster: &Cluster, objects: &BTreeMap<Key, Object>) {
             assert_eq!(has, []);
         }
     }
+}
+
+/// Makes a group of each Service, so that there is something to see.
+#[derive(Debug, Default)]
+struct Groups(Vec<ThisNode>);
+
+impl Translator for Groups {
+    fn kinds(&self) -> &'static [Kind] {
+        &[Kind::Group]
+    }
+
+    fn set(
+        &mut self,
+        source: Source,
+        name: &NamespacedName,
+        object: Option<&serde_json::Value>,
+    ) -> Translated {
+        let id = object.map_or(1, |o| o["id"].as_u64().unwrap_or(1));
+        let group = podswitch_api::object::Group {
+            id: u16::try_from(id).unwrap(),
+            namespace: name.namespace.clone(),
+            labels: BTreeMap::new(),
+        };
+        let change = match object {
+            Some(_) => Change::set(Object::Group(group)),
+            None => Change::delete(Key::Group { id: 7 }),
+        };
+        Translated {
+            changes: vec![change],
+            problems: vec![Problem {
+                source,
+                name: name.clone(),
+                field: "spec".to_owned(),
+                message: "so".to_owned(),
+            }],
+        }
+    }
+
+    fn node(&mut self, node: &ThisNode) -> Translated {
+        self.0.push(node.clone());
+        Translated::default()
+    }
+}
+
+#[test]
+fn a_translators_objects_are_the_agents() {
+    let mut core = Core::new(WaysConfig::default(), Box::new(Groups::default()));
+    Cluster::default().list_all(&mut core);
+    let name = called(Source::Pod, 1);
+    let seen = |version| Seen {
+        identity: identity(&name, version),
+        what: What::Raw(json!({"id": 7})),
+    };
+    let key = Key::Group { id: 7 };
+    core.input(Input::Apply(Source::Service, Box::new(seen(1))));
+    assert!(core.kinds().contains(&Kind::Group));
+    assert!(core.keys().contains(&key) && core.object(&key).is_some());
+    let complaints = core.complaints();
+    assert_eq!(
+        (complaints[0].source, &complaints[0].name),
+        (Some(Source::Service), &name)
+    );
+    core.is_whole();
+    core.replaced();
+    core.input(Input::Delete(Source::Service, identity(&name, 2)));
+    assert_eq!(core.changes(9, 999), [Change::delete(key)]);
 }

@@ -68,6 +68,8 @@ pub struct WaysConfig {
     pub egress: Egress,
     /// Prefixes of all pods of the cluster: what goes there is never masqueraded.
     pub cluster: Vec<IpNet>,
+    /// Prefixes of the addresses of Services, which processes of the node reach by the switch.
+    pub services: Vec<IpNet>,
     /// VXLAN network identifier.
     pub vni: u32,
     /// UDP port of VXLAN.
@@ -188,13 +190,17 @@ impl Ways<'_> {
         if pods.is_empty() {
             return;
         }
+        let has = |v4: bool| pods.iter().any(|p| p.addr().is_ipv4() == v4);
+        let services = self.config.services.iter();
+        let services = services.filter(|p| has(p.addr().is_ipv4())).copied();
+        let all: Vec<IpNet> = pods.iter().copied().chain(services).collect();
         let by_host = self.config.egress == Egress::Host;
         self.add(port(
             HOST,
             Device::Host {
                 interface: HOST_INTERFACE.to_owned(),
                 mode: XdpMode::Auto,
-                pods: pods.clone(),
+                pods: all.clone(),
                 egress: Vec::from_iter(by_host.then(|| self.link.interface.clone())),
                 masquerade: true,
                 except: match by_host {
@@ -203,11 +209,11 @@ impl Ways<'_> {
                 },
             },
         ));
-        for prefix in pods {
-            if by_host {
-                self.add(by(HOST, everything(prefix.addr()), None, 0));
-            }
-            // Addresses that no pod has are nobody's.
+        for prefix in pods.into_iter().filter(|_| by_host) {
+            self.add(by(HOST, everything(prefix.addr()), None, 0));
+        }
+        for prefix in all {
+            // Addresses that no pod and no Service has are nobody's.
             self.add(Route {
                 kind: RouteKind::Unreachable,
                 port: None,
