@@ -6,9 +6,13 @@
 use std::fmt;
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
+
+/// Where a container may have the host's `/proc/sys` to write to, as its own is read-only unless it is privileged. Those under `net` are of
+/// the reader's network namespace there, too.
+const WRITABLE: &str = "/host/proc/sys";
 
 /// A setting: `Key::new(&["net", "ipv4", "conf", "eth0.5", "forwarding"])`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -52,6 +56,18 @@ impl Key {
     /// As [`new`](Key::new).
     pub fn ipv6_conf(interface: &str, name: &str) -> Result<Self> {
         Key::new(&["net", "ipv6", "conf", interface, name])
+    }
+}
+
+impl Key {
+    /// The file to write to.
+    fn writable(&self) -> PathBuf {
+        let below = self.0.strip_prefix("/proc/sys").unwrap_or(&self.0);
+        let elsewhere = Path::new(WRITABLE).join(below);
+        match elsewhere.exists() {
+            true => elsewhere,
+            false => self.0.clone(),
+        }
     }
 }
 
@@ -108,7 +124,7 @@ pub fn set(key: &Key, value: &str) -> Result<Change> {
         };
         let mut file = OpenOptions::new()
             .write(true)
-            .open(&key.0)
+            .open(key.writable())
             .map_err(failed)?;
         file.write_all(value.as_bytes()).map_err(failed)?;
     }

@@ -97,6 +97,8 @@ pub(crate) enum Command {
     Health,
     /// Looks for what keeps podswitch from working on this machine, before it is installed and afterwards; exits with 1 when there is something
     Doctor(DoctorArgs),
+    /// Places the CNI plugin where the container runtime looks for it, whole or not at all
+    InstallPlugin(InstallPluginArgs),
     /// Accounts for every chunk of packet memory; exits with 1 when one is missing
     Audit,
     /// Takes apart everything podswitch made on this node, with the daemon running or not
@@ -242,6 +244,19 @@ impl From<KindArg> for Kind {
             KindArg::Service => Kind::Service,
         }
     }
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct InstallPluginArgs {
+    /// The plugin's file
+    #[arg(long, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
+    pub(crate) from: PathBuf,
+    /// Folder of CNI plugins
+    #[arg(long, value_name = "DIRECTORY", default_value = "/opt/cni/bin", value_hint = clap::ValueHint::DirPath)]
+    pub(crate) to: PathBuf,
+    /// Its name there: the `type` of network configurations
+    #[arg(long, value_name = "NAME", default_value = "podswitch")]
+    pub(crate) name: String,
 }
 
 #[derive(Debug, ClapArgs)]

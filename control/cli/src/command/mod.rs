@@ -4,6 +4,7 @@
 mod events;
 mod generate;
 mod object;
+mod plugin;
 mod policy;
 mod service;
 mod stats;
@@ -75,6 +76,7 @@ pub(crate) fn run(args: Args) -> Result {
         Command::Version => version(&context),
         Command::Health => health(&context),
         Command::Doctor(a) => crate::doctor::doctor(&context, a),
+        Command::InstallPlugin(a) => plugin::install(&a),
         Command::Audit => audit(&context),
         Command::Teardown(a) => teardown(&context, &a),
         Command::Completions { shell } => generate::completions(shell),

@@ -8,7 +8,7 @@ use crate::common::{Daemon, ctl};
 const KINDS: [&str; 8] = [
     "port", "fdb", "route", "neighbor", "segment", "rule", "group", "service",
 ];
-const OTHERS: [&str; 13] = [
+const OTHERS: [&str; 14] = [
     "stats",
     "events",
     "why",
@@ -18,6 +18,7 @@ const OTHERS: [&str; 13] = [
     "version",
     "health",
     "doctor",
+    "install-plugin",
     "audit",
     "teardown",
     "completions",
