@@ -2,7 +2,7 @@
 //! Renders the templates of the chart in `deploy/chart`. Of Helm's language they use only what is here, so that the chart can be held to account without Helm:
 //!
 //! - `{{- if .Values.a.b }}` and `{{- end }}`, each on a line of its own,
-//! - `{{ .Values.a.b }}`, `.Chart.AppVersion`, `.Release.Namespace`, through `toJson`, `indent N` or `default .OTHER`.
+//! - `{{ .Values.a.b }}`, `.Chart.AppVersion`, `.Release.Name`, `.Release.Namespace`, through `toJson`, `indent N` or `default .OTHER`.
 #![forbid(unsafe_code)]
 
 use serde_json::Value;

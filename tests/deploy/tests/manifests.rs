@@ -35,7 +35,7 @@ fn rendered(change: impl FnOnce(&mut Value)) -> String {
     let chart = yaml(&text(&deploy().join("chart/Chart.yaml")));
     let mut values = yaml(&text(&deploy().join("chart/values.yaml")));
     change(&mut values);
-    let context = json!({"Values": values, "Chart": {"AppVersion": chart["appVersion"]}, "Release": {"Namespace": "podswitch"}});
+    let context = json!({"Values": values, "Chart": {"AppVersion": chart["appVersion"]}, "Release": {"Name": "podswitch", "Namespace": "podswitch"}});
     let documents = TEMPLATES.iter().filter_map(|name| {
         let template = text(&deploy().join(format!("chart/templates/{name}.yaml")));
         let document = render(&template, &context).unwrap_or_else(|e| panic!("{name}.yaml: {e}"));
