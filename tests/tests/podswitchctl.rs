@@ -129,3 +129,48 @@ fn a_file_is_applied_and_an_impossible_one_changes_nothing() {
     ctl.run(&["rule", "delete", "good"]).success("delete");
     eventually("it is open again", HUNG, || reach().then_some(()));
 }
+
+#[test]
+fn a_service_is_kept_through_a_restart() {
+    let mut node = Node::new(NodeConfig::default());
+    let pod = node.pod();
+    let (address, backend) = (pod.v4().to_string(), format!("{}:8080", pod.v4()));
+    let add = |node: &Node, name: &str, address: &str| {
+        let words = [
+            "service",
+            "add",
+            name,
+            "--port",
+            "80",
+            "--address",
+            address,
+            "--backend",
+            &backend,
+            "--local-backend",
+            &backend,
+            "--node-port",
+            "30080",
+            "--external-traffic",
+            "local",
+        ];
+        node.ctl().run(&words)
+    };
+    add(&node, "shop/web:http:ipv4", "10.96.0.1").success("service add");
+    let listed = node.ctl().json(&["service", "list"]);
+    let status = json!({"kind": "service", "backends": 1, "local_backends": 1});
+    assert_eq!(listed[0]["status"], status, "{listed}");
+    // Neither a place that is taken nor a pod's address is a service's.
+    for (address, words) in [("10.96.0.1", "shop/web:http:ipv4"), (&*address, "port ")] {
+        let refused = add(&node, "other", address);
+        assert_ne!(refused.status, 0, "{refused:?}");
+        assert!(refused.stderr.contains(words), "{refused:?}");
+    }
+    node.terminate();
+    node.start();
+    assert_eq!(node.ctl().json(&["service", "list"]), listed);
+    let name = "shop/web:http:ipv4";
+    node.ctl()
+        .run(&["service", "delete", name])
+        .success("delete");
+    assert_eq!(node.ctl().json(&["service", "list"]), json!([]));
+}
