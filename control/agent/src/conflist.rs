@@ -6,6 +6,9 @@ use std::fs;
 use std::io::{self, Write};
 use std::path::PathBuf;
 
+use ipnet::IpNet;
+use serde_json::{Map, Value, json};
+
 use crate::config::CniConfig;
 
 /// Longest template, in bytes.
@@ -22,6 +25,12 @@ pub enum ConflistError {
         /// What the system said.
         source: io::Error,
     },
+    /// Nobody has said yet which addresses the node's pods have.
+    #[error("{path}: its IPAM has no `ranges`, and this node's Node object has no podCIDRs; set either", path = path.display())]
+    NoRanges {
+        /// The template.
+        path: PathBuf,
+    },
     /// The template is no network configuration.
     #[error("{path}: {message}; write a network configuration list (CNI specification, section 1)", path = path.display())]
     Template {
@@ -32,13 +41,13 @@ pub enum ConflistError {
     },
 }
 
-/// Copies the template to its place, unless it is there already; whether anything was written. Runtimes look at what is renamed, not at what
-/// is created: it is written under another name beside it first.
+/// Copies the template to its place, unless it is there already; whether anything was written. podswitch's own IPAM gets the node's prefixes of pods
+/// where the template names no ranges. Runtimes look at what is renamed, not at what is created: it is written under another name beside it first.
 ///
 /// # Errors
 /// [`ConflistError`], naming the file.
-pub fn write(config: &CniConfig) -> Result<bool, ConflistError> {
-    let text = template(config)?;
+pub fn write(config: &CniConfig, pods: &[IpNet]) -> Result<bool, ConflistError> {
+    let text = template(config, pods)?;
     let path = config.dir.join(&config.name);
     let failed = |path: &PathBuf| {
         let path = path.clone();
@@ -69,7 +78,7 @@ pub fn remove(config: &CniConfig) -> Result<bool, ConflistError> {
     }
 }
 
-fn template(config: &CniConfig) -> Result<Vec<u8>, ConflistError> {
+fn template(config: &CniConfig, pods: &[IpNet]) -> Result<Vec<u8>, ConflistError> {
     let path = || config.template.clone();
     let file = |source| ConflistError::File {
         path: path(),
@@ -84,14 +93,31 @@ fn template(config: &CniConfig) -> Result<Vec<u8>, ConflistError> {
         return Err(wrong(format!("{length} bytes are more than {MAX_BYTES}")));
     }
     let text = fs::read(&config.template).map_err(file)?;
-    let value: serde_json::Value =
-        serde_json::from_slice(&text).map_err(|e| wrong(e.to_string()))?;
+    let mut value: Value = serde_json::from_slice(&text).map_err(|e| wrong(e.to_string()))?;
     for field in ["cniVersion", "name", "plugins"] {
         if value.get(field).is_none() {
             return Err(wrong(format!("it has no `{field}`")));
         }
     }
-    Ok(text)
+    let plugins = value.get_mut("plugins").and_then(Value::as_array_mut);
+    let ipam = plugins.into_iter().flatten().find_map(without_ranges);
+    let Some(ipam) = ipam else { return Ok(text) };
+    if pods.is_empty() {
+        return Err(ConflistError::NoRanges { path: path() });
+    }
+    let ranges = pods
+        .iter()
+        .map(|prefix| json!([{"subnet": prefix.trunc()}]));
+    ipam.insert("ranges".to_owned(), ranges.collect());
+    Ok(format!("{value:#}\n").into_bytes())
+}
+
+/// The `ipam` of our plugin, if it is our own and names no ranges.
+fn without_ranges(plugin: &mut Value) -> Option<&mut Map<String, Value>> {
+    let ours = plugin.get("type").is_some_and(|t| t == "podswitch");
+    let ipam = plugin.get_mut("ipam").filter(|_| ours)?.as_object_mut()?;
+    let own = ipam.get("type").is_some_and(|t| t == "podswitch");
+    (own && !ipam.contains_key("ranges")).then_some(ipam)
 }
 
 #[cfg(test)]
@@ -114,8 +140,8 @@ mod tests {
     fn it_is_written_once_and_removed_once() {
         let dir = tempfile::tempdir().unwrap();
         let config = config(&dir, TEXT);
-        assert!(write(&config).unwrap());
-        assert!(!write(&config).unwrap(), "it is there");
+        assert!(write(&config, &[]).unwrap());
+        assert!(!write(&config, &[]).unwrap(), "it is there");
         assert_eq!(
             fs::read_to_string(dir.path().join(&config.name)).unwrap(),
             TEXT
@@ -133,7 +159,7 @@ mod tests {
     fn what_is_no_configuration_is_named() {
         let dir = tempfile::tempdir().unwrap();
         for (text, word) in [("{", "EOF"), (r#"{"name":"a"}"#, "cniVersion")] {
-            let error = write(&config(&dir, text)).unwrap_err().to_string();
+            let error = write(&config(&dir, text), &[]).unwrap_err().to_string();
             assert!(
                 error.contains(word) && error.contains("template"),
                 "{error}"
@@ -141,6 +167,28 @@ mod tests {
         }
         let mut config = config(&dir, TEXT);
         config.dir = dir.path().join("none");
-        assert!(write(&config).unwrap_err().to_string().contains("none"));
+        assert!(
+            write(&config, &[])
+                .unwrap_err()
+                .to_string()
+                .contains("none")
+        );
+    }
+
+    #[test]
+    fn the_nodes_prefixes_are_the_ranges_where_none_are_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let text = r#"{"cniVersion":"1.1.0","name":"podnet","plugins":[{"type":"podswitch","mtu":1400,"ipam":{"type":"podswitch"}}]}"#;
+        let config = config(&dir, text);
+        let error = write(&config, &[]).unwrap_err().to_string();
+        assert!(error.contains("podCIDRs"), "{error}");
+        let pods = ["10.244.3.0/24", "fd00:244:3::/64"].map(|p| p.parse().unwrap());
+        assert!(write(&config, &pods).unwrap());
+        assert!(!write(&config, &pods).unwrap(), "it is there");
+        let written = fs::read(dir.path().join(&config.name)).unwrap();
+        let written: Value = serde_json::from_slice(&written).unwrap();
+        let expected = json!([[{"subnet": "10.244.3.0/24"}], [{"subnet": "fd00:244:3::/64"}]]);
+        assert_eq!(written["plugins"][0]["ipam"]["ranges"], expected);
+        assert_eq!(written["plugins"][0]["mtu"], 1400);
     }
 }

@@ -225,7 +225,7 @@ impl Keeper {
             return;
         };
         self.written = Some(Instant::now());
-        match conflist::write(cni) {
+        match conflist::write(cni, self.core.own_pods()) {
             Ok(false) => {}
             Ok(true) => {
                 tracing::info!(dir = %cni.dir.display(), name = cni.name, "the network configuration is written")

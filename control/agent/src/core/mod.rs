@@ -294,6 +294,18 @@ impl Core {
         }
     }
 
+    /// Prefixes of this node's pods, as its Node object has them.
+    pub fn own_pods(&self) -> &[IpNet] {
+        let own = NamespacedName {
+            namespace: String::new(),
+            name: self.config.node.clone(),
+        };
+        match self.shelves[Source::Node as usize].get(&own) {
+            Some(held) => held.value.pods(),
+            None => &[],
+        }
+    }
+
     /// Tells the translator of this node, if that has changed.
     fn tell_node(&mut self) {
         let nodes = &self.shelves[Source::Node as usize];

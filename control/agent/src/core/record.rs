@@ -3,6 +3,7 @@
 
 use std::net::IpAddr;
 
+use ipnet::IpNet;
 use podswitch_api::Kind;
 use podswitch_api::object::{Key, NamespacedName, Object};
 
@@ -47,6 +48,14 @@ impl Record {
             }
         };
         (record, None)
+    }
+
+    /// Prefixes of a node's pods.
+    pub(super) fn pods(&self) -> &[IpNet] {
+        match self {
+            Record::Node(facts) => &facts.pods,
+            _ => &[],
+        }
     }
 
     pub(super) fn addresses(&self) -> &[IpAddr] {
