@@ -366,11 +366,15 @@ fn remove_files(path: &Path, lock: Lock) -> Result<(), StoreError> {
     let Some(directory) = path.parent() else {
         return Ok(());
     };
+    // Something is mounted there, and below what cannot be written to, where podswitchd runs in a container: it is empty, as it should be.
+    let kept = [
+        io::ErrorKind::NotFound,
+        io::ErrorKind::DirectoryNotEmpty,
+        io::ErrorKind::ResourceBusy,
+        io::ErrorKind::ReadOnlyFilesystem,
+    ];
     match fs::remove_dir(directory) {
-        Err(e)
-            if e.kind() != io::ErrorKind::NotFound
-                && e.kind() != io::ErrorKind::DirectoryNotEmpty =>
-        {
+        Err(e) if !kept.contains(&e.kind()) => {
             Err(StoreError::io(directory, "remove the state directory", e))
         }
         _ => Ok(()),
