@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `podswitchctl doctor` on this machine, beside a node without a daemon and with one.
 
-use podswitch_tests::{Node, NodeConfig};
+use podswitch_tests::programs::run as run_program;
+use podswitch_tests::{HUNG, Node, NodeConfig};
 use serde_json::Value;
 
 /// Findings of this check, by their severity.
@@ -48,6 +49,18 @@ fn a_machine_is_looked_at_before_and_afterwards() {
     let (status, missing) = run(&node, &["--installed"]);
     assert_eq!(status, 1, "{missing:#}");
     assert_eq!(severities(&missing, "podswitchd"), ["error"]);
+
+    // Somebody else's rules, as two kinds of kube-proxy have them.
+    for (script, severity) in [
+        ("table ip nat {\n chain KUBE-SERVICES {\n }\n}", "warning"),
+        ("delete table ip nat", "ok"),
+        ("add table ip kube-proxy", "warning"),
+    ] {
+        let mut nft = node.netns().command("nft");
+        run_program(nft.arg(script), b"", HUNG).success(script);
+        let (_, found) = run(&node, &[]);
+        assert_eq!(severities(&found, "kube-proxy"), [severity], "{script}");
+    }
 
     node.start();
     let plugin = podswitch_tests::programs::bin_dir().join("podswitch-cni");

@@ -11,8 +11,17 @@ pub(super) fn check(machine: &Machine) -> Vec<Finding> {
         false => String::new(),
     };
     let tables = run("nft", &["list", "tables"]);
-    let chains = ["iptables-save", "ip6tables-save", "iptables-legacy-save"];
-    let chains: String = chains.iter().map(|p| run(p, &["-t", "nat"])).collect();
+    // iptables keeps its chains there, too, but for the old kind, which would load a table to look at it: it is asked where that is there already.
+    let mut chains = run("nft", &["list", "chains"]);
+    for (names, program) in [
+        ("/proc/net/ip_tables_names", "iptables-legacy-save"),
+        ("/proc/net/ip6_tables_names", "ip6tables-legacy-save"),
+    ] {
+        let names = machine.read(names).unwrap_or_default();
+        if names.lines().any(|name| name == "nat") {
+            chains += &run(program, &["-t", "nat"]);
+        }
+    }
     let servers = machine.read("/proc/net/ip_vs").unwrap_or_default();
     vec![judge(&tables, &chains, &servers)]
 }
@@ -29,7 +38,9 @@ fn judge(tables: &str, chains: &str, servers: &str) -> Finding {
     let nftables = tables
         .lines()
         .any(|l| l.split(' ').next_back() == Some("kube-proxy"));
-    let iptables = chains.lines().any(|l| l.starts_with(":KUBE-SERVICES "));
+    let of_iptables = ["chain KUBE-SERVICES ", ":KUBE-SERVICES "];
+    let mut lines = chains.lines().map(str::trim_start);
+    let iptables = lines.any(|l| of_iptables.iter().any(|name| l.starts_with(name)));
     // Three lines of headings.
     let ipvs = servers.lines().nth(3).is_some();
     let modes = [
@@ -67,6 +78,12 @@ mod tests {
             (
                 "table ip nat\n",
                 ":KUBE-SERVICES - [0:0]\n",
+                "",
+                "(iptables)",
+            ),
+            (
+                "",
+                "table ip nat {\n\tchain KUBE-SERVICES {\n\t}\n}\n",
                 "",
                 "(iptables)",
             ),
