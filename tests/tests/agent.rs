@@ -457,8 +457,8 @@ impl Dice {
 
 #[test]
 fn pods_come_and_go_while_everything_fails() {
-    let scene = Scene::started();
-    let server = &scene.server;
+    let mut scene = Scene::started();
+    let Scene { server, node, .. } = &mut scene;
     let mut dice = Dice(0x9e37_79b9_7f4a_7c15);
     for step in 0..2000u32 {
         let name = format!("p{}", dice.roll(40));
@@ -495,6 +495,10 @@ fn pods_come_and_go_while_everything_fails() {
                 server.fail("pods", Of::Both, 504, &recorded("errors/504.json"), Some(1))
             }
             4 => server.bookmark("pods"),
+            5 => {
+                node.kill();
+                node.start();
+            }
             _ => {}
         }
     }
@@ -507,7 +511,7 @@ fn pods_come_and_go_while_everything_fails() {
         .map(|p| brief(&p["metadata"], "name", json!([p["status"]["podIP"]])))
         .collect();
     eventually("the daemon has the pods that are left", 2 * HUNG, || {
-        let pods = scene.node.get("pod", &json!({}));
+        let pods = node.get("pod", &json!({}));
         let found = pods
             .iter()
             .map(|p| brief(&p["object"], "name", p["object"]["addresses"].clone()));
@@ -733,6 +737,8 @@ fn nothing_is_replaced_before_every_kind_is_known() {
         scene.agent().get("/readyz").map(|(status, _)| status),
         Some(503)
     );
+    let elsewhere = scene.agent().get("/elsewhere").map(|(status, _)| status);
+    assert_eq!(elsewhere, Some(404));
     let namespaces = || scene.node.get("namespace", &json!({})).len();
     assert_eq!(namespaces(), 1);
     let files = || std::fs::read_dir(&dir).expect("the folder").count();

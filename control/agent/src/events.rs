@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Events of Kubernetes on objects that podswitchd refuses, so that who wrote one sees it there.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
+
 use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::api::events::v1::Event;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
@@ -17,6 +19,8 @@ use crate::core::{Complaint, Source};
 const CONTROLLER: &str = "podswitch-agent";
 /// Where events of objects without a namespace are.
 const DEFAULT_NAMESPACE: &str = "default";
+/// So much of an object's name is in an event's, which may have 253 bytes.
+const MAX_NAME: usize = 230;
 /// Longest note (events.k8s.io/v1), in bytes.
 const MAX_NOTE: usize = 1024;
 
@@ -52,7 +56,7 @@ fn event(complaint: &Complaint, node: &str, now: Timestamp) -> Option<Event> {
         action: Some("Apply".to_owned()),
         event_time: Some(MicroTime(now)),
         metadata: ObjectMeta {
-            name: Some(format!("{name}.{:x}", now.as_nanosecond())),
+            name: Some(event_name(complaint)),
             namespace: Some(namespace.unwrap_or_else(|| DEFAULT_NAMESPACE.to_owned())),
             ..ObjectMeta::default()
         },
@@ -64,6 +68,19 @@ fn event(complaint: &Complaint, node: &str, now: Timestamp) -> Option<Event> {
         type_: Some("Warning".to_owned()),
         ..Event::default()
     })
+}
+
+/// The same on every node, so that the API server takes the event of one of them alone.
+fn event_name(complaint: &Complaint) -> String {
+    let mut hash = DefaultHasher::new();
+    (&complaint.uid, &complaint.field, &complaint.message).hash(&mut hash);
+    let name = complaint
+        .name
+        .name
+        .get(..MAX_NAME)
+        .unwrap_or(&complaint.name.name);
+    let name = name.trim_end_matches(['-', '.']);
+    format!("{name}.{:016x}", hash.finish())
 }
 
 fn note(complaint: &Complaint) -> String {
@@ -117,6 +134,20 @@ mod tests {
         assert_eq!(event.metadata.namespace.as_deref(), Some("shop"));
         let note = event.note.unwrap();
         assert!(note.starts_with("spec.ingress[0]: no;"), "{note}");
+    }
+
+    #[test]
+    fn nodes_say_the_same_thing_once() {
+        let name = |message: &str, node: &str| {
+            let event = event(&complaint(message), node, Timestamp::now());
+            event.and_then(|e| e.metadata.name).unwrap()
+        };
+        assert_eq!(name("no", "n1"), name("no", "n2"));
+        assert_ne!(name("no", "n1"), name("never", "n1"));
+        let mut long = complaint("no");
+        long.name.name = format!("{}-{}", "a".repeat(229), "b".repeat(23));
+        let long = event_name(&long);
+        assert!(long.len() <= 253 && long.contains("a."), "{long}");
     }
 
     #[test]

@@ -105,7 +105,9 @@ impl Core {
             Input::End(_) => {
                 self.forbidden.remove(&source);
                 // What the daemon has of a kind that was none of the agent's business, nobody knows.
-                self.whole |= shelf.state() != State::Listed;
+                let first = shelf.state() != State::Listed;
+                self.whole |= first;
+                self.stale |= first && source == Source::Node;
                 for (name, old) in shelf.end() {
                     self.gone(source, &name, &old.value);
                 }
@@ -127,9 +129,6 @@ impl Core {
                     self.forbidden.insert(source);
                 }
             }
-        }
-        if source == Source::Node {
-            self.stale = true;
         }
     }
 
@@ -250,6 +249,7 @@ impl Core {
 
     /// The daemon's object of this name is no longer right.
     fn touch(&mut self, source: Source, name: &NamespacedName) {
+        self.stale |= source == Source::Node;
         if let Some(key) = key_of(source, name) {
             self.refusals.forget(&key);
             // What comes of a kind that is not the agent's goes to the daemon with the whole of it.
