@@ -151,7 +151,7 @@ fn podswitchd_takes_its_configuration() {
 #[test]
 fn privileges_are_few() {
     let set: DaemonSet = of_kind(&default_manifest(), "DaemonSet");
-    let pod = set.spec.template.spec.expect("a pod");
+    let pod = set.spec.expect("a spec").template.spec.expect("a pod");
     assert_eq!(pod.automount_service_account_token, Some(false));
     let all = pod.init_containers.iter().flatten().chain(&pod.containers);
     for container in all.clone() {
