@@ -9,6 +9,7 @@
 #![forbid(unsafe_code)]
 
 pub mod agent;
+pub mod agent_scene;
 pub mod api_server;
 pub mod cgroup;
 pub mod cluster;
