@@ -334,6 +334,13 @@ fn who_comes_by_the_wire_is_served_by_a_pod_of_the_node_with_his_own_address() {
             reaches(&bed.uplink.peer, to, port);
         }
     }
+    // Two objects have one address; that the one goes does not take it from the other.
+    let udp = ["udp:0", "udp:1"];
+    let udp = udp.map(|n| delete(json!({"kind": "service", "name": format!("shop/web:{n}")})));
+    bed.node.apply(&udp);
+    for to in PUBLIC {
+        tcp_connect(&bed.uplink.peer, to, PORT, HUNG / 10).expect("TCP is still served");
+    }
     // The node's own ports are the node's.
     for to in node_addresses() {
         assert!(udp_is_refused(&bed.uplink.peer, to, NODE_PORT + 1));

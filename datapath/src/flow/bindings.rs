@@ -67,7 +67,8 @@ const KEEP: u32 = 3_600_000;
 const MAGIC: u64 = u64::from_be_bytes(*b"PODSWNAT");
 const VERSION: u64 = 2;
 /// Bindings of late whose connections may not be remembered yet: as many as there are packets in a burst.
-const FRESH: usize = crate::frame::BATCH_SIZE;
+/// Each packet may have two made.
+const FRESH: usize = 2 * crate::frame::BATCH_SIZE;
 /// Lines in front of the bindings.
 const HEADER_LINES: usize = 1;
 
@@ -163,6 +164,14 @@ impl Bindings {
         })
     }
 
+    /// The backend that packets with this key, which are to a service, are led to, and the number of the binding.
+    pub fn find_led(&self, outside: &FlowKey) -> Option<(BindingId, Endpoint)> {
+        self.window(outside).find_map(|at| {
+            let binding = self.at(at).filter(|b| b.service)?;
+            (binding.outside == *outside).then_some((BindingId(at as u32), binding.inside))
+        })
+    }
+
     /// By which address and port the bound end of a connection is known to the other one, if this is the binding of the connection whose packets
     /// from the bound end have this key.
     #[inline]
@@ -191,7 +200,7 @@ impl Bindings {
     }
 
     /// The binding of a connection that a process before this one bound, by the key of packets from the bound end; `kept` is what
-    /// [`Bindings::kept`] was at first. Those of the worker's own ports do not count.
+    /// [`Bindings::kept`] was at first.
     fn kept_from(&self, kept: &[(u64, u32)], key: &FlowKey) -> Option<Binding> {
         let hash = key.hash(self.seed);
         let first = kept.partition_point(|(h, _)| *h < hash);
@@ -199,15 +208,17 @@ impl Bindings {
         let mut same = same.filter(|(_, at)| line::is_kept(&self.line(*at as usize).0));
         same.find_map(|(_, at)| {
             let binding = self.at(*at as usize)?;
-            let own = self.ports.contains(&binding.outside.dport);
-            (binding.inner() == *key && !own).then_some(binding)
+            (binding.inner() == *key).then_some(binding)
         })
     }
 
-    /// What a process before this one bound: the hash of the key of packets from the bound end, and the number; in order.
+    /// Connections to services that a process before this one bound: the hash of the key of packets from the bound end, and the number; in order.
     fn kept(&self) -> Vec<(u64, u32)> {
         let kept = |at: &usize| line::is_kept(&self.line(*at).0);
-        let known = |at: usize| Some((self.at(at)?.inner().hash(self.seed), at as u32));
+        let known = |at: usize| {
+            let binding = self.at(at).filter(|b| b.service)?;
+            Some((binding.inner().hash(self.seed), at as u32))
+        };
         let mut all: Vec<_> = (0..=self.mask).filter(kept).filter_map(known).collect();
         all.sort_unstable();
         all
@@ -231,15 +242,13 @@ pub struct Binder {
     fresh: ([u32; FRESH], usize),
 }
 
-/// Who has to make room for a binding.
+/// Who has to make room for a binding, besides what nothing names.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Claim {
-    /// What nothing names, but for what the process before has left.
-    Spare,
-    /// What nothing names.
-    Free,
-    /// That, and another end that packets from outside of the same key were for.
-    Replace,
+struct Claim {
+    /// Not what the process before has left.
+    spare: bool,
+    /// Another end that packets from outside of the same key were for.
+    replace: bool,
 }
 
 impl Binder {
@@ -279,14 +288,19 @@ impl Binder {
         let step = hash >> 32 | 1;
         let mut refused = Unbound::NoPort;
         // What the process before has left makes room last.
-        for claim in [Claim::Spare, Claim::Free] {
+        for spare in [true, false] {
+            let claim = Claim {
+                spare,
+                replace: false,
+            };
             for n in 0..TRIES.min(ports) {
                 let offset = ((hash & 0xffff_ffff) + n.wrapping_mul(step)) % ports;
                 let to = Endpoint {
                     address,
                     port: first + offset as u16,
                 };
-                match self.bind_to(flows, key, to, now, claim) {
+                let binding = Binding::new(key, to, false);
+                match self.bind_to(flows, &binding, now, claim) {
                     Ok(id) => return Ok(id),
                     Err(why) => refused = why,
                 }
@@ -306,7 +320,11 @@ impl Binder {
         to: Endpoint,
         now: u32,
     ) -> Result<BindingId, Unbound> {
-        self.bind_to(flows, key, to, now, Claim::Free)
+        let claim = Claim {
+            spare: false,
+            replace: false,
+        };
+        self.bind_to(flows, &Binding::new(key, to, false), now, claim)
     }
 
     /// Leads packets with this key, which are to a service, to a backend, whomever they went to before.
@@ -325,7 +343,13 @@ impl Binder {
             port: outside.dport,
         };
         let key = outside.with_destination(&inside).reversed();
-        let id = self.bind_to(flows, &key, to, now, Claim::Replace)?;
+        let binding = Binding::new(&key, to, true);
+        let claim = |spare| Claim {
+            spare,
+            replace: true,
+        };
+        let id = self.bind_to(flows, &binding, now, claim(true));
+        let id = id.or_else(|_| self.bind_to(flows, &binding, now, claim(false)))?;
         let (fresh, next) = &mut self.fresh;
         fresh[*next % FRESH] = id.0;
         *next = (*next + 1) % FRESH;
@@ -348,29 +372,27 @@ impl Binder {
     fn bind_to(
         &mut self,
         flows: &FlowTable,
-        key: &FlowKey,
-        to: Endpoint,
+        binding: &Binding,
         now: u32,
         claim: Claim,
     ) -> Result<BindingId, Unbound> {
-        let binding = Binding::new(key, to);
-        let mut free = None;
+        let (mut empty, mut free) = (None, None);
         for at in self.bindings.window(&binding.outside) {
             match self.bindings.at(at) {
-                None => free = free.or(Some(at)),
-                Some(there) if there == binding => {
+                None => empty = empty.or(Some(at)),
+                Some(there) if there == *binding => {
                     let words = &self.bindings.line(at).0;
                     if line::is_kept(words) {
                         // From here on it is as good as its connection.
-                        line::write(words, &binding);
+                        line::write(words, binding);
                     }
                     return Ok(BindingId(at as u32));
                 }
                 // Whether it is free is of no matter any more.
-                Some(there) if there.outside != binding.outside && free.is_some() => {}
+                Some(there) if there.outside != binding.outside && empty.or(free).is_some() => {}
                 Some(there) => {
                     let same = there.outside == binding.outside;
-                    let replaced = same && claim == Claim::Replace;
+                    let replaced = same && claim.replace;
                     let named = !replaced && self.is_held(flows, (at, &there), now, claim);
                     if same && named {
                         return Err(Unbound::NoPort);
@@ -385,8 +407,8 @@ impl Binder {
                 }
             }
         }
-        let at = free.ok_or(Unbound::NoRoom)?;
-        line::write(&self.bindings.line(at).0, &binding);
+        let at = empty.or(free).ok_or(Unbound::NoRoom)?;
+        line::write(&self.bindings.line(at).0, binding);
         Ok(BindingId(at as u32))
     }
 
@@ -398,7 +420,7 @@ impl Binder {
         now: u32,
         claim: Claim,
     ) -> bool {
-        claim == Claim::Spare && self.is_still_kept(at, now)
+        claim.spare && self.is_still_kept(at, now)
             || self.fresh.0.contains(&(at as u32))
             || self.is_named(flows, at, there, now)
     }
@@ -417,6 +439,11 @@ impl Binder {
     fn is_still_kept(&self, at: usize, now: u32) -> bool {
         line::is_kept(&self.bindings.line(at).0)
             && self.keep_until.is_none_or(|until| !is_past(until, now))
+    }
+
+    /// Whether what the process before has left counts no more.
+    fn has_kept_enough(&self, now: u32) -> bool {
+        self.keep_until.is_some_and(|until| is_past(until, now))
     }
 
     /// Frees the next lines, a few at a time, whose connection is over.
@@ -475,7 +502,7 @@ impl Nat {
             .zip(&*self.kept)
             .filter(|(_, kept)| !kept.is_empty());
         let inside = kept.find_map(|(bindings, _)| {
-            let (id, inside) = bindings.find(outside)?;
+            let (id, inside) = bindings.find_led(outside)?;
             line::is_kept(&bindings.line(id.0 as usize).0).then_some(inside)
         })?;
         let id = self.binder.lead(flows, outside, inside, now).ok()?;
@@ -486,7 +513,7 @@ impl Nat {
     pub fn kept_from(&mut self, flows: &FlowTable, key: &FlowKey, now: u32) -> Option<BindingId> {
         let mut all = self.all.iter().zip(&*self.kept);
         let binding = all.find_map(|(bindings, kept)| bindings.kept_from(kept, key))?;
-        if let Some((id, inside)) = self.binder.bindings().find(&binding.outside)
+        if let Some((id, inside)) = self.binder.bindings().find_led(&binding.outside)
             && inside == binding.inside
         {
             // It stays kept until a packet from outside has it named.
@@ -496,6 +523,20 @@ impl Nat {
             .binder
             .lead(flows, &binding.outside, binding.inside, now);
         led.ok()
+    }
+
+    /// Whether a process before this one bound a connection to a service, by the key of packets from the backend.
+    pub fn is_kept_from(&self, key: &FlowKey) -> bool {
+        let mut all = self.all.iter().zip(&*self.kept);
+        all.any(|(bindings, kept)| bindings.kept_from(kept, key).is_some())
+    }
+
+    /// Frees the next lines, a few at a time, whose connection is over.
+    pub fn age(&mut self, flows: &FlowTable, now: u32, lines: usize) {
+        self.binder.age(flows, now, lines);
+        if !self.kept.is_empty() && self.binder.has_kept_enough(now) {
+            self.kept = Arc::default();
+        }
     }
 
     /// Whether a port is one that a worker masquerades by.

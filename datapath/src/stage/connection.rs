@@ -340,15 +340,14 @@ fn begin(
         None if later => Standing::Unknowable,
         None => Standing::New,
     };
-    if !is_related && let Some(goes_on) = nat::goes_on(ctx, &passage, packet) {
-        return go_on_bound(ctx, passage, &parsed.key, goes_on);
-    }
-    if !is_related && let Some(binding) = nat::answers_kept(ctx, &passage, &parsed.key) {
-        let outcome = go_on_bound(ctx, passage, &parsed.key, true);
-        return Outcome {
-            binding: Some(binding),
-            ..outcome
-        };
+    if !is_related {
+        // Of a connection to a service that left masqueraded, both ends are bound.
+        let goes_on = nat::goes_on(ctx, &passage, packet);
+        let binding = nat::answers_kept(ctx, &passage, &parsed.key);
+        if goes_on.is_some() || binding.is_some() {
+            let outcome = go_on_bound(ctx, passage, &parsed.key, goes_on.unwrap_or(true));
+            return Outcome { binding, ..outcome };
+        }
     }
     let mut outcome = judge_both(ctx, passage, &parsed.key, later, standing);
     outcome.binding = known.and_then(|known| known.binding);

@@ -8,7 +8,7 @@ use crate::frame::{Frame, Packet};
 use crate::verdict::{Reason, Verdict};
 use crate::wire::Parsed;
 use crate::wire::ipv4::{self, Ipv4Header, option};
-use crate::wire::{checksum, partial};
+use crate::wire::{Fragment, checksum, partial};
 
 /// Longest IPv4 header behind an Ethernet header with two tags, bytes.
 const MAX_HEADERS: usize = 22 + 60;
@@ -81,12 +81,19 @@ pub(super) fn cut(
         };
         let mut meta = packet.meta;
         meta.verdict = verdict;
+        meta.parsed.fragment = Fragment::Later;
+        meta.parsed.l4 = later_l4 as u16;
         ctx.extra.push(Packet { frame, meta });
         at += len;
     }
     ctx.pool.truncate(&mut packet.frame, l4 as u32 + first);
     if let Some(header) = packet.frame.bytes_mut().get_mut(l3..l4) {
         set_fragment(header, &original, &parsed, 0, first, false);
+    }
+    // Whoever looks at the pieces on another worker has to know what they are.
+    let parsed = &mut packet.meta.parsed;
+    if parsed.fragment == Fragment::NotFragment {
+        parsed.fragment = Fragment::First;
     }
     ctx.counters.event(Event::Fragmented, 1);
     Ok(())

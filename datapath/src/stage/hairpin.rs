@@ -51,7 +51,7 @@ pub(super) fn asker(ctx: &Context<'_>, port: &PortEntry, key: &FlowKey) -> Optio
     let mut bound = ends.filter(|end| {
         let inner = key.with_destination(end);
         let live = binding(ctx, &inner).is_some_and(|id| is_of(ctx, id, &inner));
-        live || nat::kept(ctx, &inner).is_some()
+        live || nat::kept(ctx, &inner).is_some() || ctx.nat.is_kept_from(&inner)
     });
     bound.next()
 }

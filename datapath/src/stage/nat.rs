@@ -12,7 +12,7 @@ use crate::counters::Event;
 use crate::flow::{BindingId, State};
 use crate::frame::{Course, Packet, SeenAs};
 use crate::ids::WorkerId;
-use crate::tables::{PortEntry, Tables};
+use crate::tables::{Client, PortEntry, Tables};
 use crate::verdict::Reason;
 use crate::wire::flow_key::{FlowKey, map_ip};
 use crate::wire::quoted::is_icmp_error;
@@ -311,7 +311,11 @@ pub(super) fn lead(
     packet: &mut Packet,
 ) -> Result<(), Reason> {
     let Some(outside) = connection_key(ctx, packet) else {
-        return Ok(());
+        let key = &packet.meta.parsed.key;
+        return match ctx.tables.service(key, Client::Inside) {
+            Some(_) => Err(Reason::ServiceUntranslatable),
+            None => Ok(()),
+        };
     };
     let answers = outside.dst == hairpin::mask(ctx.tables, &outside);
     let led = match !answers && ctx.tables.may_be_service(&outside.dst) {

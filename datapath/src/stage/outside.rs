@@ -193,6 +193,11 @@ pub(super) fn check_source(
     packet: &Packet,
 ) -> Result<(), Reason> {
     let key = &packet.meta.parsed.key;
+    let came_to = packet.meta.seen_as.filter(|_| !packet.meta.is_led());
+    if came_to.is_some_and(|end| ctx.nat.has_port(end.port())) {
+        // The binding by which it was translated names its source.
+        return Ok(());
+    }
     let back = match ctx.tables.route(port.vrf, &key.reversed()) {
         Hop::Adjacency(way) => ctx.tables.port(way.port),
         Hop::Drop(_) => None,

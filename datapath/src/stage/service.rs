@@ -14,8 +14,8 @@
 //! A connection stays with its backend as long as it is bound, whatever becomes of the service. A packet that opens one goes to a backend that serves
 //! now; so does what has no end of its own (UDP), when it is judged again because its backend serves no more.
 
-use super::{Context, connection, icmp_error, nat, related};
-use crate::flow::{BindingId, Conversation, Opening};
+use super::{Context, connection, hairpin, icmp_error, nat, outside, related};
+use crate::flow::{BindingId, Conversation, Found, Opening, Phase};
 use crate::frame::Packet;
 use crate::tables::{Client, PortEntry, Served, Service};
 use crate::verdict::{Reason, Verdict};
@@ -46,11 +46,17 @@ pub(super) fn find(
     packet: &Packet,
     outside: &FlowKey,
 ) -> Result<Option<Led>, Reason> {
-    let known = ctx.nat.binder.bindings().find(outside);
+    let known = ctx.nat.binder.bindings().find_led(outside);
     let known = known.or_else(|| ctx.nat.lead_kept(ctx.flows, outside, ctx.now.millis()));
     let known = known.map(|(id, inside)| (inside, id));
     let is_related = related::is_related(packet);
     if known.is_some() && (is_related || !opens(packet)) {
+        return Ok(known);
+    }
+    if let Some((inside, _)) = known
+        && is_open(ctx, outside, &inside)
+    {
+        // A late duplicate of what opened it.
         return Ok(known);
     }
     let served = match ctx.tables.service(outside, client(port)) {
@@ -60,10 +66,13 @@ pub(super) fn find(
     if is_related || !translate::can_begin(&packet.meta.parsed) {
         return Err(Reason::ServiceUntranslatable);
     }
-    match known.filter(|(inside, _)| served.backends.has(inside)) {
-        Some(known) => Ok(Some(known)),
-        None => choose(ctx, outside, &served).map(Some),
+    if let Some((inside, _)) = known
+        && served.backends.has(&inside)
+        && !clashes(ctx, outside, &inside)
+    {
+        return Ok(known);
     }
+    choose(ctx, port, packet, (outside, &served)).map(Some)
 }
 
 /// Whether a packet opens a connection of a protocol that says so.
@@ -73,7 +82,16 @@ fn opens(packet: &Packet) -> bool {
 }
 
 /// Chooses a backend and binds the connection to it.
-fn choose(ctx: &mut Context<'_>, outside: &FlowKey, served: &Served<'_>) -> Result<Led, Reason> {
+fn choose(
+    ctx: &mut Context<'_>,
+    port: &PortEntry,
+    packet: &Packet,
+    (outside, served): (&FlowKey, &Served<'_>),
+) -> Result<Led, Reason> {
+    if port.is_outside() {
+        // Nobody loses his backend to somebody who wears his address.
+        outside::check_source(ctx, port, packet)?;
+    }
     let now = ctx.now.millis();
     let Served { service, backends } = served;
     let number = number(service);
@@ -93,22 +111,50 @@ fn choose(ctx: &mut Context<'_>, outside: &FlowKey, served: &Served<'_>) -> Resu
     Ok((inside, id))
 }
 
-/// Whether the client talks to a backend already, from the same port and not through this service: it could not be told which answer is to what.
-fn clashes(ctx: &Context<'_>, outside: &FlowKey, inside: &Endpoint) -> bool {
+/// The connection of a client and a backend, and as what the client knows the backend in it: none where it is no binding's.
+fn connection_to(
+    ctx: &Context<'_>,
+    outside: &FlowKey,
+    inside: &Endpoint,
+) -> Option<(Found, Option<Endpoint>)> {
     let key = outside.with_destination(inside);
     let conversation = Conversation::of(&key, ctx.flows.seed());
-    let Some(found) = ctx.flows.find_now(&conversation, ctx.now.millis()) else {
+    let found = ctx.flows.find_now(&conversation, ctx.now.millis())?;
+    let bindings = ctx.nat.binder.bindings();
+    let bound = found.state().binding();
+    let known_as = bound.and_then(|id| bindings.known_as(id, &key.reversed()));
+    Some((found, known_as))
+}
+
+fn service_of(outside: &FlowKey) -> Endpoint {
+    Endpoint {
+        address: outside.dst,
+        port: outside.dport,
+    }
+}
+
+/// Whether the connection through this service is open already.
+fn is_open(ctx: &Context<'_>, outside: &FlowKey, inside: &Endpoint) -> bool {
+    let Some((found, known_as)) = connection_to(ctx, outside, inside) else {
+        return false;
+    };
+    let phase = found.state().phase();
+    let open = matches!(phase, Phase::TcpEstablished | Phase::TcpHalfClosed);
+    open && known_as == Some(service_of(outside))
+}
+
+/// Whether the client talks to a backend already, from the same port and not through this service: it could not be told which answer is to what.
+fn clashes(ctx: &mut Context<'_>, outside: &FlowKey, inside: &Endpoint) -> bool {
+    let Some((found, known_as)) = connection_to(ctx, outside, inside) else {
         return false;
     };
     let state = found.state();
-    let bound = state.binding();
-    let as_this = Endpoint {
-        address: outside.dst,
-        port: outside.dport,
-    };
-    let bindings = ctx.nat.binder.bindings();
-    let known_as = bound.and_then(|id| bindings.known_as(id, &key.reversed()));
-    !state.phase().is_over() && known_as != Some(as_this)
+    if state.binding().is_some() && known_as.is_none() {
+        // The client was led elsewhere since, and comes back: it begins anew.
+        ctx.flows.remove(&found);
+        return false;
+    }
+    !state.phase().is_over() && known_as != Some(service_of(outside))
 }
 
 /// What stands for a service: a hash of its name (FNV-1a).
@@ -159,7 +205,9 @@ pub(super) fn lead_anew(
     if served.backends.has(&inside) {
         return Ok(false);
     }
-    let led = choose(ctx, &outside, &served)?;
+    let led = choose(ctx, port, packet, (&outside, &served))?;
+    // Whoever came to himself is shown as himself again.
+    hairpin::undo(packet);
     nat::lead_to(ctx, packet, &outside, &led.0, Some(led.1))?;
     Ok(true)
 }

@@ -295,11 +295,13 @@ impl Services {
         let wanted = (key.protocol(), key.dport);
         if let Some(all) = self.at.get_key(&key.dst) {
             let same = all.iter().find(|(p, port, _)| (*p, *port) == wanted);
-            return match same {
-                Some((_, _, frontend)) => Found::Frontend(frontend),
-                None if all.iter().any(|(_, _, f)| !f.is_external) => Found::NoPort,
-                None => Found::Nothing,
-            };
+            if let Some((_, _, frontend)) = same {
+                return Found::Frontend(frontend);
+            }
+            if all.iter().any(|(_, _, f)| !f.is_external) {
+                return Found::NoPort;
+            }
+            // An external address may be the node's own.
         }
         let node = self
             .node_ports

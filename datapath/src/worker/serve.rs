@@ -315,7 +315,7 @@ impl Engine {
         memory.flows.age(now.millis(), AGED_AT_ONCE);
         memory.fragments.age(now.millis());
         let nat = &mut memory.nat;
-        nat.binder.age(&memory.flows, now.millis(), AGED_AT_ONCE);
+        nat.age(&memory.flows, now.millis(), AGED_AT_ONCE);
         memory
             .fdb
             .age(tables, now, AGED_AT_ONCE, &self.outlets.counters);

@@ -23,5 +23,6 @@ mod rejudged;
 mod routed;
 mod segments;
 mod services;
+mod services_beyond;
 mod tunnels;
 mod vlans;

@@ -13,32 +13,29 @@ use podswitch_datapath::wire::translate::Endpoint;
 use podswitch_datapath::{PortId, WorkerId};
 
 use crate::frames::{self, V4};
-use crate::masquerade::{NODE4, from_world4, hop, node_on, tcp, to_pod4, to_world4, udp};
+use crate::masquerade::{NODE4, hop, node_on, tcp, to_pod4, udp};
 use crate::node::*;
 use crate::world::{Out, World, gateway};
 
-const SYN: u8 = 2;
-const ACK: u8 = 16;
+pub(crate) const SYN: u8 = 2;
+pub(crate) const ACK: u8 = 16;
 const FIN: u8 = 1;
+const RST: u8 = 4;
 
 /// The service's address and port, its address outside, its port of the node, and what backends listen at.
-const VIP: (Ipv4Addr, u16) = (Ipv4Addr::new(10, 96, 0, 10), 80);
-const PUBLIC: (Ipv4Addr, u16) = (Ipv4Addr::new(203, 0, 113, 80), 80);
-const NODE_PORT: (Ipv4Addr, u16) = (NODE4, 30_080);
-const TARGET: u16 = 8080;
-const CLIENT: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 7);
-/// A backend on another node, which is not masqueraded for pods, and one that is.
-const ELSEWHERE: (Ipv4Addr, u16) = (Ipv4Addr::new(198, 51, 100, 77), TARGET);
-const BEYOND: (Ipv4Addr, u16) = (Ipv4Addr::new(192, 0, 2, 99), TARGET);
+pub(crate) const VIP: (Ipv4Addr, u16) = (Ipv4Addr::new(10, 96, 0, 10), 80);
+pub(crate) const PUBLIC: (Ipv4Addr, u16) = (Ipv4Addr::new(203, 0, 113, 80), 80);
+pub(crate) const NODE_PORT: (Ipv4Addr, u16) = (NODE4, 30_080);
+pub(crate) const TARGET: u16 = 8080;
 
-fn end(at: (Ipv4Addr, u16)) -> Endpoint {
+pub(crate) fn end(at: (Ipv4Addr, u16)) -> Endpoint {
     Endpoint {
         address: map_ip(at.0.into()),
         port: at.1,
     }
 }
 
-fn service(cluster: &[(Ipv4Addr, u16)], local: &[(Ipv4Addr, u16)]) -> Service {
+pub(crate) fn service(cluster: &[(Ipv4Addr, u16)], local: &[(Ipv4Addr, u16)]) -> Service {
     let backends = |all: &[_]| Backends::new(all.iter().copied().map(end).collect());
     Service {
         name: "shop/web".into(),
@@ -75,7 +72,7 @@ fn put(e: &mut Edit, service: Option<Service>) {
 }
 
 /// Client, backends and uplink on workers of all kinds.
-fn everywhere(test: impl Fn(&mut World)) {
+pub(crate) fn everywhere(test: impl Fn(&mut World)) {
     for workers in 0..8u8 {
         let (client, backends, uplink) = (workers & 1, workers >> 1 & 1, workers >> 2);
         let mut w = node_on(client, uplink);
@@ -92,16 +89,28 @@ fn everywhere(test: impl Fn(&mut World)) {
     }
 }
 
-fn served(w: &mut World, service: Service) {
+pub(crate) fn served(w: &mut World, service: Service) {
     w.edit(|e| put(e, Some(service)));
 }
 
-fn pod1(port: u16) -> (Ipv4Addr, u16) {
+/// Another MTU for a pod's port, on the worker that it is on.
+pub(crate) fn change_mtu(w: &mut World, n: u16, mtu: u32) {
+    let worker = w.tables.port(PortId(n)).unwrap().worker;
+    w.edit(|e| {
+        e.set_port(PortSpec {
+            worker,
+            mtu,
+            ..pod(n)
+        });
+    });
+}
+
+pub(crate) fn pod1(port: u16) -> (Ipv4Addr, u16) {
     (v4(1), port)
 }
 
 /// Pod 1 sends; where it arrives, which is at a pod.
-fn ask(w: &mut World, packet: &V4) -> u16 {
+pub(crate) fn ask(w: &mut World, packet: &V4) -> u16 {
     match &w.send_one(1, &frame4(1, packet))[..] {
         [Out::Sent(port, _)] => *port,
         other => panic!("{other:?}"),
@@ -252,8 +261,9 @@ fn connections_are_shared_out_and_stay_where_they_are() {
         for from in 4000..4020 {
             assert_eq!(ask(w, &tcp(pod1(from + 100), VIP, SYN)), 2);
         }
-        // A segment that opens one goes to who serves now.
+        // One that is over and begins anew goes to who serves now.
         let open = (4000..4020).zip(&chosen).find(|(_, n)| **n == 3).unwrap().0;
+        assert_eq!(ask(w, &tcp(pod1(open), VIP, RST)), 3);
         assert_eq!(ask(w, &tcp(pod1(open), VIP, SYN)), 2);
         // What is open goes on without the service.
         w.edit(|e| put(e, None));
@@ -333,177 +343,7 @@ fn a_pod_reaches_itself_through_its_service() {
 }
 
 /// The source port of what leaves by the uplink.
-fn left(out: Vec<Out>) -> (Vec<u8>, u16) {
-    let [Out::Sent(UPLINK, bytes)] = &out[..] else {
-        panic!("{out:?}");
-    };
-    (bytes.clone(), u16::from_be_bytes([bytes[34], bytes[35]]))
-}
-
-#[test]
-fn a_backend_on_another_node_answers_as_the_service() {
-    everywhere(|w| {
-        for (from, backend) in [(4000, ELSEWHERE), (4001, BEYOND)] {
-            let masqueraded = backend == BEYOND;
-            served(w, service(&[backend], &[]));
-            for _ in 0..3 {
-                let out = w.send_one(1, &frame4(1, &udp(pod1(from), VIP)));
-                let (frame, port) = left(out);
-                let seen = match masqueraded {
-                    true => (NODE4, port),
-                    false => pod1(from),
-                };
-                assert_eq!(frame, to_world4(&hop(udp(seen, backend))));
-                assert_eq!(port != from, masqueraded);
-                let out = w.send_one(UPLINK, &from_world4(&udp(backend, seen)));
-                assert_eq!(out, sent(1, to_pod4(1, &hop(udp(VIP, pod1(from))))));
-            }
-        }
-    });
-}
-
-#[test]
-fn who_comes_from_outside_is_served_here_with_his_own_address() {
-    everywhere(|w| {
-        for external in [Traffic::Cluster, Traffic::Local] {
-            let web = [(v4(2), TARGET)];
-            served(
-                w,
-                Service {
-                    external,
-                    ..service(&web, &web)
-                },
-            );
-            for (client, at) in [((CLIENT, 777), PUBLIC), ((CLIENT, 778), NODE_PORT)] {
-                for _ in 0..2 {
-                    let out = w.send_one(UPLINK, &from_world4(&udp(client, at)));
-                    let asked = hop(udp(client, (v4(2), TARGET)));
-                    assert_eq!(out, sent(2, to_pod4(2, &asked)));
-                    let out = w.send_one(2, &frame4(2, &udp((v4(2), TARGET), client)));
-                    assert_eq!(out, sent(UPLINK, to_world4(&hop(udp(at, client)))));
-                }
-            }
-        }
-    });
-}
-
-#[test]
-fn who_comes_from_outside_is_served_elsewhere_as_the_nodes_own() {
-    everywhere(|w| {
-        served(w, service(&[ELSEWHERE], &[]));
-        for (client, at) in [((CLIENT, 777), PUBLIC), ((CLIENT, 778), NODE_PORT)] {
-            for _ in 0..2 {
-                let out = w.send_one(UPLINK, &from_world4(&udp(client, at)));
-                let (frame, port) = left(out);
-                assert_eq!(frame, to_world4(&hop(udp((NODE4, port), ELSEWHERE))));
-                assert!(port >= 61_000, "{port}");
-                let out = w.send_one(UPLINK, &from_world4(&udp(ELSEWHERE, (NODE4, port))));
-                assert_eq!(out, sent(UPLINK, to_world4(&hop(udp(at, client)))));
-            }
-        }
-    });
-}
-
 /// A datagram in two fragments.
-fn in_two(packet: &V4) -> [V4; 2] {
-    let whole = packet.payload.clone();
-    let (first, rest) = whole.split_at(16);
-    [
-        V4 {
-            payload: first.to_vec(),
-            flags: 0x2000,
-            ..packet.clone()
-        },
-        V4 {
-            payload: rest.to_vec(),
-            flags: 2,
-            ..packet.clone()
-        },
-    ]
-}
-
-#[test]
-fn fragments_go_where_their_datagram_goes() {
-    everywhere(|w| {
-        // Handed on, as the node's own.
-        served(w, service(&[ELSEWHERE], &[]));
-        let asks = udp((CLIENT, 777), NODE_PORT);
-        let [first, rest] = in_two(&asks);
-        let (frame, port) = left(w.send_one(UPLINK, &from_world4(&first)));
-        let expected = udp((NODE4, port), ELSEWHERE);
-        let [head, tail] = in_two(&expected).map(hop);
-        assert_eq!(frame, to_world4(&head));
-        let out = w.send_one(UPLINK, &from_world4(&rest));
-        assert_eq!(out, sent(UPLINK, to_world4(&tail)));
-        let answers = in_two(&udp(ELSEWHERE, (NODE4, port)));
-        let expected = in_two(&udp(NODE_PORT, (CLIENT, 777))).map(hop);
-        for (answer, expected) in answers.iter().zip(expected) {
-            let out = w.send_one(UPLINK, &from_world4(answer));
-            assert_eq!(out, sent(UPLINK, to_world4(&expected)));
-        }
-        // To a pod and back.
-        served(w, service(&[(v4(2), TARGET)], &[]));
-        let asks = in_two(&udp(pod1(4000), VIP));
-        let arrives = in_two(&udp(pod1(4000), (v4(2), TARGET))).map(hop);
-        for (packet, expected) in asks.iter().zip(arrives) {
-            let out = w.send_one(1, &frame4(1, packet));
-            assert_eq!(out, sent(2, to_pod4(2, &expected)));
-        }
-        let answers = in_two(&udp((v4(2), TARGET), pod1(4000)));
-        let arrive = in_two(&udp(VIP, pod1(4000))).map(hop);
-        for (packet, expected) in answers.iter().zip(arrive) {
-            let out = w.send_one(2, &frame4(2, packet));
-            assert_eq!(out, sent(1, to_pod4(1, &expected)));
-        }
-    });
-}
-
-#[test]
-fn who_must_be_served_here_and_cannot_is_not() {
-    everywhere(|w| {
-        let only_here = Service {
-            internal: Traffic::Local,
-            external: Traffic::Local,
-            ..service(&[ELSEWHERE], &[])
-        };
-        served(w, only_here);
-        let out = w.send_one(UPLINK, &from_world4(&udp((CLIENT, 777), PUBLIC)));
-        assert_eq!(out, dropped("service_no_local_backend"));
-        let out = w.send_one(1, &frame4(1, &udp(pod1(4000), VIP)));
-        assert_eq!(out, dropped("service_no_local_backend"));
-        // Whoever is inside is served by anybody at the addresses outside.
-        left(w.send_one(1, &frame4(1, &udp(pod1(4000), PUBLIC))));
-    });
-}
-
-#[test]
-fn clients_are_restricted() {
-    everywhere(|w| {
-        let service = Arc::new(service(&[(v4(2), TARGET)], &[]));
-        let key = FrontendKey {
-            place: Place::Address(PUBLIC.0.into()),
-            protocol: frames::UDP,
-            port: PUBLIC.1,
-        };
-        let prefix: ipnet::IpNet = "198.51.100.0/24".parse().unwrap();
-        let frontend = Frontend {
-            service,
-            is_external: true,
-            sources: Some([prefix].into()),
-        };
-        w.edit(|e| {
-            e.set_frontend(key, Some(frontend));
-        });
-        let out = w.send_one(UPLINK, &from_world4(&udp((CLIENT, 777), PUBLIC)));
-        assert!(matches!(out[..], [Out::Sent(2, _)]), "{out:?}");
-        let stranger = udp((Ipv4Addr::new(203, 0, 113, 9), 777), PUBLIC);
-        let out = w.send_one(UPLINK, &from_world4(&stranger));
-        assert_eq!(out, dropped("service_source_denied"));
-        let out = w.send_one(1, &frame4(1, &udp(pod1(4000), PUBLIC)));
-        assert_eq!(out, dropped("service_source_denied"));
-    });
-}
-
 #[test]
 fn errors_speak_of_the_service() {
     let error = |src: Ipv4Addr, dst: Ipv4Addr, about: &V4| {
@@ -602,4 +442,68 @@ fn connections_go_on_after_a_restart() {
         answer(&mut w);
         w.assert_no_leak();
     }
+}
+
+#[test]
+fn a_backend_that_comes_back_is_reached_again() {
+    everywhere(|w| {
+        let (one, other) = ((v4(2), TARGET), (v4(3), TARGET));
+        for backends in [[one], [other], [one], [other]] {
+            served(w, service(&backends, &[]));
+            let n = if backends == [one] { 2 } else { 3 };
+            assert_eq!(ask(w, &udp(pod1(4000), VIP)), n);
+            let out = w.send_one(n, &frame4(n, &udp((v4(n), TARGET), pod1(4000))));
+            assert_eq!(out, sent(1, to_pod4(1, &hop(udp(VIP, pod1(4000))))));
+            assert_eq!(ask(w, &tcp(pod1(4000), VIP, SYN)), n);
+        }
+    });
+}
+
+#[test]
+fn a_duplicate_of_what_opened_a_connection_moves_it_nowhere() {
+    everywhere(|w| {
+        served(w, service(&[(v4(2), TARGET)], &[]));
+        for (n, packet) in [
+            (1, tcp(pod1(4000), VIP, SYN)),
+            (2, tcp((v4(2), TARGET), pod1(4000), SYN | ACK)),
+            (1, tcp(pod1(4000), VIP, ACK)),
+        ] {
+            w.send_one(n, &frame4(n, &packet));
+        }
+        served(w, service(&[(v4(3), TARGET)], &[]));
+        assert_eq!(ask(w, &tcp(pod1(4000), VIP, SYN)), 2);
+        assert_eq!(ask(w, &tcp(pod1(4000), VIP, ACK)), 2);
+    });
+}
+
+#[test]
+fn an_answer_that_is_cut_is_the_services_in_all_its_pieces() {
+    everywhere(|w| {
+        served(w, service(&[(v4(2), TARGET)], &[]));
+        change_mtu(w, 1, 1280);
+        assert_eq!(ask(w, &udp(pod1(4000), VIP)), 2);
+        let answer = |from: (Ipv4Addr, u16)| {
+            let data = frames::udp(from.0.into(), v4(1).into(), from.1, 4000, &[7; 1400]);
+            V4 {
+                flags: 0,
+                ..V4::new(from.0, v4(1), frames::UDP, data)
+            }
+        };
+        let out = w.send_one(2, &frame4(2, &answer((v4(2), TARGET))));
+        let whole = answer(VIP).payload;
+        let mut found = vec![None; whole.len()];
+        for piece in &out {
+            let Out::Sent(1, bytes) = piece else {
+                panic!("{out:?}");
+            };
+            assert_eq!(bytes[26..30], VIP.0.octets(), "the service's address");
+            let at = usize::from(u16::from_be_bytes([bytes[20], bytes[21]]) & 0x1fff) * 8;
+            let len = usize::from(u16::from_be_bytes([bytes[16], bytes[17]])) - 20;
+            for (i, byte) in bytes[34..34 + len].iter().enumerate() {
+                found[at + i] = Some(*byte);
+            }
+        }
+        let found: Option<Vec<u8>> = found.into_iter().collect();
+        assert_eq!(found, Some(whole));
+    });
 }

@@ -164,28 +164,45 @@ impl Engine {
         all.filter(|one| one.vrf() == vrf).flat_map(has).collect()
     }
 
+    /// What ports and services in a VRF had before a change and nobody has any more, and what has come.
+    fn changed<T: Ord>(
+        &self,
+        delta: &Delta,
+        vrf: u32,
+        has: fn(Has<'_>) -> BTreeSet<T>,
+    ) -> (BTreeSet<T>, BTreeSet<T>) {
+        let (mut gone, come) = changed(delta, vrf, has);
+        if !gone.is_empty() {
+            let all = self.of_all(vrf, has);
+            gone.retain(|one| !all.contains(one));
+        }
+        (gone, come)
+    }
+
     /// Tells the programs of NICs which addresses, and ports of the node, have come to be pods' or are no longer, once the tables say the same.
     pub(super) fn steer(&mut self, delta: &Delta) {
-        let tables = self.switch.tables();
-        let ports = &self.model.state().ports;
-        for (name, live) in &mut self.ports {
-            let (Some(Attached::Nic(nic)), Some(port)) = (&mut live.attached, ports.get(name))
-            else {
+        let overlay_ports = self.switch.tables().tunnel_ports().to_vec();
+        let ports = self.model.state().ports.values();
+        let nics = ports.filter(|port| port.device.is_nic());
+        let nics: Vec<(String, u32)> = nics.map(|port| (port.name.clone(), port.vrf)).collect();
+        for (name, vrf) in nics {
+            let pods = self.changed(delta, vrf, pod_addresses);
+            let services = self.changed(delta, vrf, service_addresses);
+            let led = self.changed(delta, vrf, led_ports);
+            let live = self.ports.get_mut(&name);
+            let Some(Attached::Nic(nic)) = live.and_then(|live| live.attached.as_mut()) else {
                 continue;
             };
-            let (gone, come) = changed(delta, port.vrf, pod_addresses);
-            if let Err(e) = nic.change_pods(gone, come) {
+            if let Err(e) = nic.change_pods(pods.0, pods.1) {
                 warn!(port = name, error = %e, "the NIC's program does not know every pod's address");
             }
-            let (gone, come) = changed(delta, port.vrf, service_addresses);
-            if let Err(e) = nic.change_services(gone, come) {
+            if let Err(e) = nic.change_services(services.0, services.1) {
                 warn!(port = name, error = %e, "the NIC's program does not know every service's address");
             }
-            let (gone, come) = changed(delta, port.vrf, led_ports);
-            if let Err(e) = nic.change_host_ports(gone, come) {
+            if let Err(e) = nic.change_host_ports(led.0, led.1) {
                 warn!(port = name, error = %e, "the NIC's program does not know every port of the node that leads to a pod or a service");
             }
-            if let Err(e) = nic.set_overlay_ports(tables.tunnel_ports()) {
+            if let Err(e) = nic.set_overlay_ports(&overlay_ports) {
                 warn!(port = name, error = %e, "the NIC's program does not know every tunnel");
             }
         }

@@ -11,14 +11,15 @@ use crate::wire::translate::Endpoint;
 pub(super) const WORDS: usize = 8;
 const INSIDE: usize = 5;
 const LAST: usize = 7;
-/// Of the last word: in use; kept; the number plus one of the binding of the connection's other end; the port; the number, odd while it is
-/// being written.
+/// Of the last word: in use; kept; the number plus one of the binding of the connection's other end; the outside is a service; the port; the
+/// number, odd while it is being written.
 const USED: u64 = 1;
 const KEPT: u64 = 2;
 const NEXT: u32 = 2;
 const NEXT_BITS: u64 = (1 << 21) - 1;
-const PORT: u32 = 23;
-const NUMBER: u32 = 39;
+const SERVICE: u32 = 23;
+const PORT: u32 = 24;
+const NUMBER: u32 = 40;
 const WRITING: u64 = 1 << NUMBER;
 
 /// A word that is shared: the standard library's, or the model checker's.
@@ -46,17 +47,20 @@ pub(super) struct Binding {
     pub(super) outside: FlowKey,
     /// The end itself.
     pub(super) inside: Endpoint,
+    /// That address and port are a service's, and the end is a backend.
+    pub(super) service: bool,
 }
 
 impl Binding {
     /// Of a connection whose packets from the bound end have this key; they leave as if from `to`.
-    pub(super) fn new(key: &FlowKey, to: Endpoint) -> Binding {
+    pub(super) fn new(key: &FlowKey, to: Endpoint, service: bool) -> Binding {
         Binding {
             outside: key.reversed().with_destination(&to),
             inside: Endpoint {
                 address: key.src,
                 port: key.sport,
             },
+            service,
         }
     }
 
@@ -78,7 +82,7 @@ pub(super) fn chain(words: &[impl Word; WORDS], next: u32) {
     let last = words[LAST].load(Ordering::Relaxed);
     let rest = last & !(NEXT_BITS << NEXT);
     // Nothing that a reader takes together changes.
-    words[LAST].store(rest | u64::from(next + 1) << NEXT, Ordering::Relaxed);
+    words[LAST].store(rest | u64::from(next + 1) << NEXT, Ordering::Release);
 }
 
 /// Whether what is in a line was made by a process before this one, and no connection has named it since.
@@ -117,6 +121,7 @@ pub(super) fn read(words: &[impl Word; WORDS]) -> Option<Binding> {
             address: zerocopy::transmute!(address),
             port: (last >> PORT) as u16,
         },
+        service: last >> SERVICE & 1 != 0,
     })
 }
 
@@ -128,7 +133,8 @@ pub(super) fn write(words: &[impl Word; WORDS], binding: &Binding) {
     for (i, value) in key.into_iter().chain(address).enumerate() {
         words[i].store(value, Ordering::Relaxed);
     }
-    let last = number | u64::from(binding.inside.port) << PORT | USED;
+    let service = u64::from(binding.service) << SERVICE;
+    let last = number | u64::from(binding.inside.port) << PORT | service | USED;
     words[LAST].store(last, Ordering::Release);
 }
 
@@ -177,7 +183,7 @@ mod loom_tests {
             address: [n; 16],
             port: n.into(),
         };
-        Binding::new(&key, to)
+        Binding::new(&key, to, n == 2)
     }
 
     /// A reader sees one binding, the other or none, never parts of both.
