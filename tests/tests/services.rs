@@ -338,6 +338,7 @@ fn who_comes_by_the_wire_is_served_by_a_pod_of_the_node_with_his_own_address() {
     let udp = ["udp:0", "udp:1"];
     let udp = udp.map(|n| delete(json!({"kind": "service", "name": format!("shop/web:{n}")})));
     bed.node.apply(&udp);
+    let _echo = Echo::start(&bed.backend.netns, TARGET);
     for to in PUBLIC {
         tcp_connect(&bed.uplink.peer, to, PORT, HUNG / 10).expect("TCP is still served");
     }
