@@ -11,8 +11,13 @@ use podswitch_datapath::counters::Event;
 use podswitch_datapath::frame::Frame;
 use podswitch_datapath::port::{Caps, FrameSource, MEMORY_CAPS, MemoryDevice};
 use podswitch_datapath::switch::SwitchConfig;
-use podswitch_datapath::tables::{Action, Edit, PortKindSpec, PortSpec, Route, TunnelSpec};
-use podswitch_datapath::wire::MacAddr;
+use podswitch_datapath::tables::{
+    Action, Backends, Edit, Frontend, FrontendKey, Place, PortKindSpec, PortSpec, Route, Service,
+    Traffic, TunnelSpec,
+};
+use podswitch_datapath::wire::flow_key::map_ip;
+use podswitch_datapath::wire::translate::Endpoint;
+use podswitch_datapath::wire::{MacAddr, protocol};
 use podswitch_datapath::{PortId, VrfId};
 use podswitch_tests::frames::Ends;
 
@@ -46,6 +51,8 @@ pub enum Over {
     Native,
     /// As the node's own; those that go out alone can be.
     Masqueraded,
+    /// To services, each flow to one of its own, whose backends are beyond the NIC; those that go out alone can be.
+    Served,
     /// Wrapped, over IPv4.
     V4,
     /// Wrapped, over IPv6; with a UDP checksum or without.
@@ -59,7 +66,7 @@ impl Over {
     /// Bytes of the outer headers.
     fn overhead(self) -> u16 {
         match self {
-            Over::Native | Over::Masqueraded => 0,
+            Over::Native | Over::Masqueraded | Over::Served => 0,
             Over::V4 => 50,
             Over::V6 { .. } => 70,
         }
@@ -136,6 +143,9 @@ fn set_other_node(edit: &mut Edit, out: Over, back: Over) {
     for over in tunnels {
         set_tunnel(edit, over);
     }
+    if out == Over::Served {
+        set_services(edit);
+    }
     for (pods, over) in PODS.into_iter().zip([out, back]) {
         let (port, via) = match over.overhead() {
             0 => (UPLINK, node_v4(2).into()),
@@ -147,6 +157,47 @@ fn set_other_node(edit: &mut Edit, out: Over, back: Over) {
             mtu: None,
         };
         edit.set_route(VRF, pods.into(), route);
+    }
+}
+
+/// Services, and the backends of each.
+pub const SERVICES: usize = 10_000;
+/// Backends of a service.
+pub const BACKENDS: usize = 10;
+/// Their port.
+const SERVICE_PORT: u16 = 80;
+
+/// The address of a service.
+fn virtual_address(n: usize) -> Ipv4Addr {
+    Ipv4Addr::from(u32::from(Ipv4Addr::new(10, 96, 0, 0)) + n as u32 + 1)
+}
+
+fn set_services(edit: &mut Edit) {
+    let hosts: Vec<Ipv4Addr> = PODS[0].hosts().collect();
+    for n in 0..SERVICES {
+        let backend = |k: usize| Endpoint {
+            address: map_ip(hosts[(n + k) % hosts.len()].into()),
+            port: 20_000 + n as u16,
+        };
+        let service = Service {
+            name: format!("service-{n}").into(),
+            cluster: Backends::new((0..BACKENDS).map(backend).collect()),
+            local: Backends::default(),
+            internal: Traffic::Cluster,
+            external: Traffic::Cluster,
+            affinity: None,
+        };
+        let key = FrontendKey {
+            place: Place::Address(virtual_address(n).into()),
+            protocol: protocol::UDP,
+            port: SERVICE_PORT,
+        };
+        let frontend = Frontend {
+            service: service.into(),
+            is_external: false,
+            sources: None,
+        };
+        edit.set_frontend(key, Some(frontend));
     }
 }
 
@@ -184,8 +235,11 @@ fn nth(remotes: &[Ipv4Addr], n: usize) -> (Ipv4Addr, u16) {
 
 impl Flows {
     /// What the pod sends.
-    fn sent(&self, n: usize) -> Vec<u8> {
-        let (remote, port) = nth(&self.to, n);
+    fn sent(&self, n: usize, over: Over) -> Vec<u8> {
+        let (remote, port) = match over {
+            Over::Served => (virtual_address(n % SERVICES), SERVICE_PORT),
+            _ => nth(&self.to, n),
+        };
         let ends = Ends {
             to: remote.into(),
             ..traffic::ends(POD.index(), 0, Family::V4)
@@ -302,7 +356,7 @@ pub fn devices(
     let pod = Source {
         shift: -i32::from(done.1.overhead()),
         served: served.cloned(),
-        ..flows.source(1, valve, |n| flows.sent(n))
+        ..flows.source(1, valve, |n| flows.sent(n, done.0))
     };
     let nic = Source {
         shift: done.0.overhead().into(),

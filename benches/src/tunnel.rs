@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What VXLAN and masquerading cost, on ports in memory.
+//! What VXLAN, masquerading and services cost, on ports in memory.
 
 use ipnet::Ipv4Net;
 
 use crate::Settings;
 use crate::outcome::Outcome;
-use crate::pair::{Flows, Over, PODS, Pair, devices};
+use crate::pair::{BACKENDS, Flows, Over, PODS, Pair, SERVICES, devices};
 use crate::stats::{self, by_round};
 use crate::turned::{self, Lengths, Pipeline, frames_beyond_l2, measure, stay_on_last_core};
 use crate::valve::Valve;
@@ -18,7 +18,7 @@ const UNIT: &str = "cycles a packet";
 const V6: Over = Over::V6 { checksum: true };
 const V6_PLAIN: Over = Over::V6 { checksum: false };
 /// How packets go out and come in, what differs from native routing, and how many of two packets do.
-const SIDES: [((Over, Over), &str); 8] = [
+const SIDES: [((Over, Over), &str); 9] = [
     ((Over::Native, Over::Native), "native"),
     ((Over::V4, Over::Native), "push, IPv4"),
     ((Over::Native, Over::V4), "pop, IPv4"),
@@ -27,6 +27,7 @@ const SIDES: [((Over, Over), &str); 8] = [
     ((V6_PLAIN, Over::Native), "push, IPv6 without checksum"),
     ((Over::Native, V6_PLAIN), "pop, IPv6 without checksum"),
     ((Over::Masqueraded, Over::Native), "masqueraded"),
+    ((Over::Served, Over::Native), "to services"),
 ];
 /// What comes in from the NIC to the bare loop.
 const BARE: [Over; 2] = [Over::Native, Over::V4];
@@ -63,7 +64,7 @@ pub fn run(settings: Settings) -> Outcome {
     pairs.iter().for_each(Pair::check);
     let mut outcome = Outcome::new(
         "tunnel",
-        "VXLAN and masquerading in memory: cycles a packet",
+        "VXLAN, masquerading and services in memory: cycles a packet",
         &method(frames, lengths),
     );
     for n in 1..SIDES.len() {
@@ -92,7 +93,7 @@ pub fn run(settings: Settings) -> Outcome {
 fn method(frames: u32, lengths: Lengths) -> String {
     format!(
         "A worker's own turns on two memory ports: a pod, and a NIC with another node behind it. {FLOWS} established flows of 60-byte IPv4 datagrams, half of them to {REMOTES} pods of that node and half from {REMOTES} others; {frames} frames circle, so that each has left the second-level cache when it comes
-         back. Natively routed both ways; wrapped on the way out (push) or on the way in (pop) alone, over IPv4 or IPv6; or masqueraded on the way out. So one packet of two differs from native routing, and what is added to it
+         back. Natively routed both ways; wrapped on the way out (push) or on the way in (pop) alone, over IPv4 or IPv6; masqueraded on the way out; or, on the way out, to one of {SERVICES} services with {BACKENDS} backends each, a flow to each. So one packet of two differs from native routing, and what is added to it
          is twice the difference. A wrapped frame is 50 or 70 bytes longer where it comes in; what that costs the memory port itself shows the bare loop. One thread turns all of them in rounds of A B C … C B A; a sample is the cycles of the time-stamp counter of {} ms.",
         lengths.slice_millis()
     )
