@@ -164,6 +164,12 @@ impl Bindings {
         })
     }
 
+    /// What packets with this key from outside are bound by is on its way.
+    #[inline(always)]
+    pub fn prefetch(&self, outside: &FlowKey) {
+        prefetch(self.line(outside.hash(self.seed) as usize));
+    }
+
     /// The backend that packets with this key, which are to a service, are led to, and the number of the binding.
     pub fn find_led(&self, outside: &FlowKey) -> Option<(BindingId, Endpoint)> {
         self.window(outside).find_map(|at| {

@@ -90,6 +90,8 @@ pub enum Course {
     /// The same.
     #[default]
     Plain,
+    /// The same; it may be to a service, which has not been looked at yet.
+    ToLead,
     /// The same; its destination was a service's, and [`Meta::seen_as`] names the binding, of the worker of the port it came from.
     Led,
     /// Another: nothing is left to decide, whoever's port it leaves by.

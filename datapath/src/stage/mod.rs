@@ -60,7 +60,7 @@ use source::Own;
 use crate::counters::{Event, WorkerCounters};
 use crate::events::{Misses, Refusals};
 use crate::flow::{Candidate, Conversation, FlowTable, Found, Fragments, Nat};
-use crate::frame::{BATCH_SIZE, Batch, Meta, Packet, Pool};
+use crate::frame::{BATCH_SIZE, Batch, Course, Meta, Packet, Pool};
 use crate::ids::{PortSet, WorkerId};
 use crate::port::Caps;
 use crate::tables::{Adjacency, Direction, PortEntry, PortKind, Tables};
@@ -127,6 +127,8 @@ pub struct Context<'a> {
 const AHEAD: usize = 6;
 /// How many packets later its bucket of the flow table is looked at.
 const BEHIND: usize = 6;
+/// How many packets later what may be to a service is led to a backend: its binding is on its way meanwhile.
+const LED: usize = BEHIND / 2;
 
 /// Decides about a batch of frames that one port received: every packet ends with a verdict other than
 /// [`Verdict::Continue`]. [`Verdict::Reply`] leaves by the port it came from; [`Verdict::Flood`] is carried out with
@@ -221,6 +223,13 @@ fn arrive_all<const UPLINK: bool>(
                 true => outside::arrive(ctx, port, packet),
                 false => arrive(ctx, port, &own, packet),
             };
+        }
+        if !UPLINK
+            && let Some(packet) = i.checked_sub(LED).and_then(|i| batch.get_mut(i))
+            && packet.meta.course == Course::ToLead
+        {
+            packet.meta.course = Course::Plain;
+            packet.meta.verdict = lead(ctx, port, packet);
         }
         if let Some(earlier) = i.checked_sub(BEHIND)
             && let Some(packet) = batch.get(earlier)
@@ -338,10 +347,11 @@ fn admit(ctx: &mut Context<'_>, port: &PortEntry, own: &Own<'_>, packet: &mut Pa
         trim::finish(ctx.pool, &mut packet.frame, parsed, unfinished);
     }
     if to_gateway && is_ip && !local::is_neighbor_discovery(parsed) {
-        if nat::may_lead(ctx.tables, &packet.meta.parsed.key)
-            && let Err(reason) = nat::lead(ctx, port, packet)
-        {
-            return service::refuse(ctx, port, packet, reason);
+        if nat::may_lead(ctx.tables, &packet.meta.parsed.key) {
+            let bindings = ctx.nat.binder.bindings();
+            bindings.prefetch(&packet.meta.parsed.key);
+            packet.meta.course = Course::ToLead;
+            return Verdict::Continue;
         }
         seek(ctx.flows, &mut packet.meta);
         return Verdict::Continue;
@@ -351,6 +361,16 @@ fn admit(ctx: &mut Context<'_>, port: &PortEntry, own: &Own<'_>, packet: &mut Pa
         return ends.unwrap_or(Verdict::Drop(Reason::MulticastNotRouted));
     }
     Verdict::Drop(Reason::NotForUs)
+}
+
+/// Leads a packet of a pod's that is to a service or a port of the node to whom it is for.
+#[inline(never)]
+fn lead(ctx: &mut Context<'_>, port: &PortEntry, packet: &mut Packet) -> Verdict {
+    if let Err(reason) = nat::lead(ctx, port, packet) {
+        return service::refuse(ctx, port, packet, reason);
+    }
+    seek(ctx.flows, &mut packet.meta);
+    Verdict::Continue
 }
 
 /// Finds out by what the flow table knows a packet's conversation, and asks for its bucket.
