@@ -158,8 +158,16 @@ impl Bindings {
 
     /// Whom packets with this key from outside are really for, and the number of the binding.
     pub fn find(&self, outside: &FlowKey) -> Option<(BindingId, Endpoint)> {
+        self.find_of(outside, |_| true)
+    }
+
+    fn find_of(
+        &self,
+        outside: &FlowKey,
+        is_one: impl Fn(&Binding) -> bool,
+    ) -> Option<(BindingId, Endpoint)> {
         self.window(outside).find_map(|at| {
-            let binding = self.at(at)?;
+            let binding = self.at(at).filter(&is_one)?;
             (binding.outside == *outside).then_some((BindingId(at as u32), binding.inside))
         })
     }
@@ -172,10 +180,7 @@ impl Bindings {
 
     /// The backend that packets with this key, which are to a service, are led to, and the number of the binding.
     pub fn find_led(&self, outside: &FlowKey) -> Option<(BindingId, Endpoint)> {
-        self.window(outside).find_map(|at| {
-            let binding = self.at(at).filter(|b| b.service)?;
-            (binding.outside == *outside).then_some((BindingId(at as u32), binding.inside))
-        })
+        self.find_of(outside, |binding| binding.service)
     }
 
     /// By which address and port the bound end of a connection is known to the other one, if this is the binding of the connection whose packets
@@ -183,10 +188,7 @@ impl Bindings {
     #[inline]
     pub fn known_as(&self, id: BindingId, key: &FlowKey) -> Option<Endpoint> {
         let binding = self.at(id.0 as usize)?;
-        (binding.inner() == *key).then_some(Endpoint {
-            address: binding.outside.dst,
-            port: binding.outside.dport,
-        })
+        (binding.inner() == *key).then(|| binding.outside.destination())
     }
 
     /// The binding of the other end of a connection whose one end this is of.
@@ -344,12 +346,8 @@ impl Binder {
         inside: Endpoint,
         now: u32,
     ) -> Result<BindingId, Unbound> {
-        let to = Endpoint {
-            address: outside.dst,
-            port: outside.dport,
-        };
         let key = outside.with_destination(&inside).reversed();
-        let binding = Binding::new(&key, to, true);
+        let binding = Binding::new(&key, outside.destination(), true);
         let claim = |spare| Claim {
             spare,
             replace: true,

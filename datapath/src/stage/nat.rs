@@ -266,10 +266,8 @@ pub(super) fn arrive(
         let inside = ctx.nat.find(&outside).ok_or(Reason::NatNoBinding)?;
         return lead_to(ctx, packet, &outside, &inside, None);
     }
-    if ctx.tables.may_be_service(&outside.dst)
-        && let Some((inside, id)) = service::find(ctx, uplink, packet, &outside)?
-    {
-        return lead_to(ctx, packet, &outside, &inside, Some(id));
+    if ctx.tables.may_be_service(&outside.dst) && lead_served(ctx, uplink, packet, &outside)? {
+        return Ok(());
     }
     let inside = ctx.tables.host_port(&outside).ok_or(Reason::NotForUs)?;
     lead_to(ctx, packet, &outside, &inside, None)
@@ -285,13 +283,24 @@ pub(super) fn arrive_at(
     uplink: &PortEntry,
     packet: &mut Packet,
 ) -> Result<(), Reason> {
-    let Some(outside) = connection_key(ctx, packet) else {
-        return Ok(());
-    };
-    match service::find(ctx, uplink, packet, &outside)? {
-        Some((inside, id)) => lead_to(ctx, packet, &outside, &inside, Some(id)),
+    match connection_key(ctx, packet) {
+        Some(outside) => lead_served(ctx, uplink, packet, &outside).map(drop),
         None => Ok(()),
     }
+}
+
+/// Leads a packet whose connection's packets have this key to a backend, if it is to a service. Returns whether it did.
+fn lead_served(
+    ctx: &mut Context<'_>,
+    port: &PortEntry,
+    packet: &mut Packet,
+    outside: &FlowKey,
+) -> Result<bool, Reason> {
+    let Some((inside, id)) = service::find(ctx, port, packet, outside)? else {
+        return Ok(false);
+    };
+    lead_to(ctx, packet, outside, &inside, Some(id))?;
+    Ok(true)
 }
 
 /// Whether a packet of a pod's may be one to be led to somebody else.

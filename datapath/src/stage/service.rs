@@ -126,13 +126,6 @@ fn connection_to(
     Some((found, known_as))
 }
 
-fn service_of(outside: &FlowKey) -> Endpoint {
-    Endpoint {
-        address: outside.dst,
-        port: outside.dport,
-    }
-}
-
 /// Whether the connection through this service is open already.
 fn is_open(ctx: &Context<'_>, outside: &FlowKey, inside: &Endpoint) -> bool {
     let Some((found, known_as)) = connection_to(ctx, outside, inside) else {
@@ -140,7 +133,7 @@ fn is_open(ctx: &Context<'_>, outside: &FlowKey, inside: &Endpoint) -> bool {
     };
     let phase = found.state().phase();
     let open = matches!(phase, Phase::TcpEstablished | Phase::TcpHalfClosed);
-    open && known_as == Some(service_of(outside))
+    open && known_as == Some(outside.destination())
 }
 
 /// Whether the client talks to a backend already, from the same port and not through this service: it could not be told which answer is to what.
@@ -154,7 +147,7 @@ fn clashes(ctx: &mut Context<'_>, outside: &FlowKey, inside: &Endpoint) -> bool 
         ctx.flows.remove(&found);
         return false;
     }
-    !state.phase().is_over() && known_as != Some(service_of(outside))
+    !state.phase().is_over() && known_as != Some(outside.destination())
 }
 
 /// What stands for a service: a hash of its name (FNV-1a).
@@ -192,10 +185,7 @@ pub(super) fn lead_anew(
     if !packet.meta.is_led() || key.protocol() != protocol::UDP || related::is_related(packet) {
         return Ok(false);
     }
-    let inside = Endpoint {
-        address: key.dst,
-        port: key.dport,
-    };
+    let inside = key.destination();
     let Some(seen_as) = nat::led_from(ctx, packet) else {
         return Ok(false);
     };

@@ -200,6 +200,15 @@ impl FlowKey {
         }
     }
 
+    /// Where packets with this key go.
+    #[inline]
+    pub fn destination(&self) -> Endpoint {
+        Endpoint {
+            address: self.dst,
+            port: self.dport,
+        }
+    }
+
     /// The key of a packet to another address and port.
     #[inline]
     pub fn with_destination(&self, to: &Endpoint) -> Self {
