@@ -42,14 +42,6 @@ impl Mapped {
         Ok(mapped)
     }
 
-    /// The same with pages as they come to be written.
-    ///
-    /// # Errors
-    /// As [`Mapped::create`].
-    pub(crate) fn sparse(name: &CStr, bytes: usize) -> io::Result<Mapped> {
-        Mapped::map(sealed(name, bytes)?, bytes)
-    }
-
     /// One that somebody else made. Its pages are as large as they were made.
     ///
     /// # Errors
@@ -81,7 +73,9 @@ impl Mapped {
             rustix::fs::ftruncate(&fd, bytes as u64)?;
         }
         rustix::fs::fallocate(&fd, FallocateFlags::empty(), 0, bytes as u64)?;
-        Mapped::map(fd, bytes)
+        let mapped = Mapped::map(fd, bytes)?;
+        mapped.collapse();
+        Ok(mapped)
     }
 
     /// Maps it at a multiple of a huge page, so that what is one in the file can be one here.
@@ -118,20 +112,30 @@ impl Mapped {
         })
     }
 
-    /// Asks for huge pages: a packet meets several places of this memory, and the processor knows the addresses of few pages.
-    /// Nothing depends on it: where the kernel has none to give, or is older than Linux 6.1, pages are small.
+    /// Writes to all of a memfd that nobody knows yet, and asks for huge pages.
     fn take_huge_pages(&self) {
-        let whole = self.bytes / HUGE_PAGE * HUGE_PAGE;
         // The kernel does not collapse what is empty.
-        for at in (0..whole).step_by(HUGE_PAGE) {
+        for at in (0..self.whole_huge_pages()).step_by(HUGE_PAGE) {
             // SAFETY: (M1) inside the mapping, which nobody else knows yet.
             unsafe { self.base.add(at).write_volatile(0) };
         }
+        self.collapse();
+    }
+
+    /// Asks for huge pages: a packet meets several places of this memory, and the processor knows the addresses of few pages.
+    /// Nothing depends on it: where the kernel or the file system has none to give, or is older than Linux 6.1, pages are small.
+    fn collapse(&self) {
+        let whole = self.whole_huge_pages();
         if whole > 0 {
             // Unlike MADV_HUGEPAGE this works with `shmem_enabled` at `never`, as distributions have it (madvise(2)).
             // SAFETY: (M1) our own mapping; it changes no content.
             unsafe { libc::madvise(self.base.as_ptr().cast(), whole, libc::MADV_COLLAPSE) };
         }
+    }
+
+    /// Bytes of it that can lie in huge pages.
+    fn whole_huge_pages(&self) -> usize {
+        self.bytes / HUGE_PAGE * HUGE_PAGE
     }
 
     /// The memfd.
@@ -196,6 +200,25 @@ mod tests {
         assert!(content.iter().all(|byte| *byte == 0));
         // A fragmented node may have none; then this says nothing.
         let huge = smaps(mapped.base(), "ShmemPmdMapped:");
+        assert!(huge == 0 || huge == 4096, "{huge} KiB");
+    }
+
+    #[test]
+    fn a_file_in_memory_lies_in_huge_pages_and_keeps_what_is_in_it() {
+        let path = Path::new("/dev/shm").join(format!("podswitch-memfd-{}", std::process::id()));
+        let bytes = 2 * HUGE_PAGE;
+        let mapped = Mapped::file(&path, bytes).unwrap();
+        let huge = smaps(mapped.base(), "ShmemPmdMapped:");
+        // SAFETY: (M1) inside the mapping, which nobody else has.
+        unsafe { mapped.base().add(bytes - 1).write_volatile(7) };
+        drop(mapped);
+        let again = Mapped::file(&path, bytes).unwrap();
+        fs::remove_file(&path).unwrap();
+        // SAFETY: (M1) all of the mapping, which nobody writes.
+        let content = unsafe { std::slice::from_raw_parts(again.base().as_ptr(), bytes) };
+        assert_eq!(content[bytes - 1], 7);
+        assert!(content[..bytes - 1].iter().all(|byte| *byte == 0));
+        // A fragmented node may have none; then this says nothing.
         assert!(huge == 0 || huge == 4096, "{huge} KiB");
     }
 

@@ -100,7 +100,7 @@ impl Bindings {
     ) -> io::Result<Bindings> {
         let lines = lines(connections);
         Ok(Bindings {
-            memory: Memory::sparse(HEADER_LINES + lines)?,
+            memory: Memory::create(c"podswitch-bindings", HEADER_LINES + lines)?,
             mask: lines - 1,
             seed,
             ports,

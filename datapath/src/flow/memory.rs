@@ -2,6 +2,7 @@
 //! The mapping under a flow table: a sealed memfd seen as cache lines of atomic words, so that no content of it and no
 //! other process that still maps it can do more than make an entry wrong.
 
+use std::ffi::CStr;
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::Path;
@@ -32,15 +33,9 @@ unsafe impl Sync for Memory {}
 
 impl Memory {
     /// A new zeroed memfd of `lines` lines, sealed and mapped.
-    pub(super) fn create(lines: usize) -> io::Result<Memory> {
+    pub(super) fn create(name: &CStr, lines: usize) -> io::Result<Memory> {
         let bytes = lines.checked_mul(LINE).ok_or(io::ErrorKind::InvalidInput)?;
-        Ok(Memory::of(Mapped::create(c"podswitch-flows", bytes)?))
-    }
-
-    /// The same with pages as they come to be written.
-    pub(super) fn sparse(lines: usize) -> io::Result<Memory> {
-        let bytes = lines.checked_mul(LINE).ok_or(io::ErrorKind::InvalidInput)?;
-        Ok(Memory::of(Mapped::sparse(c"podswitch-bindings", bytes)?))
+        Ok(Memory::of(Mapped::create(name, bytes)?))
     }
 
     /// Maps a memfd somebody else made.

@@ -259,7 +259,7 @@ impl FlowTable {
             .div_ceil(SLOTS)
             .next_power_of_two()
             .max(layout::MIN_BUCKETS);
-        let memory = Memory::create(layout::lines(buckets))?;
+        let memory = Memory::create(c"podswitch-flows", layout::lines(buckets))?;
         let head = &memory.lines()[0].0;
         set(&head[header::VERSION], layout::VERSION);
         set(&head[header::LAYOUT], layout::LAYOUT);
